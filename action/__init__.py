@@ -1,0 +1,1 @@
+"""ACTION: semi-supervised segmentation by anatomical-aware contrastive distillation (IPMI 2023)."""
