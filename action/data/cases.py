@@ -1,0 +1,121 @@
+"""Cases of a data set and the one interface behind which every file layout lives."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from action.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume: a CT scan, or one frame of a cardiac cine series.
+
+    Args:
+        name: unique in the data set; predictions are written under it, e.g. `patient001_frame01`.
+        patient: the unit of every split. All cases of a patient are always in the same set.
+        image: NIfTI file of the intensities.
+        label: NIfTI file of the class indices, `None` where nobody has drawn one.
+    """
+
+    name: str
+    patient: str
+    image: Path
+    label: Path | None
+
+
+class Format(Protocol):
+    """A layout of files on disk. To add one: write a class like `Acdc` and list it in `action/data/__init__.py`."""
+
+    class_names: tuple[str, ...]
+    """Default class names; index 0 is the background."""
+
+    def find_cases(self, root: Path) -> list[Case]:
+        """All cases under `root` in natural order of their names. Reads no image.
+
+        Raises:
+            InputError: no case, or a case with missing files. All problems in one message.
+        """
+
+
+FORMATS: dict[str, Format] = {}
+"""The known layouts by the name that `--format` takes."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is found under a data folder: its cases in natural order and the names of its classes (0 = background)."""
+
+    root: Path
+    cases: list[Case]
+    class_names: tuple[str, ...]
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient names in natural order."""
+        return natural_sort({case.patient for case in self.cases})
+
+    @property
+    def split_file(self) -> Path | None:
+        """`split.json` in the data folder, which prescribes the split, or `None` where there is none."""
+        path = self.root / "split.json"
+        return path if path.is_file() else None
+
+
+def open_dataset(root: Path | str, format: str) -> Dataset:
+    """Lists the cases under `root`.
+
+    Class names are those of the format, unless `dataset.json` or `manifest.json` in `root` has a list `classes`.
+
+    Raises:
+        InputError: unknown format, missing folder, no case, missing files, or unusable class names.
+    """
+    if format not in FORMATS:
+        raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}")
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"data folder {root} {'is not a folder' if root.exists() else 'does not exist'}")
+    layout = FORMATS[format]
+    return Dataset(root, layout.find_cases(root), _read_class_names(root) or layout.class_names)
+
+
+def natural_sort(names) -> list[str]:
+    """Sorts so that `volume-2` comes before `volume-10`."""
+    return sorted(names, key=natural_key)
+
+
+def natural_key(name: str) -> list:
+    """Sort key that compares runs of digits as numbers; the name itself breaks ties such as `1` and `01`."""
+    parts = re.split(r"(\d+)", name)
+    return [[int(part) if i % 2 else part for i, part in enumerate(parts)], name]
+
+
+def raise_problems(problems: Sequence[str], what: str) -> None:
+    """Raises one `InputError` with all `problems`, if there are any."""
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        raise InputError(f"{len(problems)} problems in {what}:\n" + "\n".join(f"  - {line}" for line in problems))
+
+
+def _read_class_names(root: Path) -> tuple[str, ...] | None:
+    for path in (root / "dataset.json", root / "manifest.json"):
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not readable JSON ({error}): repair or remove it") from error
+        names = content.get("classes") if isinstance(content, dict) else None
+        if names is None:
+            continue
+        usable = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        if not usable or len(names) < 2 or len(names) > 256 or len(set(names)) < len(names):
+            raise InputError(f"{path}: 'classes' is {names!r}; it must list distinct names, the background first")
+        return tuple(names)
+    return None

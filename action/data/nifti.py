@@ -1,0 +1,126 @@
+"""NIfTI files as arrays in slice order, with all that is needed to write a result back on the same grid."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from action.errors import InputError
+
+_READ_ERRORS = (OSError, EOFError, ValueError, TypeError, zlib.error, nib.filebasedimages.ImageFileError)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D image with its geometry.
+
+    Args:
+        array: [Z, Y, X]; NIfTI stores x fastest, so this is the file's voxel array with its axes reversed.
+        affine: [4, 4], maps the file's voxel indices (x, y, z, 1) to millimetres.
+        header: the NIfTI header, kept for writing (codes, units, offsets).
+        spacing: voxel size (z, y, x) in mm.
+        path: the file.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header
+    spacing: tuple[float, float, float]
+    path: Path
+
+
+def read_image(path: Path | str) -> Volume:
+    """Reads intensities as float32 [Z, Y, X].
+
+    Raises:
+        InputError: missing, truncated or unreadable file; not 3-D (a fourth axis of length 1 is dropped); an empty
+            axis; NaN or infinite voxels; a voxel size that is not positive.
+    """
+    volume = _read(Path(path), np.float32)
+    bad = volume.array.size - np.count_nonzero(np.isfinite(volume.array))
+    if bad:
+        raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite; repair or remove it")
+    return volume
+
+
+def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
+    """Reads class indices as uint8 [Z, Y, X] and lays them on the voxel grid of `image`.
+
+    Some public label files carry a wrong or identity affine. Labels are drawn voxel by voxel, so equal shapes are
+    matched by voxel; an affine that differs is warned about and the image's geometry is kept.
+
+    Raises:
+        InputError: as `read_image`; another shape than the image; values that are not whole numbers in [0, classes).
+    """
+    volume = _read(Path(path), None)
+    array = volume.array
+    if array.shape != image.array.shape:
+        raise InputError(
+            f"label {path} has {_size(array)} voxels but image {image.path} has {_size(image.array)}; they must match"
+        )
+    values = np.unique(array)
+    unknown = [f"{value:g}" for value in values if not (0 <= value < classes and value == np.rint(value))]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise InputError(
+            f"label {path} of image {image.path} has unknown values {shown}: the {classes} classes are 0..{classes - 1}"
+        )
+    if not np.allclose(volume.affine, image.affine, rtol=1e-4, atol=1e-2):
+        warnings.warn(f"{path}: affine differs from that of {image.path}; matched voxel by voxel", stacklevel=2)
+    return Volume(array.astype(np.uint8), image.affine, image.header, image.spacing, volume.path)
+
+
+def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
+    """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like`: same affine, sform and qform codes.
+
+    The file is written aside and renamed, so that a file of this name is always whole.
+    """
+    write_volume(path, np.asarray(array, np.uint8), like.affine, like.header)
+
+
+def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
+    """Writes `array` [Z, Y, X] in its own data type, aside and then renamed. `header` gives codes and units."""
+    path = Path(path)
+    version2 = isinstance(header, nib.Nifti2Header)
+    image = (nib.Nifti2Image if version2 else nib.Nifti1Image)(array.transpose(2, 1, 0), affine, header)
+    image.set_data_dtype(array.dtype)
+    image.header["cal_min"] = image.header["cal_max"] = 0  # a display window for other data than these
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")  # nibabel chooses compression by the name's end
+    try:
+        nib.save(image, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read(path: Path, dtype) -> Volume:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):
+            raise ValueError("not a NIfTI file")
+        array = np.asanyarray(image.dataobj) if dtype is None else image.get_fdata(caching="unchanged", dtype=dtype)
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"voxels of type {array.dtype} are not numbers")
+    except _READ_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be read as NIfTI, it may be truncated or damaged ({reason})") from error
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.size == 0:
+        raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
+    spacing = tuple(float(size) for size in image.header.get_zooms()[2::-1])
+    if not all(np.isfinite(size) and size > 0 for size in spacing):
+        raise InputError(f"{path}: voxel size {spacing} mm (z, y, x) must be positive; repair 'pixdim' in its header")
+    return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), image.affine, image.header, spacing, path)
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(map(str, array.shape[::-1]))

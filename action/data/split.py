@@ -1,0 +1,145 @@
+"""Splits by patient: train (labelled and unlabelled), validation, test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from action.data.cases import Case, natural_sort
+from action.errors import InputError
+
+SETS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patient names of each set, in natural order; every patient is in exactly one. Training uses the first two."""
+
+    labeled: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def make_split(
+    cases: Sequence[Case],
+    fractions_or_counts: Sequence[float | int] = (0.7, 0.1, 0.2),
+    *,
+    labeled: int,
+    seed: int,
+    file: Path | None = None,
+    shuffle_seed: int = 0,
+) -> Split:
+    """Divides the patients of `cases`.
+
+    Test and validation sets are the same whatever the run's `seed`, so that runs can be compared. The labelled
+    patients are a choice by `seed` among the training patients all of whose cases have labels; with the same seed a
+    smaller choice is part of a larger one. The labels of the other training patients are not used.
+
+    Args:
+        fractions_or_counts: of train, validation, test: fractions (sum 1) or numbers of patients (sum all).
+        labeled: number of labelled patients.
+        seed: chooses the labelled patients.
+        file: JSON with the keys `train`, `validation`, `test`, lists of patient names; overrides the fractions.
+        shuffle_seed: chooses which patients are in which set.
+
+    Raises:
+        InputError: too few patients (with or without labels), a validation or test patient without labels, a file
+            that does not divide exactly the patients that are there.
+    """
+    patients = natural_sort({case.patient for case in cases})
+    incomplete = {case.patient for case in cases if case.label is None}
+    if file is not None:
+        train, validation, test = _read_sets(Path(file), patients)
+    else:
+        counts = _counts(fractions_or_counts, len(patients))
+        order = np.random.default_rng(shuffle_seed).permutation(len(patients))
+        shuffled = [patients[i] for i in order]
+        test, validation = shuffled[: counts[2]], shuffled[counts[2] : counts[2] + counts[1]]
+        train = shuffled[counts[2] + counts[1] :]
+
+    for name, members in (("validation", validation), ("test", test)):
+        missing = natural_sort(incomplete & set(members))
+        if missing:
+            raise InputError(f"{name} patients without labels: {', '.join(missing)}; add their labels or move them")
+
+    candidates = natural_sort(set(train) - incomplete)
+    if not 1 <= labeled <= len(candidates):
+        raise InputError(
+            f"{labeled} labelled patients asked for, but {len(candidates)} of the {len(train)} training patients have"
+            " labels: ask for at least 1 and at most that many"
+        )
+    order = np.random.default_rng(seed).permutation(len(candidates))
+    chosen = {candidates[i] for i in order[:labeled]}
+    sets = (chosen, set(train) - chosen, validation, test)
+    return Split(*(tuple(natural_sort(members)) for members in sets))
+
+
+def save_split(split: Split, path: Path | str) -> None:
+    """Writes `split` as JSON, aside and then renamed."""
+    path = Path(path)
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    aside.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def load_split(path: Path | str) -> Split:
+    """Reads what `save_split` wrote.
+
+    Raises:
+        InputError: missing or damaged file.
+    """
+    keys = tuple(field.name for field in fields(Split))
+    return Split(*(tuple(names) for names in _read_lists(Path(path), keys)))
+
+
+def _counts(shares: Sequence[float | int], patients: int) -> tuple[int, int, int]:
+    if len(shares) != 3 or min(shares) < 0:
+        raise InputError(f"split {list(shares)}: give three fractions or counts, of train, validation, test")
+    if any(share > 1 for share in shares) or all(isinstance(share, int) for share in shares):
+        counts = tuple(int(share) for share in shares)
+        if counts != tuple(shares):
+            raise InputError(f"split {list(shares)}: either three fractions or three whole numbers of patients")
+        if sum(counts) != patients:
+            raise InputError(f"split {list(shares)} asks for {sum(counts)} patients, but there are {patients}")
+    else:
+        if abs(sum(shares) - 1) > 1e-6:
+            raise InputError(f"split {list(shares)}: fractions must sum to 1, not {sum(shares):g}")
+        validation, test = (max(1, round(share * patients)) for share in shares[1:])
+        counts = (patients - validation - test, validation, test)
+    if min(counts) < 1:
+        raise InputError(f"{patients} patients are too few for the split {list(shares)}: each set needs one at least")
+    return counts
+
+
+def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
+    sets = _read_lists(path, SETS)
+    listed = [name for names in sets for name in names]
+    twice = natural_sort({name for name in listed if listed.count(name) > 1})
+    absent, left_out = natural_sort(set(listed) - set(patients)), natural_sort(set(patients) - set(listed))
+    for problem, names in (("twice", twice), ("that are not in the data", absent)):
+        if names:
+            raise InputError(f"{path} names patients {problem}: {', '.join(names)}")
+    if left_out:
+        raise InputError(f"{path} leaves out patients {', '.join(left_out)}: put each in train, validation or test")
+    for key, names in zip(SETS, sets, strict=True):
+        if not names:
+            raise InputError(f"{path}: '{key}' is empty, each set needs one patient at least")
+    return sets
+
+
+def _read_lists(path: Path, keys: Sequence[str]) -> list[list[str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"split file {path} cannot be read ({error})") from error
+    for key in keys:
+        names = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"split file {path}: '{key}' must be a list of patient names")
+    return [content[key] for key in keys]
