@@ -6,12 +6,14 @@ Accumulation, losses, log-sum-exps, similarities and gradients of a 16-bit input
 With ``normalize`` the rows are scaled to unit length inside the kernel (norms below 1e-12 count as 1e-12), and
 every gradient is the gradient of the *raw* row. Inputs may be non-contiguous. No kernel synchronises with the host.
 A backend never raises for user errors (``functional`` has checked everything) and never sees an empty N, M or G.
+Results are new contiguous tensors: the fake kernels promise so, and an operator may not return a view of its input.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -27,7 +29,15 @@ class ContrastResult(NamedTuple):
 
 
 class Backend(Protocol):
-    """The kernels of one backend, registered by name in :mod:`action_kernels.backends`."""
+    """The kernels of one backend: a module, registered by name in :mod:`action_kernels.backends`."""
+
+    def unavailable(self) -> str | None:
+        """Why this backend cannot run in this process, or None when it can. Cheap after the first call."""
+        ...
+
+    def supports(self, device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+        """Why it cannot take floating tensors of these dtypes on this kind of device, or None when it can."""
+        ...
 
     def action_contrast(
         self,
@@ -119,7 +129,7 @@ class Backend(Protocol):
         query: Tensor,  # [G, N, D]
         positive: Tensor,  # [G, N, D]
         bank: Tensor,  # [G, M, D]
-        index: Tensor,  # [G, N, k] int64, -1 skipped
+        index: Tensor,  # [G, N, k] int64, entries outside 0..M-1 are skipped
         temp: float,
         normalize: bool,
     ) -> tuple[Tensor, Tensor]:

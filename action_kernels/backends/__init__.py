@@ -1,0 +1,122 @@
+"""The registry: which backends exist, whether each can run, and which one a call gets.
+
+A backend is a module of this package with the functions of :class:`~action_kernels.backends.interface.Backend`. Adding
+one takes the module, its name in ``_NAMES`` and its place in ``_PREFERRED``. Modules are imported when first asked for;
+one that fails to import stays listed with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import cast
+
+import torch
+
+from .interface import Backend
+
+__all__ = ["backends", "select", "use_backend"]
+
+ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
+
+_NAMES = ("reference", "cpu")
+_PREFERRED: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}  # by device; the reference is everybody's last choice
+
+_chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
+
+
+@cache
+def _load(name: str) -> Backend | str:
+    """The backend's module, or the reason why it cannot run; remembered."""
+    try:
+        module = cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+        return module.unavailable() or module
+    except Exception as error:  # whatever goes wrong is the state that `backends()` and `use_backend` report
+        return f"{type(error).__name__}: {error}"
+
+
+def backends() -> dict[str, str]:
+    """Every backend by name with its state: ``"ready"``, or the reason why it cannot run here."""
+    states = {name: _load(name) for name in _NAMES}
+    return {name: state if isinstance(state, str) else "ready" for name, state in states.items()}
+
+
+def _named(name: str, source: str) -> Backend:
+    if name not in _NAMES:
+        raise ValueError(f"{source} names an unknown backend {name!r}; the backends are {', '.join(_NAMES)}")
+    backend = _load(name)
+    if isinstance(backend, str):
+        raise RuntimeError(f"backend {name!r} was asked for by {source} but cannot run: {backend}")
+    return backend
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run the operators called inside the ``with`` block on the backend ``name``.
+
+    The choice belongs to the current thread (or asynchronous task); a backward pass runs on its forward's choice. ``None``
+    returns to the default: the environment variable ``ACTION_KERNELS_BACKEND`` if set, otherwise by device and dtype.
+    A graph from ``torch.compile`` follows the choice in force when it runs.
+
+    Raises:
+        ValueError: no backend has this name.
+        RuntimeError: it cannot run here; an operator raises it too where the backend does not take its device or dtype.
+    """
+    if name is not None:
+        _named(name, "use_backend")
+    with pinned(name):
+        yield
+
+
+def chosen() -> str | None:
+    """The name that :func:`use_backend` has put in force, if any."""
+    return _chosen.get()
+
+
+@contextmanager
+def pinned(name: str | None) -> Iterator[None]:
+    """Put an earlier :func:`chosen` back in force: its name has been checked."""
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def select(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
+    """The backend for floating tensors of ``dtypes`` on ``device_type``."""
+    name, source = _chosen.get(), "use_backend"
+    if name is None:
+        name, source = os.environ.get(ENVIRONMENT_VARIABLE), f"the environment variable {ENVIRONMENT_VARIABLE}"
+    if not name:
+        return _automatic(device_type, dtypes)
+    backend = _named(name, source)
+    if reason := backend.supports(device_type, dtypes):
+        raise RuntimeError(f"backend {name!r} was asked for by {source} but cannot run this call: {reason}")
+    return backend
+
+
+@cache
+def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
+    """The first preferred backend that is ready and takes the call, else the reference."""
+    reasons = []
+    for name in _PREFERRED.get(device_type, ()):
+        backend = _load(name)
+        if isinstance(backend, str):
+            reasons.append(f"{name}: {backend}")
+        elif not backend.supports(device_type, dtypes):
+            return backend
+    if reasons or device_type not in _PREFERRED:
+        _say_fallback(device_type, "; ".join(reasons) or f"no fused backend for {device_type}")
+    return _named("reference", "the automatic choice")
+
+
+@cache
+def _say_fallback(device_type: str, reason: str) -> None:
+    """Once a process and device: plain PyTorch is correct, but it stores the similarities."""
+    warnings.warn(f"action_kernels runs on plain PyTorch on {device_type} ({reason})", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,102 @@
+"""The losses as modules: settings once, tensors at every call. A schedule may change the attributes between calls."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from . import functional
+from .functional import ActionContrastResult
+
+
+class ContrastiveDistillation(nn.Module):
+    """Module twin of :func:`~action_kernels.contrastive_distillation`."""
+
+    def __init__(
+        self,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.01,
+        reduction: str = "mean",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.student_temp, self.teacher_temp = student_temp, teacher_temp
+        self.reduction, self.normalize = reduction, normalize
+
+    def forward(self, student: Tensor, teacher: Tensor, bank: Tensor) -> Tensor:
+        """student, teacher [(G,) N, D], bank [(G,) M, D] -> loss."""
+        return functional.contrastive_distillation(
+            student,
+            teacher,
+            bank,
+            student_temp=self.student_temp,
+            teacher_temp=self.teacher_temp,
+            reduction=self.reduction,
+            normalize=self.normalize,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
+            f"reduction={self.reduction!r}, normalize={self.normalize}"
+        )
+
+
+class ActionContrast(nn.Module):
+    """Module twin of :func:`~action_kernels.action_contrast`."""
+
+    def __init__(
+        self,
+        k: int,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.01,
+        reduction: str = "mean",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.k, self.student_temp, self.teacher_temp = k, student_temp, teacher_temp
+        self.reduction, self.normalize = reduction, normalize
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        bank: Tensor,
+        query_labels: Tensor | None = None,
+        bank_labels: Tensor | None = None,
+    ) -> ActionContrastResult:
+        """student, teacher [(G,) N, D], bank [(G,) M, D], labels [(G,) N] and [(G,) M] -> loss and hard negatives."""
+        return functional.action_contrast(
+            student,
+            teacher,
+            bank,
+            self.k,
+            student_temp=self.student_temp,
+            teacher_temp=self.teacher_temp,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            reduction=self.reduction,
+            normalize=self.normalize,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"k={self.k}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
+            f"reduction={self.reduction!r}, normalize={self.normalize}"
+        )
+
+
+class AnatomicalContrast(nn.Module):
+    """Module twin of :func:`~action_kernels.anatomical_contrast`."""
+
+    def __init__(self, temp: float = 0.5, reduction: str = "mean", normalize: bool = True) -> None:
+        super().__init__()
+        self.temp, self.reduction, self.normalize = temp, reduction, normalize
+
+    def forward(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+        """query, positive [(G,) N, D], bank [(G,) M, D], index [(G,) N, k] -> loss."""
+        return functional.anatomical_contrast(
+            query, positive, bank, index, temp=self.temp, reduction=self.reduction, normalize=self.normalize
+        )
+
+    def extra_repr(self) -> str:
+        return f"temp={self.temp}, reduction={self.reduction!r}, normalize={self.normalize}"
