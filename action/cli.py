@@ -1,0 +1,89 @@
+"""Command lines: arguments -> objects -> run, and errors in one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from action.config import TrainConfig
+from action.errors import InputError
+
+
+class Parser(ArgumentParser):
+    """Argument parser whose errors are one sentence, without the page of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(" ".join(str(message).split()))
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run an entry point: bad input prints one sentence and exits with 2."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def config_parser(prog: str, description: str) -> Parser:
+    """Parser of a :class:`TrainConfig`: YAML file (``--config``), then overrides by flag."""
+    parser = Parser(prog=prog, description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings, e.g. configs/acdc-3.yaml")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def to_config(parser: Parser, arguments: Namespace) -> TrainConfig:
+    """The configuration object of parsed arguments."""
+    objects = parser.instantiate_classes(arguments)
+    return TrainConfig(**{name: objects[name] for name in TrainConfig.__dataclass_fields__})
+
+
+def load_config(path: Path) -> TrainConfig:
+    """A run's saved configuration.
+
+    Raises:
+        InputError: missing file, or a key or value that does not belong there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
+    parser = config_parser("config", "")
+    return to_config(parser, parser.parse_args(["--config", str(path)]))
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML; ``--config`` reads it back."""
+    parser = config_parser("config", "")
+    arguments = parser.get_defaults()
+    for name in TrainConfig.__dataclass_fields__:
+        arguments[name] = getattr(config, name)
+    from action.files import write_aside
+
+    with write_aside(path) as aside:
+        aside.write_text(parser.dump(arguments), encoding="utf-8")
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto" takes a GPU where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device '{name}' is unknown: use auto, cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device '{name}': PyTorch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
+    return device

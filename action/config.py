@@ -1,0 +1,236 @@
+"""Every setting of a run. The resolved configuration is saved as ``config.yaml`` in the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Method = Literal["action", "mean-teacher", "supervised"]
+
+
+@dataclass
+class SplitConfig:
+    """Which patients train, validate and test.
+
+    Args:
+        proportions: share (or number) of patients for training, validation and test.
+        file: JSON file with lists of patients under "train", "validation" and "test"; replaces the proportions.
+        shuffle_seed: order in which patients are dealt; the run's seed never moves a patient into or out of the test set.
+    """
+
+    proportions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    file: str | None = None
+    shuffle_seed: int = 0
+
+
+@dataclass
+class InputConfig:
+    """What the network sees.
+
+    Args:
+        size: height and width of a slice; slices of another size are resampled, predictions are resampled back.
+        intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU, "auto" takes "hu" for volumes with air in HU.
+    """
+
+    size: tuple[int, int] = (128, 128)
+    intensity: Literal["auto", "minmax", "hu"] = "auto"
+
+
+@dataclass
+class AugmentationConfig:
+    """Random transforms of a slice. The teacher sees the weak view, the student the strong one.
+
+    Args:
+        rotation: largest rotation, degrees (weak view).
+        zoom: largest relative change of size (weak view).
+        flip: probability of a flip along a random axis (weak view).
+        brightness: factor range of brightness and of contrast (strong view).
+        blur: range of the Gaussian's sigma, pixels (strong view).
+        intensity_probability: probability of each of brightness, contrast and blur.
+        deformation: largest displacement of the control points, pixels (strong view).
+        deformation_probability: probability of the deformation.
+    """
+
+    rotation: float = 20.0
+    zoom: float = 0.1
+    flip: float = 0.5
+    brightness: tuple[float, float] = (0.75, 1.25)
+    blur: tuple[float, float] = (0.15, 1.15)
+    intensity_probability: float = 0.5
+    deformation: float = 4.0
+    deformation_probability: float = 0.5
+
+
+@dataclass
+class ModelConfig:
+    """Networks.
+
+    Args:
+        channels: width of each level of the U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
+        embedding: features of the slice embedding and of the pixel representation (published: 512).
+        window: side of the local windows of stage 2, pixels (published: 64 at 256).
+        stride: step of the local windows (published: 32 at 256).
+        pooled: side of a pooled window.
+    """
+
+    channels: tuple[int, ...] = (8, 16, 32, 64, 128)
+    embedding: int = 128
+    window: int = 32
+    stride: int = 16
+    pooled: int = 8
+
+
+@dataclass
+class OptimizerConfig:
+    """SGD with a polynomial schedule in every stage, lr * (1 - t/T) ** power; the teacher's averaging.
+
+    Args:
+        lr: learning rate at the start of each stage.
+        momentum: SGD momentum.
+        weight_decay: L2 penalty.
+        power: exponent of the schedule.
+        teacher_momentum: weight of the old teacher in the exponential moving average.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    power: float = 0.9
+    teacher_momentum: float = 0.99
+
+
+@dataclass
+class DistillationConfig:
+    """Stages 1 and 2: soft similarity labels over a memory bank.
+
+    Args:
+        iterations: network updates.
+        labeled: labelled slices in a batch.
+        unlabeled: unlabelled slices in a batch.
+        bank: entries of the memory bank (of each window position in stage 2).
+        student_temp: temperature of the student's similarities.
+        teacher_temp: temperature of the teacher's similarities.
+    """
+
+    iterations: int = 100
+    labeled: int = 3
+    unlabeled: int = 3
+    bank: int = 36
+    student_temp: float = 0.1
+    teacher_temp: float = 0.01
+
+
+@dataclass
+class AnatomicalContrastConfig:
+    """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives.
+
+    Args:
+        iterations: network updates.
+        labeled: labelled slices in a batch.
+        unlabeled: unlabelled slices in a batch.
+        mix: how slices of the strong view are mixed.
+        strong_threshold: confidence above which a pseudo-label counts for an image's weight.
+        weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
+            of its class below which a pixel is hard is ``strong_threshold``.
+        unsupervised_weight: weight of the pseudo-label loss.
+        contrast_weight: weight of the anatomical contrast.
+        queries: hard pixels a class.
+        keys: teacher pixels a class; their mean is the positive key, and they enter the pixel bank.
+        negatives: negatives of each query.
+        temp: temperature of the contrast and of the class relation graph.
+        source: "bank" draws negatives from a class-labelled pixel bank that spans the data set, "batch" from the batch.
+        selection: "relation" draws a class by the relation graph, then a pixel of it; "hardest" takes the most similar ones.
+        pixel_bank: rows of the pixel bank.
+    """
+
+    iterations: int = 600
+    labeled: int = 4
+    unlabeled: int = 4
+    mix: Literal["cutmix", "classmix", "none"] = "cutmix"
+    strong_threshold: float = 0.97
+    weak_threshold: float = 0.7
+    unsupervised_weight: float = 1.0
+    contrast_weight: float = 0.01
+    queries: int = 64
+    keys: int = 64
+    negatives: int = 128
+    temp: float = 0.5
+    source: Literal["bank", "batch"] = "bank"
+    selection: Literal["relation", "hardest"] = "relation"
+    pixel_bank: int = 8192
+
+
+@dataclass
+class BaselineConfig:
+    """The baselines.
+
+    Args:
+        iterations: network updates; None: as many as ACTION's three stages together.
+        labeled: labelled slices in a batch.
+        unlabeled: unlabelled slices in a batch (mean teacher).
+        consistency: final weight of the mean teacher's consistency.
+        ramp_up: share of the updates over which the consistency weight grows.
+    """
+
+    iterations: int | None = None
+    labeled: int = 4
+    unlabeled: int = 4
+    consistency: float = 1.0
+    ramp_up: float = 0.4
+
+
+@dataclass
+class EvaluationConfig:
+    """How often a run validates and saves.
+
+    Args:
+        every: updates between validations (also at the end of each stage).
+        checkpoint_every: updates between checkpoints (also at the end of each stage).
+        batch: slices in one forward pass.
+    """
+
+    every: int = 100
+    checkpoint_every: int = 100
+    batch: int = 8
+
+
+@dataclass
+class TrainConfig:
+    """Settings of one training run.
+
+    Args:
+        data: folder of the data set; none: a phantom set is written to data/phantom once and used.
+        format: layout of the data set.
+        method: what trains: ACTION, or a baseline in the same trainer.
+        labeled: number of labelled patients; the other training patients are used without their labels.
+        seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
+        output: folder of the run; none: runs/<data>-<method>-<labeled>-seed<seed>.
+        device: "auto", "cpu", "cuda" or "cuda:<n>".
+    """
+
+    data: str | None = None
+    format: Literal["acdc", "lits"] = "acdc"
+    method: Method = "action"
+    labeled: int = 2
+    seed: int = 0
+    output: str | None = None
+    device: str = "auto"
+    split: SplitConfig = field(default_factory=SplitConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    global_distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=300))
+    anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def total_iterations(self) -> int:
+        """Network updates of ACTION's three stages."""
+        return (
+            self.global_distillation.iterations
+            + self.local_distillation.iterations
+            + self.anatomical_contrast.iterations
+        )

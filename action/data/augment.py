@@ -1,0 +1,100 @@
+"""Random views of a slice. A draw moves the image, its label and its confidence together (MONAI's joint transforms)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data.meta_obj import set_track_meta
+from monai.transforms import (
+    Compose,
+    Rand2DElasticd,
+    RandAffined,
+    RandAxisFlipd,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandScaleIntensityFixedMeand,
+)
+from torch import Tensor
+
+from action.config import AugmentationConfig
+
+# Nearest for the label, whose values are names, and for the confidence, so that a pixel keeps its own and pixels that
+# come from outside the slice (confidence 0) are not blended in.
+INTERPOLATION = {"image": "bilinear", "label": "nearest", "confidence": "nearest"}
+KEYS = tuple(INTERPOLATION)
+MODES = tuple(INTERPOLATION.values())
+
+# A slice with its label [1, H, W] and, for a pseudo-label, its confidence [1, H, W] (0: outside the image).
+Slice = dict[str, Tensor]
+
+
+class Augmentation:
+    """Weak (geometry), strong (intensity and deformation) and intensity-only transforms of one slice.
+
+    Each takes the slice and the generator that draws its parameters, and returns new tensors: the input is not
+    modified, so the weak and the strong view never share memory.
+    """
+
+    def __init__(self, config: AugmentationConfig, size: Sequence[int]) -> None:
+        # Slices carry no geometry; MONAI's tracking of it costs more than the transforms.
+        set_track_meta(False)
+        low, high = config.brightness
+        factors = (low - 1.0, high - 1.0)  # MONAI multiplies by 1 + factor
+        p = config.intensity_probability
+        geometry = [
+            RandAxisFlipd(KEYS, prob=config.flip, allow_missing_keys=True),
+            RandAffined(
+                KEYS,
+                prob=1.0,
+                rotate_range=float(np.deg2rad(config.rotation)),
+                scale_range=config.zoom,
+                mode=MODES,
+                padding_mode="zeros",
+                allow_missing_keys=True,
+            ),
+        ]
+        intensity = [
+            RandScaleIntensityd("image", factors=factors, prob=p),
+            RandScaleIntensityFixedMeand("image", factors=factors, prob=p),
+            RandGaussianSmoothd("image", sigma_x=config.blur, sigma_y=config.blur, prob=p),
+        ]
+        deformation = [
+            Rand2DElasticd(
+                KEYS,
+                spacing=(min(size) // 4,) * 2,
+                magnitude_range=(0.0, config.deformation),
+                prob=config.deformation_probability,
+                mode=MODES,
+                padding_mode="zeros",
+                allow_missing_keys=True,
+            )
+        ]
+        self._weak = Compose(geometry)
+        self._intensity = Compose(intensity)
+        self._strong = Compose([*intensity, *deformation])
+
+    def weak(self, item: Slice, rng: np.random.Generator) -> Slice:
+        """Flip, rotation and zoom, of everything together."""
+        return _apply(self._weak, item, rng)
+
+    def intensity(self, item: Slice, rng: np.random.Generator) -> Slice:
+        """Brightness, contrast and blur; nothing moves."""
+        return _apply(self._intensity, item, rng)
+
+    def strong(self, item: Slice, rng: np.random.Generator) -> Slice:
+        """Brightness, contrast and blur of the image, and one smooth deformation of everything together."""
+        return _apply(self._strong, item, rng)
+
+
+def _apply(transform: Compose, item: Slice, rng: np.random.Generator) -> Slice:
+    transform.set_random_state(seed=int(rng.integers(2**32)))
+    return transform({key: value.clone() for key, value in item.items()})
+
+
+def each(transform, batch: Slice, rng: np.random.Generator) -> Slice:
+    """Apply a transform of one slice to every slice of a batch, with draws of its own."""
+    first = next(iter(batch.values()))
+    items = [transform({key: value[i] for key, value in batch.items()}, rng) for i in range(len(first))]
+    return {key: torch.stack([item[key] for item in items]) for key in batch}

@@ -1,0 +1,54 @@
+"""Batches of training slices. What a step draws depends on the seed, the stage and the step alone, so that a resumed
+run sees the very batches that an uninterrupted one would have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action.data.augment import Slice
+from action.data.volumes import LoadedCase
+
+
+def step_generator(seed: int, stage: int, step: int) -> np.random.Generator:
+    """The generator of all random choices of one step."""
+    return np.random.default_rng(np.random.SeedSequence([seed, stage, step]))
+
+
+class SlicePool:
+    """All slices of a set of cases, drawn epoch by epoch in random order.
+
+    Args:
+        cases: loaded cases.
+        labels: whether their labels may be used; without, a batch has images only.
+        seed: order of the epochs.
+    """
+
+    def __init__(self, cases: Sequence[LoadedCase], *, labels: bool, seed: int) -> None:
+        self.images = np.concatenate([case.image for case in cases]) if cases else np.empty((0, 0, 0), np.float32)
+        self.labels = np.concatenate([case.label for case in cases]) if labels and cases else None
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def indices(self, start: int, count: int) -> np.ndarray:
+        """Places ``start`` to ``start + count`` of the endless sequence of shuffled epochs."""
+        places = np.arange(start, start + count)
+        epochs = places // len(self)
+        orders = {
+            int(e): np.random.default_rng(np.random.SeedSequence([self._seed, int(e)])).permutation(len(self))
+            for e in np.unique(epochs)
+        }
+        return np.array([orders[int(e)][p % len(self)] for e, p in zip(epochs, places, strict=True)], dtype=np.int64)
+
+    def batch(self, start: int, count: int) -> Slice:
+        """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label of the same shape."""
+        chosen = self.indices(start, count)
+        batch: dict[str, Tensor] = {"image": torch.from_numpy(self.images[chosen][:, None])}
+        if self.labels is not None:
+            batch["label"] = torch.from_numpy(self.labels[chosen][:, None].astype(np.float32))
+        return batch

@@ -1,0 +1,102 @@
+"""Evaluate a run on its test patients: ``python -m action.evaluate RUN``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from action.cli import Parser, choose_device, load_config, run
+from action.config import TrainConfig
+from action.data.cases import open_dataset
+from action.data.nifti import write_label
+from action.data.split import load_split
+from action.data.volumes import LoadedCase, load_cases
+from action.experiment import load_network
+from action.figures import plot_overlays
+from action.files import write_aside
+from action.inference import segment
+from action.metrics import case_metrics, summarize
+from action.run_folder import RunFolder
+
+
+def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict:
+    """Segment the test cases with the best checkpoint (chosen on the validation patients) and write what came out.
+
+    Writes ``predictions/<case>.nii.gz``, ``summary.json`` and ``overlays.png`` into the run's folder.
+    """
+    network, class_names = load_network(config, folder.best, device)
+    folder.predictions.mkdir(exist_ok=True)
+    results, predictions = {}, {}
+    for case in tqdm(cases, desc="test", unit="volume", dynamic_ncols=True):
+        prediction = segment(network, case, config.evaluation.batch)
+        write_label(folder.predictions / f"{case.name}.nii.gz", prediction, case.volume)
+        results[case.name] = case_metrics(prediction, case.truth, len(class_names), case.spacing)
+        predictions[case.name] = prediction
+    summary = summarize(results, class_names)
+    with write_aside(folder.summary) as aside:
+        aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    plot_overlays(_panels(cases, predictions, results), class_names, folder.overlays)
+    print(_table(summary, folder))
+    return summary
+
+
+def _panels(
+    cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict]
+) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground."""
+    mean_dice = {name: float(np.mean([m["dice"] for m in classes.values()])) for name, classes in results.items()}
+    by_dice = sorted(cases, key=lambda case: -mean_dice[case.name])
+    chosen = {"best": by_dice[0], "median": by_dice[len(by_dice) // 2], "worst": by_dice[-1]}
+    panels = []
+    for rank, case in chosen.items():
+        z = int((case.truth > 0).sum(axis=(1, 2)).argmax())
+        image = torch.nn.functional.interpolate(
+            torch.from_numpy(case.image[z])[None, None], size=case.shape[1:], mode="bilinear"
+        )[0, 0].numpy()
+        title = f"{rank}: {case.name}, slice {z + 1}, Dice {mean_dice[case.name]:.3f}"
+        panels.append((title, image, case.truth[z], predictions[case.name][z]))
+    return panels
+
+
+def _table(summary: dict, folder: RunFolder) -> str:
+    def text(value: float | None, digits: int) -> str:
+        return "n/a" if value is None else f"{value:.{digits}f}"
+
+    lines = [f"{'class':<16}{'Dice':>8}{'Jaccard':>9}{'ASD mm':>9}{'HD95 mm':>9}{'misses':>8}"]
+    for name, values in [*summary["classes"].items(), ("mean", summary["mean"])]:
+        lines.append(
+            f"{name:<16}{text(values['dice'], 3):>8}{text(values['jaccard'], 3):>9}{text(values['asd_mm'], 2):>9}"
+            f"{text(values['hd95_mm'], 2):>9}{values['misses']:>8}"
+        )
+    return "\n".join([*lines, f"written to {folder.root}"])
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser(prog="python -m action.evaluate", description=__doc__)
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parsed = parser.parse_args(arguments)
+    folder = RunFolder(parsed.run)
+    config = load_config(folder.config)
+    config = dataclasses.replace(config, data=parsed.data or config.data)
+    dataset = open_dataset(Path(config.data), config.format)
+    test = set(load_split(folder.split).test)
+    cases = load_cases(
+        [case for case in dataset.cases if case.patient in test],
+        len(dataset.class_names),
+        tuple(config.input.size),
+        config.input.intensity,
+        progress=True,
+    )
+    evaluate(config, folder, cases, choose_device(parsed.device))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,117 @@
+"""From a configuration to loaded data, networks and a trainer: what train, evaluate and predict share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from action.config import TrainConfig
+from action.data.augment import Augmentation
+from action.data.batches import SlicePool
+from action.data.cases import Dataset, open_dataset
+from action.data.phantom import write_phantom
+from action.data.split import Split, make_split
+from action.data.volumes import LoadedCase, load_cases
+from action.errors import InputError
+from action.model.learner import Learner
+from action.model.unet import UNet
+from action.run_folder import RunFolder, load_checkpoint
+from action.stages import make_stages
+from action.stages.base import TrainingData
+from action.trainer import Trainer
+
+PHANTOM = Path("data/phantom")
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fill in what was left open: the phantom as data, the name of the run's folder; paths become absolute."""
+    data = Path(config.data) if config.data is not None else write_phantom(PHANTOM)
+    output = config.output
+    if output is None:
+        output = f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}"
+    return dataclasses.replace(config, data=str(data.resolve()), output=str(Path(output).resolve()))
+
+
+@dataclass
+class LoadedData:
+    """A data set in memory, divided by patient."""
+
+    dataset: Dataset
+    split: Split
+    labeled: list[LoadedCase]
+    unlabeled: list[LoadedCase]
+    validation: list[LoadedCase]
+    test: list[LoadedCase]
+
+
+def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
+    """The data set's files and the division of its patients; reads no image."""
+    dataset = open_dataset(Path(config.data), config.format)
+    file = Path(config.split.file) if config.split.file else dataset.split_file
+    split = make_split(
+        dataset.cases,
+        config.split.proportions,
+        labeled=config.labeled,
+        seed=config.seed,
+        file=file,
+        shuffle_seed=config.split.shuffle_seed,
+    )
+    if config.method != "supervised" and not split.unlabeled:
+        raise InputError(
+            f"labeled {config.labeled}: every training patient is labelled, so {config.method} has none to learn from "
+            "without labels; ask for fewer, or use --method supervised"
+        )
+    return dataset, split
+
+
+def load_data(config: TrainConfig) -> LoadedData:
+    """Read, check and divide everything that a run needs, before it writes anything.
+
+    Raises:
+        InputError: all problems of the files in one message.
+    """
+    dataset, split = open_split(config)
+    # Labels of unlabelled patients are not even read: what is not read cannot leak.
+    hidden = set(split.unlabeled)
+    wanted = [
+        dataclasses.replace(case, label=None) if case.patient in hidden else case for case in dataset.cases
+    ]
+    if config.method == "supervised":
+        wanted = [case for case in wanted if case.patient not in hidden]
+    loaded = load_cases(
+        wanted, len(dataset.class_names), tuple(config.input.size), config.input.intensity, progress=True
+    )
+
+    def of(patients: tuple[str, ...]) -> list[LoadedCase]:
+        return [case for case in loaded if case.patient in set(patients)]
+
+    return LoadedData(
+        dataset, split, of(split.labeled), of(split.unlabeled), of(split.validation), of(split.test)
+    )
+
+
+def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:
+    """Initialise the networks from the seed and assemble the trainer."""
+    torch.manual_seed(config.seed)
+    learner = Learner(config, len(data.dataset.class_names)).to(device)
+    training = TrainingData(
+        SlicePool(data.labeled, labels=True, seed=config.seed),
+        SlicePool(data.unlabeled, labels=False, seed=config.seed + 1),
+        Augmentation(config.augmentation, config.input.size),
+    )
+    return Trainer(config, learner, make_stages(config), training, data.validation, data.dataset.class_names, run)
+
+
+def load_network(config: TrainConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
+    """The student network of a checkpoint, ready for inference, and its class names."""
+    state = load_checkpoint(checkpoint, device)
+    names = tuple(state["class_names"])
+    network = UNet(1, len(names), config.model.channels)
+    prefix = "student.network."
+    network.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
+    )
+    return network.to(device).eval(), names

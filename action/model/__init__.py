@@ -1,0 +1,1 @@
+"""Networks: the U-Net, the training-only heads, and the averaged teacher."""

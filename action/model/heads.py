@@ -1,0 +1,137 @@
+"""Projection heads: they exist only in training, and the teacher has averaged copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
+    """Two linear layers with a ReLU between."""
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_features))
+
+
+class GlobalHead(nn.Module):
+    """Embedding of a whole slice: global average pool of the coarsest encoder map, two-layer MLP (H of stage 1)."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.project = mlp(in_channels, dim, dim)
+
+    def forward(self, coarsest: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, dim]."""
+        return self.project(coarsest.mean(dim=(2, 3)))
+
+
+def windows(maps: Tensor, size: int, stride: int) -> Tensor:
+    """Cut maps [B, C, H, W] into every ``size`` x ``size`` window, the last row and column included.
+
+    Returns [P, B, C, size, size] with windows in row-major order (a view: nothing is copied).
+
+    Raises:
+        ValueError: the map is smaller than a window, or stride does not step onto its last row or column.
+    """
+    height, width = maps.shape[-2:]
+    for name, extent in (("height", height), ("width", width)):
+        if extent < size or (extent - size) % stride:
+            raise ValueError(
+                f"window {size} with stride {stride} does not tile a map of {name} {extent}: "
+                f"choose a size and stride with ({name} - size) a multiple of the stride"
+            )
+    cut = maps.unfold(2, size, stride).unfold(3, size, stride)  # [B, C, rows, columns, size, size]
+    return cut.permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
+
+
+class LocalHead(nn.Module):
+    """Embedding of every window of the logit map (stage 2).
+
+    Each window is average-pooled to ``pooled`` x ``pooled``, passes two 1x1 convolutions (C -> 2C -> C) and is
+    flattened to C * pooled^2.
+    """
+
+    def __init__(self, classes: int, window: int = 64, stride: int = 32, pooled: int = 8) -> None:
+        super().__init__()
+        self.window, self.stride, self.pooled = window, stride, pooled
+        self.dim = classes * pooled * pooled
+        self.project = nn.Sequential(
+            nn.Conv2d(classes, 2 * classes, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * classes, classes, 1)
+        )
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[B, C, H, W] -> [P, B, C * pooled^2], one group a window position, in row-major order."""
+        cut = windows(logits, self.window, self.stride)
+        positions, batch = cut.shape[:2]
+        pooled = F.adaptive_avg_pool2d(cut.flatten(0, 1), self.pooled)
+        return self.project(pooled).flatten(1).unflatten(0, (positions, batch))
+
+
+class Pixels(NamedTuple):
+    """Places in a batch of maps: image b, row y, column x, each int64 [P]."""
+
+    image: Tensor
+    y: Tensor
+    x: Tensor
+
+
+class RepresentationHead(nn.Module):
+    """Pixel representation for the anatomical contrast: 3x3 convolution on the joined decoder maps, ReLU, 1x1 convolution.
+
+    Evaluated only at sampled pixels: the maps are interpolated at the 3x3 neighbourhood of each, so that neither the
+    upsampled maps (sum of all decoder widths at full size) nor the representation of a whole image ever exists.
+    The result equals the dense head's at those pixels.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.spread = nn.Conv2d(sum(self.channels), dim, 3, padding=1)
+        self.project = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, features: Sequence[Tensor], pixels: Pixels) -> Tensor:
+        """Decoder maps (coarse to fine; the last at full size) and P pixels -> [P, dim]."""
+        height, width = features[-1].shape[-2:]
+        steps = torch.arange(-1, 2, device=pixels.y.device)
+        y = (pixels.y[:, None, None] + steps[:, None]).expand(-1, 3, 3).flatten()  # [P * 9]
+        x = (pixels.x[:, None, None] + steps[None, :]).expand(-1, 3, 3).flatten()
+        image = pixels.image[:, None].expand(-1, 9).flatten()
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # elsewhere the convolution pads with zeros
+        neighbourhood = torch.cat([_interpolate(f, image, y, x, inside, (height, width)) for f in features], dim=1)
+        # [P * 9, C] -> [P, C * 9] in the order of the convolution's weight.
+        patches = neighbourhood.unflatten(0, (-1, 9)).transpose(1, 2).flatten(1)
+        hidden = F.relu(F.linear(patches, self.spread.weight.flatten(1), self.spread.bias))
+        return F.linear(hidden, self.project.weight.flatten(1), self.project.bias)
+
+    def dense(self, features: Sequence[Tensor]) -> Tensor:
+        """The same head at every pixel, [B, dim, H, W]: the plain formulation, for tests and for small images."""
+        size = features[-1].shape[-2:]
+        joined = torch.cat([F.interpolate(f, size, mode="bilinear", align_corners=True) for f in features], dim=1)
+        return self.project(F.relu(self.spread(joined)))
+
+
+def _interpolate(
+    feature: Tensor, image: Tensor, y: Tensor, x: Tensor, inside: Tensor, full_size: tuple[int, int]
+) -> Tensor:
+    """Bilinear value (align_corners) of maps [B, C, h, w] at full-size coordinates: [Q] places -> [Q, C].
+
+    A weighted sum of four rows of the pixel-major map, which is what ``embedding_bag`` computes without storing the
+    four gathered rows.
+    """
+    height, width = feature.shape[-2:]
+    rows = feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
+    v = y.clamp(0, full_size[0] - 1) * ((height - 1) / max(full_size[0] - 1, 1))
+    u = x.clamp(0, full_size[1] - 1) * ((width - 1) / max(full_size[1] - 1, 1))
+    top, left = v.floor(), u.floor()
+    down, right = v - top, u - left
+    top, left = top.long(), left.long()
+    bottom, end = (top + 1).clamp_max(height - 1), (left + 1).clamp_max(width - 1)
+    base = image * (height * width)
+    index = torch.stack(
+        [base + top * width + left, base + top * width + end, base + bottom * width + left, base + bottom * width + end]
+    )
+    weight = torch.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
+    weight = (weight * inside).to(rows.dtype)
+    return F.embedding_bag(index.T, rows, mode="sum", per_sample_weights=weight.T)

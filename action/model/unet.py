@@ -1,0 +1,95 @@
+"""The U-Net of the published runs (16 to 256 channels: 1.81 M parameters for 1 -> 4 channels)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ENCODER_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+class UNetOutput(NamedTuple):
+    logits: Tensor  # [B, C, H, W]
+    features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution 3x3, batch norm, LeakyReLU, dropout, convolution 3x3, batch norm, LeakyReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.LeakyReLU(0.01, inplace=True),
+            nn.Dropout(dropout) if dropout else nn.Identity(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+
+
+class UpBlock(nn.Module):
+    """Reduce by a 1x1 convolution, double the size bilinearly, join with the encoder's map, convolve."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1)
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.block = ConvBlock(2 * out_channels, out_channels)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+
+
+class UNet(nn.Module):
+    """2-D U-Net.
+
+    Args:
+        in_channels: channels of the input image.
+        classes: classes including background.
+        channels: width of each level, fine to coarse.
+
+    Shapes: input [B, in_channels, H, W], with H and W multiples of ``2 ** (len(channels) - 1)``.
+    """
+
+    def __init__(self, in_channels: int, classes: int, channels: Sequence[int] = (16, 32, 64, 128, 256)) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        # The last level keeps the highest rate however many levels there are.
+        dropout = ENCODER_DROPOUT[-len(self.channels) :] if len(self.channels) <= 5 else None
+        if dropout is None or len(self.channels) < 2:
+            raise ValueError(f"channels: 2 to 5 levels are supported, got {len(self.channels)}: {self.channels}")
+        widths = (in_channels, *self.channels)
+        self.encoder = nn.ModuleList(
+            ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], dropout, strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        coarse_to_fine = self.channels[::-1]
+        self.decoder = nn.ModuleList(
+            UpBlock(a, b) for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
+        )
+        self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of every level, fine to coarse."""
+        maps = []
+        x = image
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else self.pool(x))
+            maps.append(x)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> UNetOutput:
+        """Logits and decoder maps from the encoder's maps."""
+        x = maps[-1]
+        features = [x]
+        for block, skip in zip(self.decoder, reversed(maps[:-1]), strict=True):
+            x = block(x, skip)
+            features.append(x)
+        return UNetOutput(self.output(x), features)
+
+    def forward(self, image: Tensor) -> UNetOutput:
+        return self.decode(self.encode(image))

@@ -1,0 +1,47 @@
+"""Losses that several stages share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss
+from torch import Tensor
+
+# Half cross-entropy, half Dice over all classes and the whole batch, squared denominators.
+segmentation_loss = DiceCELoss(
+    to_onehot_y=True,
+    softmax=True,
+    squared_pred=True,
+    smooth_nr=1e-5,
+    smooth_dr=1e-5,
+    batch=True,
+    lambda_dice=0.5,
+    lambda_ce=0.5,
+)
+
+
+def pseudo_label_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels.
+
+    eta_b = (pixels of image b with confidence >= threshold) / (valid pixels of image b);
+    loss = mean over all valid pixels of eta_b * CE.
+
+    Args:
+        logits: [B, C, H, W].
+        label: [B, 1, H, W] class indices.
+        confidence: [B, 1, H, W]; 0 marks pixels outside the image, which are not valid.
+        threshold: confidence above which a pixel counts as confident.
+
+    Returns:
+        The loss and the mean of eta_b. Without a valid pixel both are 0, and the loss still carries a graph.
+    """
+    valid = confidence[:, 0] > 0
+    weight = (confidence[:, 0] >= threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
+    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
+    loss = (weight[:, None, None] * entropy * valid).sum() / valid.sum().clamp_min(1)
+    return loss, weight.mean()
+
+
+def zero_like(graph: Tensor) -> Tensor:
+    """A zero that carries the graph of ``graph``, so that ``backward`` and mixed devices work."""
+    return torch.zeros((), dtype=graph.dtype, device=graph.device) + graph.sum() * 0.0

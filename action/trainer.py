@@ -1,0 +1,164 @@
+"""The loop: batches, optimiser, teacher, log, validation, checkpoints. It knows no loss by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from action.config import TrainConfig
+from action.data.batches import step_generator
+from action.data.volumes import LoadedCase
+from action.figures import plot_progress
+from action.inference import segment
+from action.metrics import dice_scores
+from action.model.learner import Learner
+from action.run_folder import RunFolder, StepLog, load_checkpoint, save_checkpoint
+from action.stages import Stage
+from action.stages.base import TrainingData
+
+
+class Trainer:
+    """Runs the stages one after the other; all of them share the learner and the optimiser's state.
+
+    Args:
+        config: settings of the run.
+        learner: student, teacher and banks, on the device that trains.
+        stages: the method.
+        data: training slices.
+        validation: cases by which the best checkpoint is chosen.
+        class_names: including background.
+        run: folder of the run.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        learner: Learner,
+        stages: Sequence[Stage],
+        data: TrainingData,
+        validation: Sequence[LoadedCase],
+        class_names: Sequence[str],
+        run: RunFolder,
+    ) -> None:
+        self.config, self.learner, self.stages, self.data = config, learner, list(stages), data
+        self.validation, self.class_names, self.run = validation, tuple(class_names), run
+        self.device = next(learner.parameters()).device
+        self.optimizer = torch.optim.SGD(
+            learner.student.parameters(),
+            lr=config.optimizer.lr,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self.stage_index = 0
+        self.stage_step = 0  # updates done in the current stage
+        self.best_dice = -1.0
+
+    @property
+    def step(self) -> int:
+        """Updates done in all stages."""
+        return sum(stage.iterations for stage in self.stages[: self.stage_index]) + self.stage_step
+
+    def fit(self) -> None:
+        """Train from wherever the state stands to the end of the last stage."""
+        scores = [f"val_dice_{name}" for name in self.class_names[1:]]
+        losses = dict.fromkeys(name for stage in self.stages for name in stage.loss_names)
+        log = StepLog(self.run, ["lr", *losses, "val_dice", *scores], self.step)
+        try:
+            while self.stage_index < len(self.stages):
+                self._run_stage(self.stages[self.stage_index], log)
+                self.stage_index, self.stage_step = self.stage_index + 1, 0
+                self.save(self.run.latest)
+        finally:
+            log.close()
+
+    def _run_stage(self, stage: Stage, log: StepLog) -> None:
+        self.learner.train()
+        for group in self.optimizer.param_groups:
+            group["nesterov"] = stage.nesterov
+        every = self.config.evaluation
+        bar = tqdm(
+            range(self.stage_step, stage.iterations),
+            initial=self.stage_step,
+            total=stage.iterations,
+            desc=f"{stage.name} ({self.stage_index + 1}/{len(self.stages)})",
+            dynamic_ncols=True,
+        )
+        for step in bar:
+            values = self._train_step(stage, step)
+            self.stage_step = step + 1
+            last = self.stage_step == stage.iterations
+            if stage.segments and (last or self.stage_step % every.every == 0):
+                values |= self._validate()
+                best = values["val_dice"] > self.best_dice
+                if best:
+                    self.best_dice = values["val_dice"]
+                    self.save(self.run.best)
+            log.write(self.step, stage.name, values)
+            bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
+            if last or self.stage_step % every.checkpoint_every == 0:
+                self.save(self.run.latest)
+                plot_progress(self.run.metrics, self.run.progress)
+
+    def _train_step(self, stage: Stage, step: int) -> dict[str, float]:
+        """One update. Every random choice follows from (seed, stage, step), dropout included."""
+        rng = step_generator(self.config.seed, self.stage_index, step)
+        torch.manual_seed(int(rng.integers(2**63)))
+        settings = self.config.optimizer
+        lr = settings.lr * (1 - step / stage.iterations) ** settings.power
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = {key: value.to(self.device) for key, value in stage.batch(self.data, step, rng).items()}
+        losses = stage.losses(self.learner, batch, step, rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.optimizer.step()
+        self.learner.update_teacher()
+        stage.finish_step(self.learner)
+        return {"lr": lr, **{name: float(value) for name, value in losses.items()}}
+
+    def _validate(self) -> dict[str, float]:
+        """Dice of each class, and of all, meaned over the validation cases."""
+        batch = self.config.evaluation.batch
+        classes = len(self.class_names)
+        scores = np.mean(
+            [
+                dice_scores(segment(self.learner.student.network, case, batch), case.truth, classes)
+                for case in self.validation
+            ],
+            axis=0,
+        )
+        names = [f"val_dice_{name}" for name in self.class_names[1:]]
+        return {"val_dice": float(scores.mean()), **dict(zip(names, map(float, scores), strict=True))}
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint: everything that the rest of the run depends on."""
+        save_checkpoint(self.state_dict(), path)
+
+    def resume(self) -> None:
+        """Continue from the latest checkpoint, if the run had come so far as to write one."""
+        if self.run.latest.is_file():
+            self.load_state_dict(load_checkpoint(self.run.latest, self.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Learner (networks, heads, banks), optimiser, and place in the run; the random state follows from the place."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stage_index": self.stage_index,
+            "stage_step": self.stage_step,
+            "seed": self.config.seed,
+            "best_dice": self.best_dice,
+            "class_names": list(self.class_names),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
+        self.best_dice = state["best_dice"]
