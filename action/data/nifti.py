@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from action.errors import InputError
+from action.files import write_aside
 
 _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, zlib.error, nib.filebasedimages.ImageFileError)
 
@@ -86,17 +86,12 @@ def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
     """Writes `array` [Z, Y, X] in its own data type, aside and then renamed. `header` gives codes and units."""
-    path = Path(path)
     version2 = isinstance(header, nib.Nifti2Header)
     image = (nib.Nifti2Image if version2 else nib.Nifti1Image)(array.transpose(2, 1, 0), affine, header)
     image.set_data_dtype(array.dtype)
     image.header["cal_min"] = image.header["cal_max"] = 0  # a display window for other data than these
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")  # nibabel chooses compression by the name's end
-    try:
+    with write_aside(Path(path)) as aside:
         nib.save(image, aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path, dtype) -> Volume:

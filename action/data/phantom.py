@@ -1,8 +1,7 @@
 """A phantom data set: short-axis cine MRI of invented hearts, written as NIfTI files in the ACDC layout.
 
-Every patient is drawn from continuous ranges of anatomy (`Anatomy`) and of scanner appearance (`Appearance`), spread
-evenly over the patients by Latin hypercube sampling. Lengths are in mm. In-plane axes: x to the image's right (the
-patient's left), y down; z runs from base (0) to apex. Angles turn from x to y.
+Every patient is drawn from continuous ranges of anatomy and of scanner appearance, so that a network trained on one of
+them meets others that it does not know, and between any two there are intermediate ones.
 """
 
 from __future__ import annotations
@@ -10,52 +9,53 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
 
 from action.data.nifti import write_volume
+from action.data.phantom_scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
 from action.data.split import SETS
+from action.errors import InputError
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
-SIZE = 96
-"""Voxels along y and x."""
-SPACING = (8.0, 1.5, 1.5)
-"""Voxel size (z, y, x) in mm."""
-DEPTHS = (-2.7, 0.0, 2.7)
-"""A thick slice is the mean of sections at these offsets in z."""
+T = TypeVar("T")
 
 
 def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
-    """Writes the data set to the folder `root`, aside and then renamed, and returns `root`. Equal arguments give equal files.
+    """Writes the data set to the folder `root`, aside and then renamed, unless it is there already.
 
-    Beside the patients lie `dataset.json` (classes, origin) and `split.json` (of 24 patients: 16 train, 3 validation,
-    5 test).
+    Equal arguments give equal files. Beside the patients lie `dataset.json` (classes, origin) and `split.json` (of 24
+    patients: 16 train, 3 validation, 5 test).
+
+    Returns:
+        `root`.
 
     Raises:
-        FileExistsError: `root` exists.
-        ValueError: fewer than 4 patients.
+        InputError: `root` holds something else; fewer than 4 patients.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"{root} exists: remove it or choose another folder")
     if patients < 4:
-        raise ValueError(f"patients = {patients}: a split needs at least 4")
+        raise InputError(f"{patients} phantom patients asked for: train, validation and test sets need at least 4")
+    about = "synthetic short-axis cardiac MRI, drawn by action.data.phantom; no data of people"
+    content = {"classes": list(CLASSES), "about": about, "patients": patients, "seed": seed}
+    if root.exists():
+        if _read_json(root / "dataset.json") != content:
+            raise InputError(f"{root} exists and is not this phantom ({patients} patients, seed {seed}): remove it")
+        return root
     rng = np.random.default_rng(seed)
-    anatomies, appearances = _draw(Anatomy, patients, rng), _draw(Appearance, patients, rng)
+    anatomies, looks = draw(Anatomy, patients, rng), draw(Appearance, patients, rng)
     names = [f"patient{i + 1:03d}" for i in range(patients)]
     aside = root.with_name(f".partial-{os.getpid()}-{root.name}")
     try:
-        for name, anatomy, appearance in zip(names, anatomies, appearances, strict=True):
-            _write_patient(aside / name, anatomy, appearance, np.random.default_rng(rng.integers(2**63)))
+        for name, anatomy, look in zip(names, anatomies, looks, strict=True):
+            _write_patient(aside / name, anatomy, look, np.random.default_rng(rng.integers(2**63)))
         test, validation = max(1, round(0.2 * patients)), max(1, round(0.12 * patients))
         train = patients - test - validation
         sets = names[:train], names[train : train + validation], names[train + validation :]
         _write_json(aside / "split.json", dict(zip(SETS, sets, strict=True)))
-        about = "synthetic short-axis cardiac MRI, drawn by action.data.phantom; no patient data"
-        content = {"classes": CLASSES, "about": about, "patients": patients, "seed": seed, "spacing_zyx_mm": SPACING}
         _write_json(aside / "dataset.json", content)
         aside.rename(root)
     finally:
@@ -63,20 +63,25 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
     return root
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def draw(kind: type[T], count: int, rng: np.random.Generator) -> list[T]:
+    """Latin hypercube: the range of each field is cut into `count` strata, and every patient gets another one."""
+    columns = {}
+    for field in fields(kind):
+        low, high = field.metadata["range"]
+        columns[field.name] = low + (high - low) * (rng.permutation(count) + rng.random(count)) / count
+    return [kind(**{name: float(values[i]) for name, values in columns.items()}) for i in range(count)]
 
 
-def _write_patient(folder: Path, anatomy: Anatomy, appearance: Appearance, rng: np.random.Generator) -> None:
+def _write_patient(folder: Path, anatomy: Anatomy, look: Appearance, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     diastole = 1 if rng.random() < 0.7 else int(rng.integers(2, 5))
     systole = diastole + int(rng.integers(7, 13))
     slices = int(np.ceil((anatomy.length - anatomy.top) / SPACING[0])) + int(rng.integers(0, 2))
-    affine = _affine(rng, slices)
-    body_seed = int(rng.integers(2**63))  # what does not beat is the same in both frames
+    affine = _oblique_affine(rng, slices)
+    still = int(rng.integers(2**62))  # both frames show the same chest
     for frame, contraction in ((diastole, 0.0), (systole, 1.0)):
-        scene = Scene(anatomy, contraction, slices, np.random.default_rng(body_seed))
-        image = acquire(scene.tissue(appearance), appearance, np.random.default_rng(body_seed + 1), rng)
+        scene = Scene(anatomy, contraction, slices, np.random.default_rng(still))
+        image = acquire(scene.signal(look), look, np.random.default_rng(still + 1), rng)
         stem = folder / f"{folder.name}_frame{frame:02d}"
         write_volume(f"{stem}.nii.gz", image, affine, None)
         write_volume(f"{stem}_gt.nii.gz", scene.label(), affine, None)
@@ -84,17 +89,8 @@ def _write_patient(folder: Path, anatomy: Anatomy, appearance: Appearance, rng: 
     (folder / "Info.cfg").write_text("".join(f"{key}: {value}\n" for key, value in info.items()), encoding="utf-8")
 
 
-def _draw(kind: type, count: int, rng: np.random.Generator) -> list:
-    """Latin hypercube: each parameter's range is cut into `count` strata and every patient gets one of each."""
-    columns = {}
-    for field in fields(kind):
-        low, high = field.default
-        columns[field.name] = low + (high - low) * (rng.permutation(count) + rng.random(count)) / count
-    return [kind(**{name: float(values[i]) for name, values in columns.items()}) for i in range(count)]
-
-
-def _affine(rng: np.random.Generator, slices: int) -> np.ndarray:
-    """Voxel (x, y, z) to RAS mm of a double-oblique short-axis stack, a little different for every patient."""
+def _oblique_affine(rng: np.random.Generator, slices: int) -> np.ndarray:
+    """Voxel (x, y, z) to RAS millimetres of a double-oblique short-axis stack, different for every patient."""
     normal = np.array([-0.65, 0.55, -0.5]) + rng.normal(0, 0.07, 3)  # to the apex: left, anterior, inferior
     normal /= np.linalg.norm(normal)
     down = np.array([0, -0.55, -0.8]) + rng.normal(0, 0.07, 3)
@@ -105,6 +101,15 @@ def _affine(rng: np.random.Generator, slices: int) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = axes
     affine[:3, 3] = centre - axes @ ((np.array([SIZE, SIZE, slices]) - 1) / 2)
-    return affine.round(6)
+    return affine
 
 
+def _read_json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from action.data.cases import Case, natural_sort
 from action.errors import InputError
+from action.files import write_aside
 
 SETS = ("train", "validation", "test")
 
@@ -82,10 +82,8 @@ def make_split(
 
 def save_split(split: Split, path: Path | str) -> None:
     """Writes `split` as JSON, aside and then renamed."""
-    path = Path(path)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    aside.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with write_aside(Path(path)) as aside:
+        aside.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
 
 
 def load_split(path: Path | str) -> Split:
