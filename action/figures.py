@@ -1,0 +1,150 @@
+"""Figures of a run: its progress, and test cases with truth and prediction drawn on the image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from action.files import write_aside
+
+NOT_LOSSES = ("step", "stage", "lr")
+PALETTE = ("#e8543f", "#35b779", "#3f7fe8", "#f2b134", "#a45ee5", "#3fd0d8", "#e86bb1", "#9ccc3c", "#b07d4b", "#7f8c9a")
+
+
+def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
+    """Losses of every step, smoothed over the raw values, and validation Dice; stages are marked.
+
+    Args:
+        metrics_csv: rows with the columns `step`, `stage`, `lr`, one per loss, `val_dice`, `val_dice_<class>`; an empty
+            field means that the row has no such value.
+        output: PNG file, written aside and then renamed.
+    """
+    steps, stages, columns = _read_columns(Path(metrics_csv))
+    dice = {name: values for name, values in columns.items() if name.startswith("val_")}
+    losses = {name: values for name, values in columns.items() if name not in dice}
+
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for name, color in zip(losses, _colors(len(losses)), strict=True):
+        there = np.isfinite(losses[name])
+        x, y = steps[there], losses[name][there]
+        upper.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
+        upper.plot(x, _smoothed(y, stages[there]), color=color, linewidth=1.8, label=name)
+    positive = [values[np.isfinite(values)] for values in losses.values()]
+    if positive and all((values > 0).all() for values in positive):
+        upper.set_yscale("log")
+    upper.set_ylabel("loss")
+
+    for name, color in zip(dice, _colors(len(dice)), strict=True):
+        there = np.isfinite(dice[name])
+        overall = name == "val_dice"
+        label = "mean" if overall else name.removeprefix("val_dice_")
+        style = {"color": "black", "linewidth": 2.4} if overall else {"color": color, "linewidth": 1.4}
+        lower.plot(steps[there], dice[name][there], marker="o", markersize=3, label=label, **style)
+    lower.set(xlabel="step", ylabel="validation Dice", ylim=(0, 1))
+    _mark_stages((upper, lower), steps, stages)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _save(figure, output)
+
+
+def plot_overlays(
+    panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+    output: Path | str,
+) -> None:
+    """A row for each panel: the image alone, with the truth, with the prediction.
+
+    Args:
+        panels: (title, image [Y, X], truth [Y, X], prediction [Y, X]), class indices in the last two.
+        class_names: background first.
+        output: PNG file, written aside and then renamed.
+    """
+    colors = ListedColormap(_colors(len(class_names) - 1))
+    figure = Figure(figsize=(9.6, 3.35 * len(panels) + 0.5), layout="constrained")
+    rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
+    for row, (title, image, truth, prediction) in zip(rows, panels, strict=True):
+        row.suptitle(title, fontsize=11)
+        low, high = np.percentile(image, (0.5, 99.5))
+        for axes, name, labels in zip(
+            row.subplots(1, 3), ("image", "truth", "prediction"), (None, truth, prediction), strict=True
+        ):
+            axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+            if labels is not None:
+                _draw_labels(axes, np.asarray(labels), colors)
+            axes.set_title(name, fontsize=10)
+            axes.set_axis_off()
+    handles = [Patch(color=colors(index), label=name) for index, name in enumerate(class_names[1:])]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)
+    _save(figure, output)
+
+
+def _draw_labels(axes: Axes, labels: np.ndarray, colors: ListedColormap) -> None:
+    """Each class as a tint with an outline, so that the image can be seen below it."""
+    shown = np.ma.masked_equal(labels, 0)
+    axes.imshow(shown, cmap=colors, vmin=1, vmax=max(colors.N, 2), alpha=0.35, interpolation="nearest")
+    for index in np.unique(labels[labels > 0]):
+        axes.contour(labels == index, levels=[0.5], colors=[colors(int(index) - 1)], linewidths=1.2)
+
+
+def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) -> None:
+    """A dashed line where a stage ends, its name at the top of where it begins."""
+    begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
+    for i in begins:
+        for axes in panels if i else ():
+            axes.axvline(steps[i] - 0.5, color="gray", linestyle="--", linewidth=1)
+    if begins:
+        names = panels[0].secondary_xaxis("top")
+        ends = [*begins[1:], len(steps)]
+        names.set_xticks([(steps[i] + steps[j - 1]) / 2 for i, j in zip(begins, ends, strict=True)])
+        names.set_xticklabels([stages[i] for i in begins], fontsize=9)
+        names.tick_params(length=0)
+
+
+def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
+    """Running mean within each stage, over a twentieth of its steps to either side."""
+    result = np.empty(len(values))
+    for stage in dict.fromkeys(stages.tolist()):
+        member = stages == stage
+        part = values[member]
+        half = len(part) // 20
+        sums = np.concatenate([[0.0], np.cumsum(part)])
+        places = np.arange(len(part))
+        first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(part))
+        result[member] = (sums[last] - sums[first]) / (last - first)
+    return result
+
+
+def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Steps, stages and every column of numbers that has one at least; NaN where a row has none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        names = [name for name in reader.fieldnames or () if name not in NOT_LOSSES]
+    columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    steps = np.array([int(row["step"]) for row in rows], dtype=np.int64)
+    return steps, np.array([row["stage"] for row in rows], dtype=object), columns
+
+
+def _colors(count: int) -> list:
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    return [colormaps["hsv"](index / count) for index in range(count)]
+
+
+def _save(figure: Figure, output: Path | str) -> None:
+    FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
+    with write_aside(Path(output)) as aside:
+        figure.savefig(aside, dpi=110)
