@@ -72,11 +72,12 @@ def _once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gra
     """Run a backward formula on its forward's backend, outside the graph."""
 
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
-        with torch.no_grad(), pinned(ctx.backend):
-            results = formula(ctx, *grads)
-        if torch.is_grad_enabled():
+        with pinned(ctx.backend):
+            if not torch.is_grad_enabled():
+                return formula(ctx, *grads)
+            with torch.no_grad():
+                results = formula(ctx, *grads)
             return tuple(None if g is None else _SecondDerivative.apply(g.requires_grad_()) for g in results)
-        return results
 
     return backward
 
@@ -108,7 +109,8 @@ def _action_contrast_fake(
     student, teacher, bank, k, student_temp, teacher_temp, query_labels, bank_labels, normalize, direction
 ):  # fmt: skip
     dtype = _working(student, teacher, bank)
-    kl, student_lse, teacher_lse = (student.new_empty(student.shape[:-1], dtype=dtype) for _ in range(3))
+    kl = student.new_empty(student.shape[:-1], dtype=dtype)
+    student_lse, teacher_lse = (student.new_empty(student.shape[:-1], dtype=torch.float64) for _ in range(2))
     similarity = student.new_empty((*student.shape[:-1], k), dtype=dtype)
     index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
     return kl, student_lse, teacher_lse, _like(student, dtype, direction), similarity, index
@@ -225,8 +227,8 @@ _register(
 
 
 def _anatomical_contrast_fake(query, positive, bank, index, temp, normalize):
-    dtype = _working(query, positive, bank)
-    return query.new_empty(query.shape[:-1], dtype=dtype), query.new_empty(query.shape[:-1], dtype=dtype)
+    shape = query.shape[:-1]
+    return query.new_empty(shape, dtype=_working(query, positive, bank)), query.new_empty(shape, dtype=torch.float64)
 
 
 def _anatomical_contrast_save(ctx, inputs, output):

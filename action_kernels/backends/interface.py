@@ -2,7 +2,10 @@
 
 Shapes: G groups (1 for an ungrouped call), N queries, M bank rows, D features, k selected or drawn rows.
 Every floating tensor of a call lies on one device; float32, float16 or bfloat16 (the reference also takes float64).
-Accumulation, losses, log-sum-exps, similarities and gradients of a 16-bit input are float32 (float64 for float64 input).
+Accumulation, losses, similarities and gradients of a 16-bit input are float32 (float64 for float64 input).
+Log-sum-exps are always float64, a row's maximum plus the logarithm of its float32 sum: at a temperature of 0.01 they
+reach 100, and rounding them to float32 would put one common error into all probabilities of a row. Likewise the losses
+come from logits less their row's maximum. To subtract one in float32: (x - float(lse)) - float(lse - float(lse)).
 With ``normalize`` the rows are scaled to unit length inside the kernel (norms below 1e-12 count as 1e-12), and
 every gradient is the gradient of the *raw* row. Inputs may be non-contiguous. No kernel synchronises with the host.
 A backend never raises for user errors (``functional`` has checked everything) and never sees an empty N, M or G.
@@ -21,8 +24,8 @@ class ContrastResult(NamedTuple):
     """Result of one pass over the bank, row by row."""
 
     kl: Tensor  # [G, N] KL(p_t || p_s)
-    student_lse: Tensor  # [G, N] log-sum-exp of the student's similarity / student_temp
-    teacher_lse: Tensor  # [G, N] log-sum-exp of the teacher's similarity / teacher_temp
+    student_lse: Tensor  # [G, N] float64 log-sum-exp of the student's similarity / student_temp
+    teacher_lse: Tensor  # [G, N] float64 log-sum-exp of the teacher's similarity / teacher_temp
     direction: Tensor  # [G, N, D] d kl_i / d student_i; [0] when not wanted
     similarity: Tensor  # [G, N, k] student similarities of the selected rows, descending; -inf where none is left
     index: Tensor  # [G, N, k] int64 bank rows of the selection; -1 where none is left
@@ -133,7 +136,7 @@ class Backend(Protocol):
         temp: float,
         normalize: bool,
     ) -> tuple[Tensor, Tensor]:
-        """(loss, lse), both [G, N]: lse over the positive and the valid negatives of similarity / temp;
+        """(loss, lse), both [G, N], lse float64: lse over the positive and the valid negatives of similarity / temp;
         loss = lse - <query, positive> / temp. Never forms N x k x D."""
         ...
 

@@ -66,10 +66,8 @@ def action_contrast(
     student_similarity = _rows(student, normalize, dtype) @ bank_rows.mT
     student_logits = student_similarity / student_temp
     teacher_logits = _rows(teacher, normalize, dtype) @ bank_rows.mT / teacher_temp
-    student_lse = student_logits.logsumexp(-1)
-    teacher_lse = teacher_logits.logsumexp(-1)
-    log_ps = student_logits - student_lse.unsqueeze(-1)
-    log_pt = teacher_logits - teacher_lse.unsqueeze(-1)
+    log_ps, student_lse = _log_softmax(student_logits)
+    log_pt, teacher_lse = _log_softmax(teacher_logits)
     kl = (log_pt.exp() * (log_pt - log_ps)).sum(-1)
     if direction:
         grad = (log_ps.exp() - log_pt.exp()) @ bank_rows / student_temp
@@ -78,6 +76,18 @@ def action_contrast(
         slope = kl.new_empty(0)
     similarity, index = _largest(student_similarity, k, query_labels, bank_labels)
     return ContrastResult(kl, student_lse, teacher_lse, slope, similarity, index)
+
+
+def _log_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of every row and its log-sum-exp in float64."""
+    shift = logits.amax(-1, keepdim=True)
+    log_sum = (logits - shift).exp().sum(-1, keepdim=True).log()
+    return logits - shift - log_sum, (shift.double() + log_sum).squeeze(-1)
+
+
+def _log_probability(logits: Tensor, lse: Tensor) -> Tensor:
+    """logits - lse without rounding lse, an error that all of a row's probabilities would share."""
+    return (logits.double() - lse.unsqueeze(-1)).to(logits.dtype)
 
 
 def contrast_bank_gradient(
@@ -96,8 +106,8 @@ def contrast_bank_gradient(
     bank_rows = _rows(bank, normalize, dtype)
     student_rows = _rows(student, normalize, dtype)
     teacher_rows = _rows(teacher, normalize, dtype)
-    log_ps = student_rows @ bank_rows.mT / student_temp - student_lse.unsqueeze(-1)
-    log_pt = teacher_rows @ bank_rows.mT / teacher_temp - teacher_lse.unsqueeze(-1)
+    log_ps = _log_probability(student_rows @ bank_rows.mT / student_temp, student_lse)
+    log_pt = _log_probability(teacher_rows @ bank_rows.mT / teacher_temp, teacher_lse)
     upstream = grad_kl.unsqueeze(-1)
     student_weight = upstream * (log_ps.exp() - log_pt.exp()) / student_temp
     teacher_weight = upstream * log_pt.exp() * (log_pt - log_ps - kl.unsqueeze(-1)) / teacher_temp
@@ -112,6 +122,9 @@ def _largest(
     similarity: Tensor, k: int, query_labels: Tensor | None, bank_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The k largest eligible similarities of each row, descending, and their columns; ties to the lower column."""
+    if k == 0:
+        none = similarity.new_empty(*similarity.shape[:-1], 0)
+        return none, none.long()
     eligible = ~similarity.isnan()
     if query_labels is not None and bank_labels is not None:
         other_class = query_labels.unsqueeze(-1) != bank_labels.unsqueeze(-2)
@@ -248,8 +261,8 @@ def anatomical_contrast(
     positive_logit, bank_logits = _contrast_logits(query, positive, bank, temp, normalize)
     valid = (index >= 0) & (index < bank.shape[-2])
     negative_logits = bank_logits.gather(-1, torch.where(valid, index, 0)).masked_fill(~valid, -torch.inf)
-    lse = torch.cat([positive_logit.unsqueeze(-1), negative_logits], dim=-1).logsumexp(-1)
-    return lse - positive_logit, lse
+    log_probability, lse = _log_softmax(torch.cat([positive_logit.unsqueeze(-1), negative_logits], dim=-1))
+    return -log_probability[..., 0], lse
 
 
 def anatomical_contrast_gradient(
@@ -268,9 +281,9 @@ def anatomical_contrast_gradient(
     positive_logit, bank_logits = _contrast_logits(query, positive, bank, temp, normalize)
     # d loss / d similarity: (p - 1) / temp for the positive, p / temp for a negative, as often as it was drawn.
     slope = grad_loss / temp
-    positive_weight = (slope * ((positive_logit - lse).exp() - 1.0)).unsqueeze(-1)
+    positive_weight = slope.unsqueeze(-1) * _log_probability(positive_logit.unsqueeze(-1), lse).expm1()
     draws = _scatter(torch.ones_like(index, dtype=slope.dtype), index, bank.shape[-2])
-    probability = (bank_logits - lse.unsqueeze(-1)).exp()
+    probability = _log_probability(bank_logits, lse).exp()
     weight = torch.where(draws > 0, draws * probability * slope.unsqueeze(-1), 0.0)
 
     grad_query, grad_positive, grad_bank = slope.new_empty(0), slope.new_empty(0), slope.new_empty(0)
