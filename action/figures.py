@@ -44,7 +44,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         upper.set_yscale("log")
     upper.set_ylabel("loss")
 
-    for name, color in zip(dice, _colors(len(dice)), strict=True):
+    classes = sorted(dice, key="val_dice".__eq__)  # the mean last: classes have the same colours as in the overlays
+    for name, color in zip(classes, _colors(len(classes)), strict=True):
         there = np.isfinite(dice[name])
         overall = name == "val_dice"
         label = "mean" if overall else name.removeprefix("val_dice_")

@@ -87,7 +87,7 @@ class Scene:
         self.lumps = rng.random(12).tolist()
         self.sway = rng.normal(0, 0.9, (2, slices, 1, 1)).astype(np.float32)  # breath-holds differ between slices
         self.warp = [smooth_noise(rng, shape, 14) * 2.2 for _ in range(2)]
-        self.vessels, self.trabecular, self.organs = (smooth_noise(rng, shape, width) for width in (0.8, 0.8, 2.0))
+        self.vessels, self.trabecular, self.organs = (smooth_noise(rng, shape, width) for width in (0.9, 1.1, 4.0))
 
     def label(self) -> np.ndarray:
         """Class indices uint8 [Z, Y, X] at the voxel centres."""
