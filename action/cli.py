@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from action.config import TrainConfig
 from action.errors import InputError
+from action.files import write_aside
 
 
 class Parser(ArgumentParser):
@@ -37,7 +38,9 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 def config_parser(prog: str, description: str) -> Parser:
     """Parser of a :class:`TrainConfig`: YAML file (``--config``), then overrides by flag."""
     parser = Parser(prog=prog, description=description)
-    parser.add_argument("--config", action="config", help="YAML file with any of these settings, e.g. configs/acdc-3.yaml")
+    parser.add_argument(
+        "--config", action="config", help="YAML file with any of these settings, e.g. configs/acdc-3.yaml"
+    )
     parser.add_class_arguments(TrainConfig)
     return parser
 
@@ -66,14 +69,12 @@ def save_config(config: TrainConfig, path: Path) -> None:
     arguments = parser.get_defaults()
     for name in TrainConfig.__dataclass_fields__:
         arguments[name] = getattr(config, name)
-    from action.files import write_aside
-
     with write_aside(path) as aside:
         aside.write_text(parser.dump(arguments), encoding="utf-8")
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" takes a GPU where there is one.
+    """ "auto" takes a GPU where there is one.
 
     Raises:
         InputError: no such device here.

@@ -76,9 +76,7 @@ def load_data(config: TrainConfig) -> LoadedData:
     dataset, split = open_split(config)
     # Labels of unlabelled patients are not even read: what is not read cannot leak.
     hidden = set(split.unlabeled)
-    wanted = [
-        dataclasses.replace(case, label=None) if case.patient in hidden else case for case in dataset.cases
-    ]
+    wanted = [dataclasses.replace(case, label=None) if case.patient in hidden else case for case in dataset.cases]
     if config.method == "supervised":
         wanted = [case for case in wanted if case.patient not in hidden]
     loaded = load_cases(
@@ -88,9 +86,7 @@ def load_data(config: TrainConfig) -> LoadedData:
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:
         return [case for case in loaded if case.patient in set(patients)]
 
-    return LoadedData(
-        dataset, split, of(split.labeled), of(split.unlabeled), of(split.validation), of(split.test)
-    )
+    return LoadedData(dataset, split, of(split.labeled), of(split.unlabeled), of(split.validation), of(split.test))
 
 
 def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:

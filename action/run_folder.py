@@ -75,7 +75,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} is not a readable checkpoint ({type(error).__name__}): train the run again") from error
+        raise InputError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}): train the run again"
+        ) from error
 
 
 class StepLog:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.config import TrainConfig

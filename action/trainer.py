@@ -117,7 +117,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self.optimizer.step()
-        self.learner.update_teacher()
+        self.learner.update_teacher(self.step)
         stage.finish_step(self.learner)
         return {"lr": lr, **{name: float(value) for name, value in losses.items()}}
 

@@ -58,9 +58,14 @@ class Learner(nn.Module):
         self.teacher.eval()  # the averaged batch statistics are the teacher's own
         return self
 
-    def update_teacher(self) -> None:
-        """One step of the moving average, after each step of the optimiser."""
-        update_teacher(self.teacher, self.student, self.teacher_momentum)
+    def update_teacher(self, step: int) -> None:
+        """One step of the moving average, after update ``step`` (from 0, over all stages) of the optimiser.
+
+        The momentum grows to its final value, min(m, (1 + t) / (10 + t)): with the full momentum from the start the
+        average would still be mostly the random initialisation when a short run first asks it for targets.
+        """
+        momentum = min(self.teacher_momentum, (1 + step) / (10 + step))
+        update_teacher(self.teacher, self.student, momentum)
 
 
 def _positions(size: Sequence[int], window: int, stride: int) -> int:

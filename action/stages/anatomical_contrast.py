@@ -120,17 +120,15 @@ class AnatomicalContrast:
         else:
             bank, bank_labels = key_rows, key_labels
         if config.selection == "hardest":
-            index = hard_negatives(
+            _, index = hard_negatives(
                 query.detach(), bank, config.negatives, query_labels=query_labels, bank_labels=bank_labels
-            ).index
+            )
         else:
             relation = (positives @ positives.T / config.temp).exp() * present  # [C, C]
             index = relation_negatives(
                 query_labels, bank_labels, relation, config.negatives, seed=int(rng.integers(2**63))
             )
-        loss = anatomical_contrast(
-            query, positives[query_labels], bank, index, temp=config.temp, reduction="none"
-        )
+        loss = anatomical_contrast(query, positives[query_labels], bank, index, temp=config.temp, reduction="none")
         queries_of_class = torch.bincount(query_labels, minlength=classes)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
         return (loss * weight[query_labels]).sum()
@@ -139,9 +137,7 @@ class AnatomicalContrast:
         learner.pixel_bank.push(self._keys, self._key_labels)
 
 
-def sample_pixels(
-    pixel_class: Tensor, classes: int, count: int, generator: torch.Generator
-) -> tuple[Pixels, Tensor]:
+def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:
     """At most ``count`` random pixels of each class without repetition.
 
     Args:

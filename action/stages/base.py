@@ -73,9 +73,7 @@ def distillation_batch(
 ) -> dict[str, Tensor]:
     """Both views of the labelled slices followed by the unlabelled ones, and the labels of the strong view."""
     weak, strong = two_views(data.labeled, step * labeled, labeled, data.augmentation, rng)
-    other_weak, other_strong = two_views(
-        data.unlabeled_or_labeled, step * unlabeled, unlabeled, data.augmentation, rng
-    )
+    other_weak, other_strong = two_views(data.unlabeled_or_labeled, step * unlabeled, unlabeled, data.augmentation, rng)
     return {
         "weak": torch.cat([weak["image"], other_weak["image"]]),
         "strong": torch.cat([strong["image"], other_strong["image"]]),

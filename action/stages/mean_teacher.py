@@ -33,9 +33,7 @@ class MeanTeacher:
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         count = self._config.unlabeled
-        _, labeled = two_views(
-            data.labeled, step * self._config.labeled, self._config.labeled, data.augmentation, rng
-        )
+        _, labeled = two_views(data.labeled, step * self._config.labeled, self._config.labeled, data.augmentation, rng)
         pool = data.unlabeled_or_labeled
         weak = each(data.augmentation.weak, {"image": pool.batch(step * count, count)["image"]}, rng)
         student = each(data.augmentation.intensity, weak, rng)
