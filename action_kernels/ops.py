@@ -17,6 +17,8 @@ from .backends import chosen, pinned, select
 
 _LIBRARY = torch.library.Library("action_kernels", "DEF")
 
+_ROWS = ("student", "teacher", "query", "positive", "bank")  # arguments whose dtypes the backend must take
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -31,7 +33,8 @@ def _register(
 
     def run(*args: Any) -> Any:
         device_type = args[0].device.type
-        dtypes = tuple(x.dtype for x in args if isinstance(x, Tensor) and x.is_floating_point())
+        rows = (x for x in args if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 3)
+        dtypes = tuple(x.dtype for x in rows)  # not of log-sum-exps, which are always float64
         kernel = getattr(select(device_type, dtypes), name)
         if torch.is_autocast_enabled(device_type):  # the kernel has been given its dtypes: no recasting inside
             with torch.autocast(device_type, enabled=False):

@@ -175,16 +175,17 @@ def _scatter(values: Tensor, index: Tensor, columns: int) -> Tensor:
 
 def _query_gradient(weight: Tensor, query: Tensor, bank: Tensor, normalize: bool) -> Tensor:
     """Gradient in the raw queries of sum(weight * similarity)."""
-    unused = (weight == 0).all(-2).unsqueeze(-1)  # such a row may hold anything, and 0 * NaN is NaN
-    bank_rows = _rows(bank, normalize, weight.dtype).masked_fill(unused, 0.0)
-    return _raw_gradient(weight @ bank_rows, query, normalize)
+    return _raw_gradient(weight @ _without_nan(_rows(bank, normalize, weight.dtype)), query, normalize)
 
 
 def _bank_gradient(weight: Tensor, query: Tensor, bank: Tensor, normalize: bool) -> Tensor:
     """Gradient in the raw bank rows of sum(weight * similarity)."""
-    unused = (weight == 0).all(-1).unsqueeze(-1)
-    query_rows = _rows(query, normalize, weight.dtype).masked_fill(unused, 0.0)
-    return _raw_gradient(weight.mT @ query_rows, bank, normalize)
+    return _raw_gradient(weight.mT @ _without_nan(_rows(query, normalize, weight.dtype)), bank, normalize)
+
+
+def _without_nan(rows: Tensor) -> Tensor:
+    """Rows with a NaN as zero. Where one counts its weight is NaN already; elsewhere 0 * NaN would spread it."""
+    return rows.masked_fill(rows.isnan().any(-1, keepdim=True), 0.0)
 
 
 # ------------------------------------------------------------------------------------------------- relation draws
@@ -288,9 +289,8 @@ def anatomical_contrast_gradient(
 
     grad_query, grad_positive, grad_bank = slope.new_empty(0), slope.new_empty(0), slope.new_empty(0)
     if query_gradient:
-        unused = (draws == 0).all(-2).unsqueeze(-1)
-        bank_rows = _rows(bank, normalize, weight.dtype).masked_fill(unused, 0.0)
-        grad = positive_weight * _rows(positive, normalize, weight.dtype) + weight @ bank_rows
+        toward_positive = positive_weight * _rows(positive, normalize, weight.dtype)
+        grad = toward_positive + weight @ _without_nan(_rows(bank, normalize, weight.dtype))
         grad_query = _raw_gradient(grad, query, normalize)
     if positive_gradient:
         grad = positive_weight * _rows(query, normalize, weight.dtype)
