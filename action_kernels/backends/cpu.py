@@ -103,7 +103,8 @@ def action_contrast(
     direction: bool,
 ) -> ContrastResult:
     groups, queries, features = student.shape
-    kl, student_lse, teacher_lse = (torch.empty(groups, queries) for _ in range(3))
+    kl = torch.empty(groups, queries)
+    student_lse, teacher_lse = (torch.empty(groups, queries, dtype=torch.float64) for _ in range(2))
     gradient = torch.empty((groups, queries, features) if direction else 0)
     similarity = torch.empty(groups, queries, k)
     index = torch.empty(groups, queries, k, dtype=torch.int64)
@@ -255,7 +256,8 @@ def anatomical_contrast(
     temp: float,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    loss, lse = torch.empty(query.shape[:2]), torch.empty(query.shape[:2])
+    loss = torch.empty(query.shape[:2])
+    lse = torch.empty(query.shape[:2], dtype=torch.float64)
     index = index.contiguous()
     _native.gather(
         _shape(query, bank),

@@ -1,0 +1,20 @@
+// The choice of instruction set at run time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace action {
+
+// Variants that were compiled and that this processor runs, best first.
+const std::vector<const Kernels*>& variants();
+
+// The variant in use: the best one, until another is chosen.
+const Kernels& kernels();
+
+// Chooses a variant by name; throws std::invalid_argument for one that is not in variants().
+void use_variant(const std::string& name);
+
+}  // namespace action

@@ -1,0 +1,114 @@
+// Rows of a strided float32, float16 or bfloat16 matrix as float32.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace action::ACTION_ISA {
+
+// The rows of one group.
+struct Rows {
+  const char* data;
+  Dtype dtype;
+  int64_t row_stride, col_stride;  // elements
+  int64_t features;
+
+  const char* row(int64_t i) const { return data + i * row_stride * (dtype == Dtype::float32 ? 4 : 2); }
+  // Float32 rows that can be read where they lie.
+  bool direct() const {
+    return dtype == Dtype::float32 && (col_stride == 1 || features == 1) && reinterpret_cast<uintptr_t>(data) % 4 == 0;
+  }
+};
+
+inline Rows group_rows(const Matrix& m, int64_t group, int64_t features) {
+  int64_t size = m.dtype == Dtype::float32 ? 4 : 2;
+  return {static_cast<const char*>(m.data) + group * m.group_stride * size, m.dtype, m.row_stride, m.col_stride, features};
+}
+
+inline float element(const char* row, Dtype dtype, int64_t offset) {
+  if (dtype == Dtype::float32) {
+    float value;
+    std::memcpy(&value, row + 4 * offset, 4);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, row + 2 * offset, 2);
+  return dtype == Dtype::float16 ? half_to_float(bits) : bfloat_to_float(bits);
+}
+
+// Row i as float32, D values.
+inline void read_row(const Rows& rows, int64_t i, float* out) {
+  const char* row = rows.row(i);
+  const int64_t features = rows.features;
+  int64_t d = 0;
+  if (rows.direct()) {
+    std::memcpy(out, row, 4 * features);
+    return;
+  }
+  if (rows.col_stride == 1 && rows.dtype != Dtype::float32) {
+    const uint16_t* bits = reinterpret_cast<const uint16_t*>(row);
+    if (reinterpret_cast<uintptr_t>(bits) % 2 == 0) {
+      if (rows.dtype == Dtype::float16) {
+        for (; d + kWidth <= features; d += kWidth) store(out + d, load_half(bits + d));
+      } else {
+        for (; d + kWidth <= features; d += kWidth) store(out + d, load_bfloat(bits + d));
+      }
+    }
+  }
+  for (; d < features; ++d) out[d] = element(row, rows.dtype, d * rows.col_stride);
+}
+
+// The row itself where it can be read in place, else its copy in `buffer`.
+inline const float* view_row(const Rows& rows, int64_t i, float* buffer) {
+  if (rows.direct()) return reinterpret_cast<const float*>(rows.row(i));
+  read_row(rows, i, buffer);
+  return buffer;
+}
+
+inline float dot(const float* x, const float* y, int64_t n) {
+  vf a0{}, a1{}, a2{}, a3{};
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    a0 += load(x + i) * load(y + i);
+    a1 += load(x + i + kWidth) * load(y + i + kWidth);
+    a2 += load(x + i + 2 * kWidth) * load(y + i + 2 * kWidth);
+    a3 += load(x + i + 3 * kWidth) * load(y + i + 3 * kWidth);
+  }
+  for (; i + kWidth <= n; i += kWidth) a0 += load(x + i) * load(y + i);
+  float total = sum((a0 + a1) + (a2 + a3));
+  for (; i < n; ++i) total += x[i] * y[i];
+  return total;
+}
+
+// y += a * x
+inline void axpy(float a, const float* x, float* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(y + i, load(y + i) + set1(a) * load(x + i));
+  for (; i < n; ++i) y[i] += a * x[i];
+}
+
+constexpr float kSmallestNorm = 1e-12f;
+
+// 1 / |x|, a smaller norm counting as kSmallestNorm. NaN stays NaN.
+inline float inverse_norm(float squared) {
+  float norm = std::sqrt(squared);
+  return 1.0f / (norm < kSmallestNorm ? kSmallestNorm : norm);
+}
+
+// Whether a unit row's own direction is free: false where the smallest norm took the place of the norm.
+inline bool norm_counts(float inverse) { return !(inverse >= 1.0f / kSmallestNorm); }
+
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+// A log-sum-exp as a score near it and a small rest: log2 of a probability is (s - score) log2(e) / temp + rest, in
+// which nothing large is rounded.
+struct Reference {
+  float score, rest;
+  Reference(double lse, double temp)
+      : score(static_cast<float>(lse * temp)), rest(static_cast<float>((score / temp - lse) * kLog2e)) {}
+};
+
+}  // namespace action::ACTION_ISA

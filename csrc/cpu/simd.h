@@ -1,0 +1,169 @@
+// One vector of float32 in the instruction set that this translation unit is compiled for.
+//
+// Arithmetic uses the compilers' vector extensions (GCC, Clang), so that the same source serves every instruction set;
+// intrinsics appear only where the extensions have no word. ACTION_ISA names the namespace, so that no inline function
+// of one instruction set can be linked into another.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef ACTION_ISA
+#error "compile with -DACTION_ISA=<name>"
+#endif
+
+namespace action::ACTION_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+constexpr int kBlock = 12;  // rows of a register block: kBlock x 2 accumulators, 2 operands and a broadcast fit the registers
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+constexpr int kBlock = 6;
+#else
+constexpr int kWidth = 4;
+constexpr int kBlock = 6;
+#endif
+
+using vf = float __attribute__((vector_size(4 * kWidth)));
+using vi = int32_t __attribute__((vector_size(4 * kWidth)));
+using vf_unaligned = float __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+using vi_unaligned = int32_t __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+
+inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+inline vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
+
+inline vf set1(float x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (vf)_mm256_set1_ps(x);
+#else
+  return vf{x, x, x, x};
+#endif
+}
+
+inline vi set1(int32_t x) { return vi{} + x; }
+
+// The larger lane by lane; NaN in `x` stays NaN, NaN in `floor` gives x.
+inline vf max(vf floor, vf x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_max_ps((__m512)floor, (__m512)x);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)floor, (__m256)x);
+#else
+  return floor > x ? floor : x;
+#endif
+}
+
+// x itself, but as a value of its own that no compiler may fuse into a multiply-add.
+inline vf rounded(vf x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
+inline float sum(vf x) {
+  float total = 0;
+  for (int i = 0; i < kWidth; ++i) total += x[i];
+  return total;
+}
+
+// Bit i is set where lane i of a comparison holds.
+inline uint32_t lanes_above(vf x, vf bound) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, _CMP_GT_OQ));
+#else
+  vi hit = x > bound;
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
+  return bits;
+#endif
+}
+
+inline uint32_t lanes_equal(vi x, vi y) {
+#if defined(__AVX512F__)
+  return _mm512_cmpeq_epi32_mask((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps((__m256)(x == y));
+#else
+  vi hit = x == y;
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
+  return bits;
+#endif
+}
+
+// 2**x for x <= 127, relative error below 1.2e-7; 0 from 2**-126.5 down (and at -inf), NaN at NaN.
+// 2**x = 2**n * 2**f with n the nearest integer and |f| <= 1/2; the polynomial is 2**f's minimax fit of degree 6.
+inline vf exp2(vf x) {
+  x = max(set1(-127.0f), x);
+  const vf shift = set1(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, kept in the low bits
+  vf nearest = x + shift;
+  vf f = x - (nearest - shift);
+  vi n = (vi)nearest - (vi)shift;
+  vf y = set1(1.5353362e-4f);
+  y = y * f + set1(1.3398875e-3f);
+  y = y * f + set1(9.6184369e-3f);
+  y = y * f + set1(5.5503324e-2f);
+  y = y * f + set1(2.4022648e-1f);
+  y = y * f + set1(6.9314718e-1f);
+  y = y * f + set1(1.0f);
+  vf scale = (vf)((n + 127) << 23);  // n = -127 gives the bits of 0
+  return y * scale;
+}
+
+inline float half_to_float(uint16_t h) {
+  // Shift exponent and mantissa into place, then scale by 2**112 to move the bias (subnormals come out right as well).
+  uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
+  float value, factor = 5.192296858534828e+33f;
+  std::memcpy(&value, &bits, 4);
+  value *= factor;
+  uint32_t out;
+  std::memcpy(&out, &value, 4);
+  if ((h & 0x7c00) == 0x7c00) out = 0x7f800000u | ((uint32_t)(h & 0x3ff) << 13);
+  out |= (uint32_t)(h & 0x8000) << 16;
+  std::memcpy(&value, &out, 4);
+  return value;
+}
+
+inline float bfloat_to_float(uint16_t b) {
+  uint32_t bits = (uint32_t)b << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline vf load_half(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  return vf{half_to_float(p[0]), half_to_float(p[1]), half_to_float(p[2]), half_to_float(p[3])};
+#endif
+}
+
+inline vf load_bfloat(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#elif defined(__AVX2__)
+  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
+  return vf{bfloat_to_float(p[0]), bfloat_to_float(p[1]), bfloat_to_float(p[2]), bfloat_to_float(p[3])};
+#endif
+}
+
+}  // namespace action::ACTION_ISA

@@ -1,0 +1,155 @@
+// The matrix products. A *panel* holds kWidth * NV rows of one side transposed, so that a vector's lanes are rows; the
+// other side is *streamed* row by row where it lies. Scores of a tile come out as [stream row][panel lane], the layout
+// in which every softmax is lane by lane, and weights of that layout go straight into the product back to features.
+#pragma once
+
+#include "rows.h"
+
+namespace action::ACTION_ISA {
+
+template <int NV>
+constexpr int kLanes = NV * kWidth;
+
+// Stream rows (or features) of one register block.
+template <int NV>
+constexpr int kRows = 2 * kBlock / NV;
+
+// Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane], scaled to unit length if asked.
+// `inverse` gets 1 / norm per lane, or 1. `row` holds D floats.
+template <int NV>
+inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool normalize, float* row, float* panel,
+                       float* inverse) {
+  constexpr int L = kLanes<NV>;
+  const int64_t features = rows.features;
+  if (count < L) std::memset(panel, 0, sizeof(float) * L * features);
+  for (int lane = 0; lane < L; ++lane) inverse[lane] = 1.0f;
+  for (int lane = 0; lane < count; ++lane) {
+    const float* x = view_row(rows, first + lane, row);
+    float scale = normalize ? inverse_norm(dot(x, x, features)) : 1.0f;
+    inverse[lane] = scale;
+    for (int64_t d = 0; d < features; ++d) panel[d * L + lane] = x[d] * scale;
+  }
+}
+
+// A tile of stream rows as float32 with unit column stride.
+struct Stream {
+  const float* data;
+  int64_t stride;
+};
+
+inline Stream open_stream(const Rows& rows, int64_t first, int64_t count, float* buffer) {
+  if (rows.direct()) return {reinterpret_cast<const float*>(rows.row(first)), rows.row_stride};
+  for (int64_t i = 0; i < count; ++i) read_row(rows, first + i, buffer + i * rows.features);
+  return {buffer, rows.features};
+}
+
+template <int R, int NV>
+inline void score_block(const float* rows, int64_t stride, const float* panel, int64_t features, const float* scale,
+                        float* out, int64_t out_stride) {
+  vf acc[R][NV] = {};
+  for (int64_t d = 0; d < features; ++d) {
+    vf b[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) b[v] = load(panel + d * kLanes<NV> + v * kWidth);
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r) {
+      vf a = set1(rows[r * stride + d]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[r][v] += a * b[v];
+    }
+  }
+#pragma GCC unroll 24
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v)
+      store(out + r * out_stride + v * kWidth, scale ? acc[r][v] * set1(scale[r]) : acc[r][v]);
+}
+
+// out[j][lane] = <stream row j, panel row lane> * scale[j] (scale may be null).
+template <int NV>
+void score(Stream rows, int64_t count, const float* panel, int64_t features, const float* scale, float* out,
+           int64_t out_stride) {
+  int64_t j = 0;
+  auto block = [&](auto kernel, int64_t n) {
+    kernel(rows.data + j * rows.stride, rows.stride, panel, features, scale ? scale + j : nullptr, out + j * out_stride,
+           out_stride);
+    j += n;
+  };
+  while (j + kRows<NV> <= count) block(score_block<kRows<NV>, NV>, kRows<NV>);
+  while (kRows<NV> > 8 && j + 8 <= count) block(score_block<8, NV>, 8);
+  if (j + 4 <= count) block(score_block<4, NV>, 4);
+  if (j + 2 <= count) block(score_block<2, NV>, 2);
+  if (j < count) block(score_block<1, NV>, 1);
+}
+
+template <int C, int NV>
+inline void accumulate_block(const float* rows, int64_t stride, int64_t count, const float* weights,
+                             int64_t weight_stride, float* out) {
+  vf acc[C][NV] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    vf w[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) w[v] = load(weights + j * weight_stride + v * kWidth);
+#pragma GCC unroll 24
+    for (int c = 0; c < C; ++c) {
+      vf a = set1(rows[j * stride + c]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[c][v] += a * w[v];
+    }
+  }
+#pragma GCC unroll 24
+  for (int c = 0; c < C; ++c)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      float* p = out + c * kLanes<NV> + v * kWidth;
+      store(p, load(p) + acc[c][v]);
+    }
+}
+
+// out[d][lane] += sum_j weights[j][lane] * stream row j [d]; a tile's sum is added whole, which keeps long sums accurate.
+template <int NV>
+void accumulate(Stream rows, int64_t count, const float* weights, int64_t weight_stride, int64_t features, float* out) {
+  int64_t d = 0;
+  auto block = [&](auto kernel, int64_t n) {
+    kernel(rows.data + d, rows.stride, count, weights, weight_stride, out + d * kLanes<NV>);
+    d += n;
+  };
+  while (d + kRows<NV> <= features) block(accumulate_block<kRows<NV>, NV>, kRows<NV>);
+  while (kRows<NV> > 8 && d + 8 <= features) block(accumulate_block<8, NV>, 8);
+  if (d + 4 <= features) block(accumulate_block<4, NV>, 4);
+  if (d + 2 <= features) block(accumulate_block<2, NV>, 2);
+  if (d < features) block(accumulate_block<1, NV>, 1);
+}
+
+// Gradient in raw rows from the gradient in unit rows: (g - x <x, g>) / |x|; written to rows first .. first + count of
+// grad [rows, D].
+template <int NV>
+inline void unpack_gradient(const float* out, const float* panel, const float* inverse, bool normalize,
+                            int64_t features, int64_t first, int64_t count, float* grad) {
+  constexpr int L = kLanes<NV>;
+  alignas(64) float along[L] = {};
+  if (normalize) {
+    for (int v = 0; v < NV; ++v) {
+      vf total{};
+      for (int64_t d = 0; d < features; ++d)
+        total += load(out + d * L + v * kWidth) * load(panel + d * L + v * kWidth);
+      store(along + v * kWidth, total);
+    }
+    for (int lane = 0; lane < L; ++lane)
+      if (!norm_counts(inverse[lane])) along[lane] = 0;
+  }
+  for (int lane = 0; lane < count; ++lane) {
+    float* row = grad + (first + lane) * features;
+    for (int64_t d = 0; d < features; ++d)
+      row[d] = (out[d * L + lane] - along[lane] * panel[d * L + lane]) * inverse[lane];
+  }
+}
+
+// Stream rows of a tile: few enough that a tile stays in the second-level cache, a multiple of the register block.
+inline int64_t tile_rows(int64_t features, int64_t available) {
+  int64_t rows = 32768 / (features > 0 ? features : 1) / kBlock * kBlock;
+  rows = rows > 120 ? 120 : rows < kBlock ? kBlock : rows;
+  return rows < available ? rows : available;
+}
+
+}  // namespace action::ACTION_ISA
