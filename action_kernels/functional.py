@@ -1,9 +1,9 @@
 """The public operators: they check their arguments, say what is wrong, and call the registered op.
 
-Shapes: N queries, M bank rows, D features, C classes. Every function takes ungrouped inputs ([N, D], [M, D], labels [N])
-or, with a leading dimension G, one bank per group ([G, N, D], [G, M, D], labels [G, N]). Floating inputs are float16,
-bfloat16, float32 or float64 and may differ in dtype; results are float32, or float64 if any input is. Gradients come in
-the dtype of their input. Autocast changes nothing: the operators run in the dtypes given and accumulate in float32.
+Shapes: N queries, M bank rows, D features, C classes. Every function takes ungrouped inputs ([N, D], [M, D], labels
+[N]) or, with a leading dimension G, one bank per group ([G, N, D], [G, M, D], labels [G, N]). Floating inputs are
+float16, bfloat16, float32 or float64 and may differ in dtype; results are float32, or float64 if any input is.
+Gradients come in the dtype of their input. Autocast changes nothing: the operators run in the dtypes given and accumulate in float32.
 Double backward raises. Values are never inspected, so nothing synchronises with a GPU.
 
 Source of the losses: You et al., "Bootstrapping Semi-supervised Medical Image Segmentation with Anatomical-Aware
@@ -126,8 +126,8 @@ def hard_negatives(
         bank: [(G,) M, D], differentiable.
         k: rows per query, >= 1; may exceed M.
         query_labels: [(G,) N] integers. Without labels every bank row may be selected.
-        bank_labels: [(G,) M] integers; given together with ``query_labels``. Rows of the query's own class and rows with
-            a negative label are not selected.
+        bank_labels: [(G,) M] integers; given together with ``query_labels``. Rows of the query's own class and rows
+            with a negative label are not selected.
         normalize: scale every row to unit length first, so that similarities are cosines.
 
     Returns:

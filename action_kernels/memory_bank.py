@@ -13,8 +13,8 @@ class MemoryBank(nn.Module):
 
     The buffer follows the module's device; its fill level is a Python integer, so neither pushing nor reading waits
     for a GPU. Rows are stored detached, as the paper's setting has it, and never share memory with what was pushed.
-    :attr:`rows` and :attr:`labels` are views: a push overwrites them in place, so push after the backward pass of a loss
-    that keeps the bank (``action_contrast``, ``anatomical_contrast``); autograd refuses otherwise.
+    :attr:`rows` and :attr:`labels` are views: a push overwrites them in place, so push after the backward pass of a
+    loss that keeps the bank (``action_contrast``, ``anatomical_contrast``); autograd refuses otherwise.
 
     ``state_dict`` holds the rows, the labels and the fill level. As for any container, an empty bank is false.
 

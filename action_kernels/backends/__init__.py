@@ -59,9 +59,9 @@ def _named(name: str, source: str) -> Backend:
 def use_backend(name: str | None) -> Iterator[None]:
     """Run the operators called inside the ``with`` block on the backend ``name``.
 
-    The choice belongs to the current thread (or asynchronous task); a backward pass runs on its forward's choice. ``None``
-    returns to the default: the environment variable ``ACTION_KERNELS_BACKEND`` if set, otherwise by device and dtype.
-    A graph from ``torch.compile`` follows the choice in force when it runs.
+    The choice belongs to the current thread (or asynchronous task); a backward pass runs on its forward's choice.
+    ``None`` returns to the default: the environment variable ``ACTION_KERNELS_BACKEND`` if set, otherwise by device
+    and dtype. A graph from ``torch.compile`` follows the choice in force when it runs.
 
     Raises:
         ValueError: no backend has this name.

@@ -75,7 +75,7 @@ class Backend(Protocol):
         teacher_temp: float,
         normalize: bool,
     ) -> Tensor:
-        """Gradient [G, M, D] of ``sum(grad_kl * kl)`` in the bank, through the student's and the teacher's similarities.
+        """Gradient [G, M, D] of ``sum(grad_kl * kl)`` in the bank, through the student's and teacher's similarities.
 
         d kl_i / d s_ij = (p_s(j) - p_t(j)) / student_temp
         d kl_i / d t_ij = p_t(j) * (log p_t(j) - log p_s(j) - kl_i) / teacher_temp
@@ -122,8 +122,8 @@ class Backend(Protocol):
         """Index [G, N, k] of drawn bank rows, -1 where no class can be drawn.
 
         Philox4x32-10 with key (seed & 0xffffffff, seed >> 32) and counter (draw, query, group, 0) gives words w0..w3.
-        T = thresholds[g, c, C-1]; class v = the first with thresholds[g, c, v] > (w0 * T) >> 32; with n rows of class v,
-        row = rows[g, class_start[g, v] + ((w1 * n) >> 32)]. T == 0 gives -1. T < 2**31, so that products fit 64 bits.
+        T = thresholds[g, c, C-1]; class v = the first with thresholds[g, c, v] > (w0 * T) >> 32; with n rows of class
+        v, row = rows[g, class_start[g, v] + ((w1 * n) >> 32)]. T == 0 gives -1. T < 2**31: products fit 64 bits.
         """
         ...
 

@@ -142,17 +142,24 @@ def errors(result: Tensor, exact: Tensor) -> tuple[float, float]:
 
 
 def assert_as_good_as_plain(
-    ours: Sequence[Tensor], plain: Sequence[Tensor], exact: Sequence[Tensor], temp: float = 1.0, similarity: float = 1.0
+    ours: Sequence[Tensor],
+    plain: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    temp: float = 1.0,
+    similarity: float = 1.0,
+    terms: int = 16,
 ) -> None:
     """Each of our tensors is as near to float64 as plain PyTorch, up to a few roundings.
 
-    One float32 rounding of a ``similarity`` (1 between unit vectors) is worth eps / ``temp`` in every probability; a long
-    float32 sum takes two; the last one is that of the tensor's own dtype.
+    One float32 rounding of a ``similarity`` (1 between unit vectors) is worth eps / ``temp`` in every probability; a
+    float32 sum of n ``terms`` strays by sqrt(n) eps / 2; the last rounding is that to the tensor's own dtype.
     """
     for i, (result, rival, truth) in enumerate(zip(ours, plain, exact, strict=True)):
         assert truth.dtype == torch.float64
         assert result.shape == truth.shape
-        tolerance = torch.finfo(torch.float32).eps * (similarity / temp + 2) + torch.finfo(result.dtype).eps / 2
+        tolerance = (
+            torch.finfo(torch.float32).eps * (similarity / temp + terms**0.5 / 2) + torch.finfo(result.dtype).eps / 2
+        )
         for ours_error, plain_error in zip(errors(result, truth), errors(rival, truth), strict=True):
             assert ours_error <= plain_error + tolerance, (
                 f"tensor {i}: error {ours_error:.3g}, plain PyTorch {plain_error:.3g}, tolerance {tolerance:.3g}"

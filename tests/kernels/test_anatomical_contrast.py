@@ -47,7 +47,7 @@ def compare(
         similarity = formulas.similarities(rows[0].double(), rows[2].double(), False).abs().max().item()
         similarity = max(similarity, (rows[0] * rows[1]).double().sum(-1).abs().max().item())
     for dtype in rivals:
-        assert_as_good_as_plain(ours, plain(dtype), exact, temp, similarity)
+        assert_as_good_as_plain(ours, plain(dtype), exact, temp, similarity, terms=index.shape[1])
     return ours
 
 

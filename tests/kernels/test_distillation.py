@@ -38,7 +38,7 @@ def compare(
 ) -> list[Tensor]:
     """Value, student gradient and bank gradient of ours, held against plain PyTorch.
 
-    All start from the same rounded ``rows``: student, teacher, bank. Plain PyTorch runs in their dtype, or in ``rival``.
+    All start from the same rounded ``rows`` (student, teacher, bank). Plain PyTorch runs in their dtype or ``rival``.
     """
     upstream = torch.randn(rows[0].shape[:-1])
     results = []

@@ -59,7 +59,7 @@ def test_groups_draw_for_themselves(backend: str, device: str) -> None:
 
 
 def test_distribution(backend: str, device: str) -> None:
-    """Chi-squared: classes by the relation row, then every row of a class alike. The seed is fixed, so is the result."""
+    """Chi-squared: classes by the relation row, then every row of a class alike. The seed is fixed."""
     query_labels = torch.zeros(400, dtype=torch.int64)
     bank_labels = torch.tensor([0] * 5 + [1] * 10 + [2] * 30 + [3] * 15)
     relation = torch.tensor([[9.0, 0.5, 0.2, 0.3], *[[1.0] * 4] * 3])

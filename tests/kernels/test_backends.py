@@ -1,0 +1,174 @@
+"""The registry: states, choice by name, by environment, by device and dtype; fallback said once; the report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import action_kernels
+from action_kernels import contrastive_distillation, use_backend
+from action_kernels.backends import reference, select
+
+registry = sys.modules["action_kernels.backends"]
+ROWS = (torch.float32,) * 3
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A registry that has remembered nothing, and forgets this test."""
+    caches = (registry._load, registry._automatic, registry._say_fallback)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+    yield monkeypatch
+    for cache in caches:
+        cache.cache_clear()
+
+
+def register(fresh: pytest.MonkeyPatch, name: str, module: types.ModuleType | None, device: str = "cpu") -> None:
+    """Add a backend as a later one would be added: a module, a name, a place in the automatic choice."""
+    fresh.setattr(registry, "_NAMES", (*registry._NAMES, name))
+    fresh.setattr(registry, "_PREFERRED", {device: (name,)})
+    if module is not None:
+        fresh.setitem(sys.modules, f"{registry.__name__}.{name}", module)
+
+
+def fake_backend(unavailable: str | None = None, unsupported: str | None = None) -> types.ModuleType:
+    module = types.ModuleType("fake")
+    vars(module).update({name: getattr(reference, name) for name in vars(reference) if not name.startswith("__")})
+    module.unavailable = lambda: unavailable
+    module.supports = lambda device_type, dtypes: unsupported if torch.bfloat16 in dtypes else None
+    return module
+
+
+def test_states(fresh: pytest.MonkeyPatch) -> None:
+    register(fresh, "broken", None)
+    states = action_kernels.backends()
+    assert states["reference"] == "ready" and "cpu" in states
+    assert states["broken"].startswith("ModuleNotFoundError: ")
+
+
+def test_reference_is_always_there() -> None:
+    with use_backend("reference"):
+        assert select("cpu", (torch.float64,)) is reference
+        assert select("cuda", ROWS) is reference
+
+
+def test_unknown_names(fresh: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="use_backend names an unknown backend 'gpu'; the backends are reference, cpu"):
+        with use_backend("gpu"):
+            pass
+    fresh.setenv(registry.ENVIRONMENT_VARIABLE, "gpu")
+    with pytest.raises(ValueError, match="the environment variable ACTION_KERNELS_BACKEND names an unknown"):
+        select("cpu", ROWS)
+
+
+def test_a_named_backend_raises_with_its_reason(fresh: pytest.MonkeyPatch) -> None:
+    register(fresh, "other", fake_backend(unavailable="no such instruction"))
+    with pytest.raises(RuntimeError, match="'other' was asked for by use_backend but cannot run: no such instruction"):
+        with use_backend("other"):
+            pass
+    fresh.setenv(registry.ENVIRONMENT_VARIABLE, "other")
+    rows = torch.randn(3, 4)
+    with pytest.raises(RuntimeError, match="asked for by the environment variable ACTION_KERNELS_BACKEND but cannot"):
+        contrastive_distillation(rows, rows, rows)
+
+
+def test_a_named_backend_raises_where_it_does_not_support_the_call(fresh: pytest.MonkeyPatch) -> None:
+    register(fresh, "other", fake_backend(unsupported="takes float32 only"))
+    rows = torch.randn(3, 4)
+    with use_backend("other"):
+        contrastive_distillation(rows, rows, rows)
+        with pytest.raises(RuntimeError, match="cannot run this call: takes float32 only"):
+            contrastive_distillation(rows, rows, rows.bfloat16())
+    contrastive_distillation(rows, rows, rows.bfloat16())  # the automatic choice goes elsewhere
+
+
+def test_environment_variable(fresh: pytest.MonkeyPatch) -> None:
+    other = fake_backend()
+    register(fresh, "other", other)
+    fresh.setenv(registry.ENVIRONMENT_VARIABLE, "reference")
+    assert select("cpu", ROWS) is reference
+    with use_backend("other"):
+        assert select("cpu", ROWS) is other
+        with use_backend(None):
+            assert select("cpu", ROWS) is reference
+    fresh.setenv(registry.ENVIRONMENT_VARIABLE, "")
+    assert select("cpu", ROWS) is other
+
+
+def test_automatic_choice(fresh: pytest.MonkeyPatch) -> None:
+    other = fake_backend(unsupported="float32 only")
+    register(fresh, "other", other, device="somewhere")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a ready backend is no fallback, nor is a dtype that only the reference takes
+        assert select("somewhere", ROWS) is other
+        assert select("somewhere", (torch.bfloat16,)) is reference
+
+
+def test_fallback_is_said_once(fresh: pytest.MonkeyPatch) -> None:
+    register(fresh, "other", fake_backend(unavailable="not built"))
+    with pytest.warns(RuntimeWarning, match=r"plain PyTorch on cpu \(other: not built\)") as said:
+        for dtype in (torch.float32, torch.float16, torch.float32):
+            assert select("cpu", (dtype,)) is reference
+        assert select("elsewhere", ROWS) is reference
+        assert select("elsewhere", ROWS) is reference
+    assert [str(w.message).count("elsewhere") for w in said] == [0, 2]
+
+
+def test_float64_goes_to_the_reference(fresh: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert select("cpu", (torch.float64,)) is reference
+    if action_kernels.backends()["cpu"] == "ready":
+        with use_backend("cpu"), pytest.raises(RuntimeError, match="float64"):
+            select("cpu", (torch.float64,))
+
+
+def test_choice_belongs_to_its_thread() -> None:
+    seen = []
+    with use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(registry.chosen()))
+        thread.start()
+        thread.join()
+        assert registry.chosen() == "reference"
+    assert seen == [None] and registry.chosen() is None
+    with pytest.raises(KeyError):
+        with use_backend("reference"):
+            raise KeyError
+    assert registry.chosen() is None
+
+
+def test_backward_runs_on_the_backend_of_its_forward(fresh: pytest.MonkeyPatch) -> None:
+    other, calls = fake_backend(), []
+    other.contrast_bank_gradient = lambda *args: calls.append(1) or reference.contrast_bank_gradient(*args)
+    register(fresh, "other", other, device="somewhere")
+    bank = torch.randn(5, 4, requires_grad=True)
+    with use_backend("other"):
+        loss = contrastive_distillation(torch.randn(3, 4), torch.randn(3, 4), bank)
+    loss.backward()
+    assert calls == [1]
+
+
+def test_report() -> None:
+    report = subprocess.run([sys.executable, "-m", "action_kernels"], capture_output=True, text=True, check=True)
+    lines = dict(line.split(maxsplit=1) for line in report.stdout.splitlines() if not line.startswith("backend"))
+    assert lines["torch"] == torch.__version__
+    for name, state in action_kernels.backends().items():
+        assert any(line.split(maxsplit=2) == ["backend", name, state] for line in report.stdout.splitlines())
+
+
+def test_importing_touches_no_gpu_and_no_backend() -> None:
+    code = (
+        "import sys, torch, action_kernels; assert not torch.cuda.is_initialized(); "
+        "print([m for m in sys.modules if m.startswith('action_kernels.backends.')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "['action_kernels.backends.interface']"

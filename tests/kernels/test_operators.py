@@ -1,0 +1,308 @@
+"""The operators inside PyTorch: registration, gradcheck, torch.compile, autocast, second derivatives, threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from formulas import neighbours
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import action_kernels
+from action_kernels import (
+    action_contrast,
+    anatomical_contrast,
+    contrastive_distillation,
+    hard_negatives,
+    relation_negatives,
+)
+
+OPS = torch.ops.action_kernels
+
+
+def example(device: str, dtype: torch.dtype = torch.float32, groups: int = 2) -> dict[str, Tensor]:
+    """Rows [G, 5, 7] and [G, 11, 7], their labels, and an index [G, 5, 4] into the bank."""
+    student, teacher, bank = (x.to(device, dtype) for x in neighbours(5, 11, 7, groups))
+    return {
+        "student": student,
+        "teacher": teacher,
+        "bank": bank,
+        "query_labels": torch.randint(3, (groups, 5), device=device),
+        "bank_labels": torch.randint(-1, 3, (groups, 11), device=device),
+        "index": torch.randint(-1, 11, (groups, 5, 4), device=device),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- registration
+
+
+@pytest.mark.parametrize("op", ["action_contrast", "hard_negatives", "anatomical_contrast", "relation_negatives"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) -> None:
+    x = example(device)
+    if op == "relation_negatives" and gradients:
+        pytest.skip("draws have no gradient")
+    rows = {name: x[name].requires_grad_(gradients and name != "teacher") for name in ("student", "teacher", "bank")}
+    thresholds = torch.tensor([0, 5, 9]).expand(2, 3, 3).contiguous().to(device)
+    class_start = torch.tensor([0, 0, 4, 11]).expand(2, 4).contiguous().to(device)
+    order = torch.arange(11, device=device).expand(2, 11)
+    labels = (x["query_labels"], x["bank_labels"])
+    arguments = {
+        "action_contrast": [
+            (*rows.values(), 3, 0.1, 0.05, *labels, True, gradients),
+            (*rows.values(), 0, 0.1, 0.05, None, None, False, gradients),
+        ],
+        "hard_negatives": [
+            (rows["student"], rows["bank"], 13, *labels, True),
+            (rows["student"], rows["bank"], 3, None, None, False),
+        ],
+        "anatomical_contrast": [
+            (rows["student"], rows["bank"][:, :5].detach(), rows["bank"], x["index"], 0.5, n) for n in (True, False)
+        ],
+        "relation_negatives": [(x["query_labels"], thresholds, class_start, order, 6, 12345)],
+    }
+    for args in arguments[op]:
+        torch.library.opcheck(getattr(OPS, op).default, args)
+
+
+@pytest.mark.parametrize("op", ["contrast_bank_gradient", "selection_gradient", "anatomical_contrast_gradient"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype) -> None:
+    x = example(device, dtype)
+    student, teacher, bank = x["student"], x["teacher"], x["bank"]
+    kl, student_lse, teacher_lse, *_ = OPS.action_contrast(
+        student, teacher, bank, 0, 0.1, 0.05, None, None, True, False
+    )
+    _, lse = OPS.anatomical_contrast(student, teacher, bank, x["index"], 0.5, True)
+    upstream = torch.randn(2, 5, device=device)
+    arguments = {
+        "contrast_bank_gradient": [
+            (upstream, student, teacher, bank, kl, student_lse, teacher_lse, 0.1, 0.05, True),
+        ],
+        "selection_gradient": [
+            (torch.randn(2, 5, 4, device=device), student, bank, x["index"], True, *wanted)
+            for wanted in ((True, True), (True, False), (False, True))
+        ],
+        "anatomical_contrast_gradient": [
+            (upstream, student, teacher, bank, x["index"], lse, 0.5, True, *wanted)
+            for wanted in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
+        ],
+    }
+    for args in arguments[op]:
+        torch.library.opcheck(getattr(OPS, op).default, args)
+
+
+def test_every_kernel_of_the_interface_is_an_operator() -> None:
+    from action_kernels.backends.interface import Backend
+
+    kernels = {name for name in vars(Backend) if not name.startswith("_")} - {"unavailable", "supports"}
+    assert kernels == {name for name in kernels if hasattr(OPS, name)}
+    assert len(kernels) == 7
+
+
+# ------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradcheck(groups: int, normalize: bool) -> None:
+    """float64, which the reference alone takes: gradients in every input, through both distributions of the bank."""
+    x = example("cpu", torch.float64, groups)
+    student, bank = (x[name].requires_grad_() for name in ("student", "bank"))
+    positive = torch.randn_like(student).requires_grad_()
+    labels = {"query_labels": x["query_labels"] % 2, "bank_labels": torch.arange(11).expand(groups, 11) % 3}
+    assert torch.autograd.gradcheck(
+        lambda s, b: action_contrast(
+            s,
+            x["teacher"],
+            b,
+            3,
+            student_temp=0.4,
+            teacher_temp=0.3,
+            reduction="none",
+            normalize=normalize,
+            **labels,
+        )[:2],
+        (student, bank),
+    )
+    assert torch.autograd.gradcheck(
+        lambda q, b: hard_negatives(q, b, 3, normalize=normalize, **labels)[0], (student, bank)
+    )
+    assert torch.autograd.gradcheck(
+        lambda q, p, b: anatomical_contrast(q, p, b, x["index"], reduction="none", normalize=normalize),
+        (student, positive, bank),
+    )
+
+
+def losses(device: str) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+    """Every differentiable function as (rows -> scalar), with the rows."""
+    x = example(device)
+    rows = (x["student"], x["bank"])
+    labels = {name: x[name] for name in ("query_labels", "bank_labels")}
+
+    def both(student: Tensor, bank: Tensor) -> Tensor:
+        divergence, similarity, index = action_contrast(student, x["teacher"], bank, 3, **labels)
+        return divergence + torch.where(index >= 0, similarity, 0.0).sum()
+
+    def hardest(student: Tensor, bank: Tensor) -> Tensor:
+        return hard_negatives(student, bank, 3)[0].square().sum()
+
+    return {
+        "contrastive_distillation": (lambda s, b: contrastive_distillation(s, x["teacher"], b), rows),
+        "action_contrast": (both, rows),
+        "hard_negatives": (hardest, rows),
+        "anatomical_contrast": (
+            lambda q, p, b: anatomical_contrast(q, p, b, x["index"]),
+            (x["student"], x["teacher"], x["bank"]),
+        ),
+    }
+
+
+FUNCTIONS = ["contrastive_distillation", "action_contrast", "hard_negatives", "anatomical_contrast"]
+
+
+def gradients(function: Callable[..., Tensor], rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    leaves = [x.detach().clone().requires_grad_() for x in rows]
+    value = function(*leaves)
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_double_backward_is_refused(backend: str, device: str, name: str) -> None:
+    function, rows = losses(device)[name]
+    leaves = [x.requires_grad_() for x in rows]
+    first = torch.autograd.grad(function(*leaves), leaves, create_graph=True)
+    for expected, got in zip(gradients(function, rows)[1:], first, strict=True):
+        assert torch.equal(expected, got)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        sum(x.square().sum() for x in first).backward()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_of_some_inputs_alone(backend: str, device: str, name: str) -> None:
+    """What is not asked for is not computed, and changes nothing in what is."""
+    function, rows = losses(device)[name]
+    _, *everything = gradients(function, rows)
+    for i, expected in enumerate(everything):
+        leaves = [x.detach().clone().requires_grad_(i == j) for j, x in enumerate(rows)]
+        function(*leaves).backward()
+        torch.testing.assert_close(leaves[i].grad, expected, rtol=1e-6, atol=1e-7)
+        assert all(x.grad is None for j, x in enumerate(leaves) if j != i)
+
+
+class _Recorder(TorchDispatchMode):
+    """Arguments of the project's operators as they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "action_kernels":
+            self.calls.append((func.__name__.partition(".")[0], args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_direction_is_computed_only_for_gradients(backend: str, device: str) -> None:
+    x = example(device)
+    leaf = x["student"].clone().requires_grad_()
+    with _Recorder() as recorder:
+        contrastive_distillation(leaf, x["teacher"], x["bank"]).backward()
+        with torch.no_grad():
+            contrastive_distillation(leaf, x["teacher"], x["bank"])
+        contrastive_distillation(x["student"], x["teacher"], x["bank"])
+    assert [(name, args[-1]) for name, args in recorder.calls] == [
+        ("action_contrast", True),  # and its backward needs no operator at all
+        ("action_contrast", False),
+        ("action_contrast", False),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- compile
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiles_without_graph_breaks(backend: str, device: str, name: str) -> None:
+    function, rows = losses(device)[name]
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+    for expected, got in zip(gradients(function, rows), gradients(compiled, rows), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*rows), function(*rows))
+
+
+def test_compiles_for_dynamic_shapes(backend: str, device: str) -> None:
+    def loss(student: Tensor, teacher: Tensor, bank: Tensor, labels: Tensor, k: int, seed: int) -> Tensor:
+        classes = torch.arange(bank.shape[0], device=bank.device) % 3
+        divergence, similarity, _ = action_contrast(student, teacher, bank, k, query_labels=labels, bank_labels=classes)
+        index = relation_negatives(labels, classes, torch.ones(3, 3, device=bank.device), k, seed=seed)
+        return divergence + similarity.sum() + anatomical_contrast(student, teacher, bank, index)
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
+    for step, (n, m) in enumerate([(5, 40), (9, 31), (17, 64)]):
+        student, teacher, bank = (x.to(device) for x in neighbours(n, m, 8))
+        labels = torch.randint(3, (n,), device=device)
+        settings = (labels, 3 + step, 100 + step)
+        one, two = (student.clone().requires_grad_() for _ in range(2))
+        expected, got = loss(one, teacher, bank, *settings), compiled(two, teacher, bank, *settings)
+        torch.testing.assert_close(got, expected)
+        expected.backward()
+        got.backward()
+        torch.testing.assert_close(two.grad, one.grad)
+
+
+# -------------------------------------------------------------------------------------------------------- autocast
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_nothing(backend: str, device: str, name: str, dtype: torch.dtype) -> None:
+    function, rows = losses(device)[name]
+    expected = gradients(function, rows)
+    with torch.autocast(device, dtype):
+        inside = gradients(function, rows)  # the backward pass too
+    for a, b in zip(expected, inside, strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+def test_half_rows_from_an_autocast_layer(backend: str, device: str) -> None:
+    """bfloat16 features against a float32 bank: float32 loss, gradients in the parameters' own dtype."""
+    layer = torch.nn.Linear(7, 7).to(device)
+    x = example(device)
+    with torch.autocast(device, torch.bfloat16):
+        features = layer(x["student"])
+        assert features.dtype == torch.bfloat16
+        loss = contrastive_distillation(features, x["teacher"], x["bank"])
+        loss.backward()
+    assert loss.dtype == torch.float32
+    assert layer.weight.grad.dtype == torch.float32 and layer.weight.grad.abs().max() > 0
+
+
+# --------------------------------------------------------------------------------------------------------- threads
+
+
+def test_two_threads_at_once(backend: str, device: str) -> None:
+    """Every thread chooses its own backend, and the operators share no state."""
+    function, rows = losses(device)["action_contrast"]
+    expected = gradients(function, rows)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with action_kernels.use_backend(backend):
+                for _ in range(20):
+                    for a, b in zip(expected, gradients(function, rows), strict=True):
+                        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
+        except BaseException as failure:  # noqa: BLE001  carried to the main thread
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
