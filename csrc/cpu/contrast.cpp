@@ -277,10 +277,10 @@ class ContrastPass {
       q.inverse = cut.take(L);
       q.unused = cut.take(L);
       q.student = cut.take(features * L);
-      pack_panel<NV>(student, q.first, q.count, a.normalize, row, q.student, q.inverse);
+      pack_panel<NV>(student, q.first, q.count, a.normalize, a.normalize, row, q.student, q.inverse);
       if (distil_) {
         q.teacher = cut.take(features * L);
-        pack_panel<NV>(group_rows(a.teacher, group, features), q.first, q.count, a.normalize, row, q.teacher, q.unused);
+        pack_panel<NV>(group_rows(a.teacher, group, features), q.first, q.count, a.normalize, a.normalize, row, q.teacher, q.unused);
         q.softmax = cut.take<Softmax<NV>>(1);
         q.maxima = cut.take(2 * L * (keep_ ? tiles_ : 1));
       }
@@ -373,6 +373,8 @@ class ContrastPass {
 };
 
 // Here the panels are bank rows and the queries stream by, so that every bank row's sum has one owner and one order.
+// The bank's scale multiplies the finished product, as in the forward pass: scores must be the very same numbers that
+// the log-sum-exps were made of, or a sharp softmax would be off by one rounding / temperature.
 template <int NV>
 class BankGradientPass {
  public:
@@ -404,9 +406,9 @@ class BankGradientPass {
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t item = 0; item < items; ++item) {
       const int64_t group = item / chunks_;
-      const float* student_scale = inverse ? inverse.get() + group * queries : nullptr;
-      const float* teacher_scale = inverse ? student_scale + groups * queries : nullptr;
-      chunk(group, item % chunks_ * panels_ * L, student_scale, teacher_scale, scratch.thread(thread_number()));
+      const float* student_inverse = inverse ? inverse.get() + group * queries : nullptr;
+      const float* teacher_inverse = inverse ? student_inverse + groups * queries : nullptr;
+      chunk(group, item % chunks_ * panels_ * L, student_inverse, teacher_inverse, scratch.thread(thread_number()));
     }
   }
 
@@ -419,7 +421,7 @@ class BankGradientPass {
            2 * Cutter::size<float>(tile_ * features) + Cutter::size<float>(tile_ * 2 * L);
   }
 
-  void chunk(int64_t group, int64_t first, const float* student_scale, const float* teacher_scale,
+  void chunk(int64_t group, int64_t first, const float* student_inverse, const float* teacher_inverse,
              float* memory) const {
     const int64_t groups = a.shape.groups, queries = a.shape.queries, rows = a.shape.rows, features = a.shape.features;
     const Rows student = group_rows(a.student, group, features), teacher = group_rows(a.teacher, group, features);
@@ -437,41 +439,44 @@ class BankGradientPass {
     std::memset(gradient, 0, sizeof(float) * size * panels);
     auto count_of = [&](int64_t p) { return std::min<int64_t>(L, rows - first - p * L); };
     for (int64_t p = 0; p < panels; ++p)
-      pack_panel<NV>(bank, first + p * L, count_of(p), a.normalize, row, panel + p * size, inverse + p * L);
+      pack_panel<NV>(bank, first + p * L, count_of(p), a.normalize, false, row, panel + p * size, inverse + p * L);
 
     for (int64_t i = 0; i < queries; i += tile_) {
       const int64_t count = std::min(tile_, queries - i);
-      const Stream s = open_stream(student, i, count, student_rows), t = open_stream(teacher, i, count, teacher_rows);
-      const float* ss = student_scale ? student_scale + i : nullptr;
-      const float* ts = teacher_scale ? teacher_scale + i : nullptr;
+      const Stream s = open_unit_stream(student, i, count, student_inverse, student_rows);
+      const Stream t = open_unit_stream(teacher, i, count, teacher_inverse, teacher_rows);
       for (int64_t p = 0; p < panels; ++p) {
-        score<NV>(s, count, panel + p * size, features, ss, tile, 2 * L);
-        score<NV>(t, count, panel + p * size, features, ts, tile + L, 2 * L);
-        weights(tile, group * queries + i, count, ss, ts);
+        score<NV>(s, count, panel + p * size, features, nullptr, tile, 2 * L);
+        score<NV>(t, count, panel + p * size, features, nullptr, tile + L, 2 * L);
+        weights(tile, group * queries + i, count, inverse + p * L);
         accumulate<NV>(s, count, tile, 2 * L, features, gradient + p * size);
         accumulate<NV>(t, count, tile + L, 2 * L, features, gradient + p * size);
       }
     }
-    for (int64_t p = 0; p < panels; ++p)
-      unpack_gradient<NV>(gradient + p * size, panel + p * size, inverse + p * L, a.normalize, features, first + p * L,
+    for (int64_t p = 0; p < panels; ++p) {
+      float* unit = panel + p * size;
+      for (int64_t d = 0; d < features; ++d)
+        for (int lane = 0; lane < L; ++lane) unit[d * L + lane] *= inverse[p * L + lane];
+      unpack_gradient<NV>(gradient + p * size, unit, inverse + p * L, a.normalize, features, first + p * L,
                           count_of(p), a.grad_bank + group * rows * features);
+    }
   }
 
   // Scores become weights: (p_s - p_t) / student_temp and p_t (log p_t - log p_s - kl) / teacher_temp, times the
-  // row's upstream gradient and the stream row's scale.
-  void weights(float* tile, int64_t first, int64_t count, const float* student_scale,
-               const float* teacher_scale) const {
+  // row's upstream gradient.
+  void weights(float* tile, int64_t first, int64_t count, const float* inverse) const {
     const vf cs = set1(static_cast<float>(kLog2e / a.student_temp));
     const vf ct = set1(static_cast<float>(kLog2e / a.teacher_temp));
     for (int64_t i = 0; i < count; ++i) {
       const float g = a.grad_kl[first + i], kl = a.kl[first + i];
       const Reference rs(a.student_lse[first + i], a.student_temp), rt(a.teacher_lse[first + i], a.teacher_temp);
-      const vf ws = set1(g / static_cast<float>(a.student_temp) * (student_scale ? student_scale[i] : 1.0f));
-      const vf wt = set1(g / static_cast<float>(a.teacher_temp) * (teacher_scale ? teacher_scale[i] : 1.0f));
+      const vf ws = set1(g / static_cast<float>(a.student_temp));
+      const vf wt = set1(g / static_cast<float>(a.teacher_temp));
       float* row = tile + i * 2 * L;
       for (int v = 0; v < NV; ++v) {
-        const vf s = (load(row + v * kWidth) - set1(rs.score)) * cs + set1(rs.rest);
-        const vf t = (load(row + L + v * kWidth) - set1(rt.score)) * ct + set1(rt.rest);
+        const vf unit = load(inverse + v * kWidth);
+        const vf s = (rounded(load(row + v * kWidth) * unit) - set1(rs.score)) * cs + set1(rs.rest);
+        const vf t = (rounded(load(row + L + v * kWidth) * unit) - set1(rt.score)) * ct + set1(rt.rest);
         const vf ps = exp2(s), pt = exp2(t);
         store(row + v * kWidth, (ps - pt) * ws);
         store(row + L + v * kWidth, pt * ((t - s) * set1(static_cast<float>(kLn2)) - set1(kl)) * wt);

@@ -134,27 +134,25 @@ class GradientPass {
 
     const int64_t* index = a.index + row * a.k;
     for (int64_t first = 0; first < a.k; first += kBatch) {
-      const int64_t count = std::min(kBatch, a.k - first);
+      const int64_t last = std::min(first + kBatch, a.k);
       const float* rows[kBatch];
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t j = index[first + n];
-        rows[n] = j >= 0 && j < s.rows ? view_row(bank, j, converted + n * features) : nullptr;
-        factor[n] = 0;
-        if (!rows[n]) continue;
+      int64_t count = 0;
+      for (int64_t n = first; n < last; ++n) {
+        const int64_t j = index[n];
+        if (j < 0 || j >= s.rows) continue;
+        const float* y = rows[count] = view_row(bank, j, converted + count * features);
         float bank_inverse = 1.0f, weight;
         if (infonce) {
-          const float score = similarity(x, rows[n], features, a.normalize, bank_inverse);
+          const float score = similarity(x, y, features, a.normalize, bank_inverse);
           weight = upstream * std::exp(log_probability(score));
         } else {
-          weight = a.grad_similarity[row * a.k + first + n];
-          if (a.normalize && a.grad_query) bank_inverse = inverse_norm(dot(rows[n], rows[n], features));
+          weight = a.grad_similarity[row * a.k + n];
+          if (a.normalize && a.grad_query) bank_inverse = inverse_norm(dot(y, y, features));
         }
-        factor[n] = weight * bank_inverse;
-        if (weights) weights[first + n] = weight * inverse;
+        factor[count++] = weight * bank_inverse;
+        if (weights) weights[n] = weight * inverse;
       }
-      if (!a.grad_query) continue;
-      for (int64_t n = 0; n < count; ++n)
-        if (rows[n]) axpy(factor[n], rows[n], g, features);
+      if (a.grad_query) combine(rows, factor, count, g, features);
     }
     if (a.grad_query) project(g, x, inverse, a.normalize, features, a.grad_query + row * features);
   }

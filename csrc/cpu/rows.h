@@ -89,6 +89,26 @@ inline void axpy(float a, const float* x, float* y, int64_t n) {
   for (; i < n; ++i) y[i] += a * x[i];
 }
 
+// y += sum_r factor[r] * rows[r]; the sum is added whole, which keeps long sums accurate.
+inline void combine(const float* const* rows, const float* factor, int64_t count, float* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
+    vf a{}, b{};
+    for (int64_t r = 0; r < count; ++r) {
+      const vf f = set1(factor[r]);
+      a += f * load(rows[r] + i);
+      b += f * load(rows[r] + i + kWidth);
+    }
+    store(y + i, load(y + i) + a);
+    store(y + i + kWidth, load(y + i + kWidth) + b);
+  }
+  for (; i < n; ++i) {
+    float total = 0;
+    for (int64_t r = 0; r < count; ++r) total += factor[r] * rows[r][i];
+    y[i] += total;
+  }
+}
+
 constexpr float kSmallestNorm = 1e-12f;
 
 // 1 / |x|, a smaller norm counting as kSmallestNorm. NaN stays NaN.

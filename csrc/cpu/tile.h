@@ -14,20 +14,20 @@ constexpr int kLanes = NV * kWidth;
 template <int NV>
 constexpr int kRows = 2 * kBlock / NV;
 
-// Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane], scaled to unit length if asked.
-// `inverse` gets 1 / norm per lane, or 1. `row` holds D floats.
+// Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane]. `inverse` gets 1 / norm per lane,
+// or 1 without normalising; with `scale` the panel's rows are multiplied by it. `row` holds D floats.
 template <int NV>
-inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool normalize, float* row, float* panel,
-                       float* inverse) {
+inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool normalize, bool scale, float* row,
+                       float* panel, float* inverse) {
   constexpr int L = kLanes<NV>;
   const int64_t features = rows.features;
   if (count < L) std::memset(panel, 0, sizeof(float) * L * features);
   for (int lane = 0; lane < L; ++lane) inverse[lane] = 1.0f;
   for (int lane = 0; lane < count; ++lane) {
     const float* x = view_row(rows, first + lane, row);
-    float scale = normalize ? inverse_norm(dot(x, x, features)) : 1.0f;
-    inverse[lane] = scale;
-    for (int64_t d = 0; d < features; ++d) panel[d * L + lane] = x[d] * scale;
+    inverse[lane] = normalize ? inverse_norm(dot(x, x, features)) : 1.0f;
+    const float factor = scale ? inverse[lane] : 1.0f;
+    for (int64_t d = 0; d < features; ++d) panel[d * L + lane] = x[d] * factor;
   }
 }
 
@@ -41,6 +41,18 @@ inline Stream open_stream(const Rows& rows, int64_t first, int64_t count, float*
   if (rows.direct()) return {reinterpret_cast<const float*>(rows.row(first)), rows.row_stride};
   for (int64_t i = 0; i < count; ++i) read_row(rows, first + i, buffer + i * rows.features);
   return {buffer, rows.features};
+}
+
+// The same of unit rows: row i times inverse[first + i], bit for bit what pack_panel makes of it.
+inline Stream open_unit_stream(const Rows& rows, int64_t first, int64_t count, const float* inverse, float* buffer) {
+  if (!inverse) return open_stream(rows, first, count, buffer);
+  const int64_t features = rows.features;
+  for (int64_t i = 0; i < count; ++i) {
+    float* out = buffer + i * features;
+    const float* x = view_row(rows, first + i, out);
+    for (int64_t d = 0; d < features; ++d) out[d] = x[d] * inverse[first + i];
+  }
+  return {buffer, features};
 }
 
 template <int R, int NV>
