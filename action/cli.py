@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from action.config import TrainConfig
@@ -65,12 +68,9 @@ def load_config(path: Path) -> TrainConfig:
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration as YAML; ``--config`` reads it back."""
-    parser = config_parser("config", "")
-    arguments = parser.get_defaults()
-    for name in TrainConfig.__dataclass_fields__:
-        arguments[name] = getattr(config, name)
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists, which YAML knows
     with write_aside(path) as aside:
-        aside.write_text(parser.dump(arguments), encoding="utf-8")
+        aside.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 
 def choose_device(name: str) -> torch.device:

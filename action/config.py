@@ -15,7 +15,7 @@ class SplitConfig:
     Args:
         proportions: share (or number) of patients for training, validation and test.
         file: JSON file with lists of patients under "train", "validation" and "test"; replaces the proportions.
-        shuffle_seed: order in which patients are dealt; the run's seed never moves a patient into or out of the test set.
+        shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
     """
 
     proportions: tuple[float, float, float] = (0.7, 0.1, 0.2)
@@ -28,11 +28,12 @@ class InputConfig:
     """What the network sees.
 
     Args:
-        size: height and width of a slice; slices of another size are resampled, predictions are resampled back.
-        intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU, "auto" takes "hu" for volumes with air in HU.
+        size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256. Slices
+            of another size are resampled, predictions are resampled back.
+        intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU; "auto": "hu" where values are air in HU.
     """
 
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] | None = None
     intensity: Literal["auto", "minmax", "hu"] = "auto"
 
 
@@ -85,14 +86,14 @@ class OptimizerConfig:
     """SGD with a polynomial schedule in every stage, lr * (1 - t/T) ** power; the teacher's averaging.
 
     Args:
-        lr: learning rate at the start of each stage.
+        lr: learning rate at the start of each stage (published: 0.01, over 30,000 updates).
         momentum: SGD momentum.
         weight_decay: L2 penalty.
         power: exponent of the schedule.
         teacher_momentum: weight of the old teacher in the exponential moving average.
     """
 
-    lr: float = 0.01
+    lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
@@ -110,14 +111,16 @@ class DistillationConfig:
         bank: entries of the memory bank (of each window position in stage 2).
         student_temp: temperature of the student's similarities.
         teacher_temp: temperature of the teacher's similarities.
+        weight: weight of this stage's distillation loss beside the others (published: 1, over 30,000 updates).
     """
 
-    iterations: int = 100
+    iterations: int = 50
     labeled: int = 3
     unlabeled: int = 3
     bank: int = 36
     student_temp: float = 0.1
     teacher_temp: float = 0.01
+    weight: float = 0.1
 
 
 @dataclass
@@ -133,13 +136,14 @@ class AnatomicalContrastConfig:
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
+        ramp_up: share of the updates over which that weight grows from 0; 0: full from the start (published).
         contrast_weight: weight of the anatomical contrast.
         queries: hard pixels a class.
         keys: teacher pixels a class; their mean is the positive key, and they enter the pixel bank.
-        negatives: negatives of each query.
+        negatives_per_query: N_k.
         temp: temperature of the contrast and of the class relation graph.
-        source: "bank" draws negatives from a class-labelled pixel bank that spans the data set, "batch" from the batch.
-        selection: "relation" draws a class by the relation graph, then a pixel of it; "hardest" takes the most similar ones.
+        negatives: "bank" takes them from a class-labelled pixel bank that spans the data set, "batch" from the batch.
+        selection: "relation" draws a class by the relation graph, then a pixel of it; "hardest" takes the most similar.
         pixel_bank: rows of the pixel bank.
     """
 
@@ -150,12 +154,13 @@ class AnatomicalContrastConfig:
     strong_threshold: float = 0.97
     weak_threshold: float = 0.7
     unsupervised_weight: float = 1.0
+    ramp_up: float = 0.3
     contrast_weight: float = 0.01
     queries: int = 64
     keys: int = 64
-    negatives: int = 128
+    negatives_per_query: int = 128
     temp: float = 0.5
-    source: Literal["bank", "batch"] = "bank"
+    negatives: Literal["bank", "batch"] = "bank"
     selection: Literal["relation", "hardest"] = "relation"
     pixel_bank: int = 8192
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from action.config import TrainConfig
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.cases import Dataset, open_dataset
+from action.data.nifti import slice_size
 from action.data.phantom import write_phantom
 from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
@@ -27,12 +29,25 @@ PHANTOM = Path("data/phantom")
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill in what was left open: the phantom as data, the name of the run's folder; paths become absolute."""
+    """Fill in what was left open: the phantom as data, the run's folder, the slice size; paths become absolute."""
     data = Path(config.data) if config.data is not None else write_phantom(PHANTOM)
     output = config.output
     if output is None:
         output = f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}"
-    return dataclasses.replace(config, data=str(data.resolve()), output=str(Path(output).resolve()))
+    size = config.input.size or _largest_slice(open_dataset(data, config.format))
+    return dataclasses.replace(
+        config,
+        data=str(data.resolve()),
+        output=str(Path(output).resolve()),
+        input=dataclasses.replace(config.input, size=size),
+    )
+
+
+def _largest_slice(dataset: Dataset) -> tuple[int, int]:
+    """Extents of the largest slices, rounded up to what the network's levels and windows divide, at most 256."""
+    sizes = [slice_size(case.image) for case in dataset.cases]
+    height, width = (min(256, 32 * math.ceil(max(extent) / 32)) for extent in zip(*sizes, strict=True))
+    return height, width
 
 
 @dataclass

@@ -76,6 +76,21 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     return Volume(array.astype(np.uint8), image.affine, image.header, image.spacing, volume.path)
 
 
+def slice_size(path: Path | str) -> tuple[int, int]:
+    """Height and width (Y, X) of an image's slices, from its header alone.
+
+    Raises:
+        InputError: missing or unreadable file, or fewer than two dimensions.
+    """
+    try:
+        shape = nib.load(path).shape
+    except _READ_ERRORS as error:
+        raise InputError(f"{path} is not a readable NIfTI file ({error}); repair or remove it") from error
+    if len(shape) < 2:
+        raise InputError(f"{path} has {len(shape)} dimensions; a 3-D image is needed")
+    return shape[1], shape[0]
+
+
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
     """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like`: same affine, sform and qform codes.
 

@@ -12,7 +12,7 @@ from action.data.augment import Augmentation, each
 from action.model.heads import Pixels
 from action.model.learner import Learner
 from action.stages.base import TrainingData, two_views
-from action.stages.losses import pseudo_label_loss, segmentation_loss, zero_like
+from action.stages.losses import pseudo_label_loss, ramp_up, segmentation_loss, zero_like
 from action.stages.mixing import mix
 from action_kernels import anatomical_contrast, hard_negatives, relation_negatives
 
@@ -70,7 +70,8 @@ class AnatomicalContrast:
         unlabeled_class = torch.where(pseudo["confidence"] >= config.weak_threshold, pseudo["label"].long(), -1)
         query_class = torch.cat([batch["label"].long(), unlabeled_class])[:, 0]
         contrast = self.contrast(learner, student, query_class, teacher, key_class, rng)
-        loss = supervised + config.unsupervised_weight * unsupervised + config.contrast_weight * contrast
+        weight = config.unsupervised_weight * ramp_up(step, config.ramp_up * self.iterations)
+        loss = supervised + weight * unsupervised + config.contrast_weight * contrast
         return {
             "loss": loss,
             "supervised": supervised,
@@ -115,18 +116,18 @@ class AnatomicalContrast:
         if len(query) == 0 or len(key_rows) == 0:
             return zero_like(query)
 
-        if config.source == "bank" and len(learner.pixel_bank):
+        if config.negatives == "bank" and len(learner.pixel_bank):
             bank, bank_labels = learner.pixel_bank.rows, learner.pixel_bank.labels
         else:
             bank, bank_labels = key_rows, key_labels
         if config.selection == "hardest":
             _, index = hard_negatives(
-                query.detach(), bank, config.negatives, query_labels=query_labels, bank_labels=bank_labels
+                query.detach(), bank, config.negatives_per_query, query_labels=query_labels, bank_labels=bank_labels
             )
         else:
             relation = (positives @ positives.T / config.temp).exp() * present  # [C, C]
             index = relation_negatives(
-                query_labels, bank_labels, relation, config.negatives, seed=int(rng.integers(2**63))
+                query_labels, bank_labels, relation, config.negatives_per_query, seed=int(rng.integers(2**63))
             )
         loss = anatomical_contrast(query, positives[query_labels], bank, index, temp=config.temp, reduction="none")
         queries_of_class = torch.bincount(query_labels, minlength=classes)

@@ -15,7 +15,7 @@ from action_kernels import contrastive_distillation
 
 
 class LocalDistillation:
-    """L = L_sup + L_global + L_local, L_local = mean_{b,n} KL(p_t(b,n) || p_s(b,n)) over window positions n."""
+    """L = L_sup + w_g L_global + w_l L_local, L_local = mean_{b,n} KL(p_t(b,n) || p_s(b,n)) over window positions n."""
 
     name = "local_distillation"
     loss_names = ("loss", "supervised", "global", "local")
@@ -47,7 +47,8 @@ class LocalDistillation:
         )
         slices, self._embedding = global_loss(learner, student_maps[-1], teacher_maps[-1], self._global_config)
         supervised = segmentation_loss(logits[: len(batch["label"])], batch["label"])
-        return {"loss": supervised + slices + local, "supervised": supervised, "global": slices, "local": local}
+        loss = supervised + self._global_config.weight * slices + self._config.weight * local
+        return {"loss": loss, "supervised": supervised, "global": slices, "local": local}
 
     def finish_step(self, learner: Learner) -> None:
         learner.slice_bank.push(self._embedding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
@@ -40,6 +42,11 @@ def pseudo_label_loss(logits: Tensor, label: Tensor, confidence: Tensor, thresho
     entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
     loss = (weight[:, None, None] * entropy * valid).sum() / valid.sum().clamp_min(1)
     return loss, weight.mean()
+
+
+def ramp_up(step: int, length: float) -> float:
+    """Weight exp(-5 (1 - t/T)^2), which grows to 1 over ``length`` steps (Laine and Aila, ICLR 2017)."""
+    return 1.0 if step >= length else math.exp(-5.0 * (1.0 - step / length) ** 2)
 
 
 def zero_like(graph: Tensor) -> Tensor:

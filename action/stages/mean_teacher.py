@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from action.config import TrainConfig
 from action.data.augment import each
 from action.model.learner import Learner
 from action.stages.base import TrainingData, two_views
-from action.stages.losses import segmentation_loss
+from action.stages.losses import ramp_up, segmentation_loss
 
 
 class MeanTeacher:
@@ -48,8 +46,7 @@ class MeanTeacher:
         labeled = len(batch["image"])
         supervised = segmentation_loss(logits[:labeled], batch["label"])
         consistency = (logits[labeled:].softmax(dim=1) - target).square().mean()
-        progress = min(1.0, step / max(1.0, self._config.ramp_up * self.iterations))
-        weight = self._config.consistency * math.exp(-5.0 * (1.0 - progress) ** 2)
+        weight = self._config.consistency * ramp_up(step, self._config.ramp_up * self.iterations)
         return {"loss": supervised + weight * consistency, "supervised": supervised, "consistency": consistency}
 
     def finish_step(self, learner: Learner) -> None:
