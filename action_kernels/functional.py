@@ -3,8 +3,8 @@
 Shapes: N queries, M bank rows, D features, C classes. Every function takes ungrouped inputs ([N, D], [M, D], labels
 [N]) or, with a leading dimension G, one bank per group ([G, N, D], [G, M, D], labels [G, N]). Floating inputs are
 float16, bfloat16, float32 or float64 and may differ in dtype; results are float32, or float64 if any input is.
-Gradients come in the dtype of their input. Autocast changes nothing: the operators run in the dtypes given and accumulate in float32.
-Double backward raises. Values are never inspected, so nothing synchronises with a GPU.
+Gradients come in the dtype of their input. Autocast changes nothing: the operators run in the dtypes given and
+accumulate in float32. Double backward raises. Values are never inspected, so nothing synchronises with a GPU.
 
 Source of the losses: You et al., "Bootstrapping Semi-supervised Medical Image Segmentation with Anatomical-Aware
 Contrastive Distillation", IPMI 2023, arXiv 2206.02307.
