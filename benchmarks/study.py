@@ -1,0 +1,197 @@
+"""What ACTION buys: ``python -m benchmarks.study [--data DIR]`` trains the baselines, ACTION and the fully labelled
+upper bound with equal numbers of network updates, over several seeds, and writes the table and a figure.
+
+The figure of merit is the share of the gap between labelled-only and fully labelled mean test Dice that a method closes.
+Finished runs are kept, so an interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from action.config import SplitConfig, TrainConfig
+from action.data.phantom import write_phantom
+from action.experiment import PHANTOM, open_split
+from action.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Args:
+        title: as in the table.
+        method: of ``action.train``.
+        every_label: train with the labels of all training patients.
+        overrides: further flags.
+    """
+
+    title: str
+    method: str
+    every_label: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+LABELED_ONLY, FULL = "labeled-only", "fully-labeled"
+ARMS = {
+    LABELED_ONLY: Arm("labelled only", "supervised"),
+    "mean-teacher": Arm("Mean Teacher", "mean-teacher"),
+    "action": Arm("ACTION", "action"),
+    FULL: Arm("fully labelled", "supervised", every_label=True),
+}
+# What each part contributes: a stage or a loss left out, its updates given to the rest.
+ABLATION = {
+    "without-global": Arm("ACTION without stage 1", "action", overrides=("--global_distillation.iterations=0",)),
+    "without-local": Arm("ACTION without L_local", "action", overrides=("--local_distillation.weight=0",)),
+    "without-unsupervised": Arm(
+        "ACTION without L_unsup", "action", overrides=("--anatomical_contrast.unsupervised_weight=0",)
+    ),
+    "without-contrast": Arm("ACTION without L_anco", "action", overrides=("--anatomical_contrast.contrast_weight=0",)),
+    "batch-negatives": Arm("ACTION, negatives from the batch", "action", overrides=("--anatomical_contrast.negatives=batch",)),
+    "hardest-negatives": Arm(
+        "ACTION, hardest negatives", "action", overrides=("--anatomical_contrast.selection=hardest",)
+    ),
+}
+
+
+def train(arm: Arm, seed: int, labeled: int, folder: Path, data: Path, flags: Sequence[str], threads: int) -> dict:
+    """One run in a process of its own, or its summary if it is there already."""
+    run = RunFolder(folder)
+    if not run.summary.is_file():
+        command = [
+            sys.executable, "-m", "action.train", f"--data={data}", f"--method={arm.method}", f"--labeled={labeled}",
+            f"--seed={seed}", f"--output={folder}", *flags, *arm.overrides,
+        ]  # fmt: skip
+        if run.config.is_file():
+            command.append("--resume")
+        log = folder.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            result = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        if result.returncode:
+            raise SystemExit(f"error: {' '.join(command)} failed, see {log}")
+    return json.loads(run.summary.read_text())
+
+
+def study(
+    data: Path, labeled: int, seeds: Sequence[int], arms: Sequence[str], output: Path, flags: Sequence[str], jobs: int
+) -> dict:
+    """Train every arm with every seed, ``jobs`` at a time.
+
+    Returns:
+        Arm name -> list of run summaries, in the order of the seeds.
+    """
+    split_flags = dict(flag.removeprefix("--").split("=", 1) for flag in flags if flag.startswith("--split.file="))
+    config = TrainConfig(
+        data=str(data), labeled=1, method="supervised", split=SplitConfig(file=split_flags.get("split.file"))
+    )
+    _, split = open_split(config)
+    every = len(split.labeled) + len(split.unlabeled)
+    known = ARMS | ABLATION
+    todo = [(name, seed) for seed in seeds for name in arms]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def one(item: tuple[str, int]) -> dict:
+        name, seed = item
+        arm = known[name]
+        folder = output / f"{name}-seed{seed}"
+        return train(arm, seed, every if arm.every_label else labeled, folder, data, flags, threads)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        summaries = list(tqdm(pool.map(one, todo), total=len(todo), desc="study", unit="run"))
+    results: dict[str, list[dict]] = {name: [] for name in arms}
+    for (name, _), summary in zip(todo, summaries, strict=True):
+        results[name].append(summary)
+    return results
+
+
+def gap_closed(results: dict[str, list[dict]], name: str, of=lambda summary: summary["mean"]["dice"]) -> float | None:
+    """Share of the gap between labelled-only and fully labelled Dice (means over seeds) that an arm closes."""
+    if LABELED_ONLY not in results or FULL not in results:
+        return None
+    low, high, value = (np.mean([of(s) for s in results[arm]]) for arm in (LABELED_ONLY, FULL, name))
+    return float((value - low) / (high - low)) if high != low else None
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """Markdown: Dice in % per class and mean (± standard deviation over seeds), ASD, misses, gap closed."""
+    classes = list(next(iter(results.values()))[0]["classes"])
+    head = ["", *classes, "mean Dice %", "ASD mm", "misses", "gap closed"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name, summaries in results.items():
+        dice = {c: 100 * np.array([s["classes"][c]["dice"] for s in summaries]) for c in classes}
+        mean = 100 * np.array([s["mean"]["dice"] for s in summaries])
+        asd = [s["mean"]["asd_mm"] for s in summaries if s["mean"]["asd_mm"] is not None]
+        misses = sum(s["mean"]["misses"] for s in summaries)
+        closed = gap_closed(results, name)
+        cells = [
+            (ARMS | ABLATION)[name].title,
+            *(f"{values.mean():.1f} ± {values.std():.1f}" for values in dice.values()),
+            f"{mean.mean():.1f} ± {mean.std():.1f}",
+            f"{np.mean(asd):.2f}" if asd else "n/a",
+            str(misses),
+            "" if closed is None or name in (LABELED_ONLY, FULL) else f"{100 * closed:.0f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
+    """Bars of mean Dice by class, a point for every seed."""
+    classes = [*next(iter(results.values()))[0]["classes"], "mean"]
+    figure = Figure(figsize=(1.6 + 1.7 * len(classes), 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(results)
+    for i, (name, summaries) in enumerate(results.items()):
+        values = np.array([[*(c["dice"] for c in s["classes"].values()), s["mean"]["dice"]] for s in summaries]) * 100
+        x = np.arange(len(classes)) + (i - (len(results) - 1) / 2) * width
+        axes.bar(x, values.mean(axis=0), width * 0.92, label=(ARMS | ABLATION)[name].title, color=f"C{i}", alpha=0.75)
+        axes.plot(np.broadcast_to(x, values.shape).ravel(), values.ravel(), "k.", markersize=4)
+    lowest = min(s["classes"][c]["dice"] for group in results.values() for s in group for c in classes[:-1])
+    axes.set(xticks=range(len(classes)), xticklabels=classes, ylabel="test Dice, %", title=title)
+    axes.set_ylim(max(0, 10 * np.floor(10 * lowest - 1)), 100)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser.add_argument("--data", type=str | None, default=None, help="data folder; none: the phantom")
+    parser.add_argument("--labeled", type=int, default=1, help="labelled patients")
+    parser.add_argument("--seeds", type=list[int], default=[0, 1, 2], help="seeds, e.g. [0,1,2]")
+    parser.add_argument("--arms", type=list[str], default=list(ARMS), help=f"of {', '.join(ARMS | ABLATION)}")
+    parser.add_argument("--output", type=str | None, default=None, help="folder; none: results/study-<data>")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("flags", type=str, nargs="*", help="after --: flags for every action.train")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.arms if name not in ARMS | ABLATION]
+    if unknown:
+        parser.error(f"unknown arms {', '.join(unknown)}: choose of {', '.join(ARMS | ABLATION)}")
+    data = Path(arguments.data) if arguments.data else write_phantom(PHANTOM)
+    output = Path(arguments.output or f"results/study-{data.resolve().name}")
+    results = study(
+        data, arguments.labeled, arguments.seeds, arguments.arms, output, arguments.flags, arguments.jobs
+    )
+    text = table(results)
+    title = f"{data.resolve().name}, {arguments.labeled} labelled patient{'s' * (arguments.labeled > 1)}"
+    (output / "table.md").write_text(text + "\n")
+    plot(results, title, output / "dice.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
