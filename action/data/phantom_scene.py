@@ -29,51 +29,51 @@ def _between(low: float, high: float):
 class Anatomy:
     """Shape of a patient's heart and of what lies around it; patients are drawn from the `range` of each field."""
 
-    lv_radius: float = _between(18.0, 26.0)  # cavity at the base, end-diastole
-    wall: float = _between(6.5, 12.5)
-    length: float = _between(62.0, 80.0)
-    shortening: float = _between(0.60, 0.85)  # end-systolic over end-diastolic cavity radius
-    eccentricity: float = _between(0.82, 1.18)
-    asymmetry: float = _between(-0.2, 0.45)  # of the wall, thickest at the septum
-    septum: float = _between(2.75, 4.15)  # direction of the right ventricle
-    rv_height: float = _between(19.0, 36.0)
-    rv_width: float = _between(1.0, 1.45)  # half opening angle
-    rv_skew: float = _between(-0.35, 0.35)
-    rv_depth: float = _between(0.68, 0.93)  # share of the length that the right ventricle reaches
-    x: float = _between(-4.0, 18.0)  # centre of the left ventricle, relative to the image centre
-    y: float = _between(-11.0, 9.0)
-    tilt_x: float = _between(-0.12, 0.12)
-    tilt_y: float = _between(-0.12, 0.12)
-    fat: float = _between(0.5, 5.0)
-    papillary: float = _between(2.2, 4.6)
-    trabeculae: float = _between(0.5, 4.5)
-    chest: float = _between(6.0, 26.0)  # gap between the heart and the chest wall
-    diaphragm: float = _between(-3.0, 13.0)  # gap between the heart and the diaphragm
-    mediastinum: float = _between(2.0, 22.0)  # fat between the heart and the chest wall
-    body_angle: float = _between(-0.45, 0.45)
-    aorta: float = _between(8.0, 13.0)
-    aorta_angle: float = _between(0.55, 1.25)
-    top: float = _between(-7.5, -2.0)  # z of the first slice
+    lv_radius: float = _between(19.5, 24.5)  # cavity at the base, end-diastole
+    wall: float = _between(7.6, 11.4)
+    length: float = _between(65.4, 76.6)
+    shortening: float = _between(0.65, 0.8)  # end-systolic over end-diastolic cavity radius
+    eccentricity: float = _between(0.89, 1.11)
+    asymmetry: float = _between(-0.08, 0.33)  # of the wall, thickest at the septum
+    septum: float = _between(3.02, 3.88)  # direction of the right ventricle
+    rv_height: float = _between(22.2, 32.8)
+    rv_width: float = _between(1.09, 1.36)  # half opening angle
+    rv_skew: float = _between(-0.22, 0.22)
+    rv_depth: float = _between(0.73, 0.88)  # share of the length that the right ventricle reaches
+    x: float = _between(0.2, 13.8)  # centre of the left ventricle, relative to the image centre
+    y: float = _between(-7.2, 5.2)
+    tilt_x: float = _between(-0.07, 0.07)
+    tilt_y: float = _between(-0.07, 0.07)
+    fat: float = _between(1.4, 4.1)
+    papillary: float = _between(2.66, 4.14)
+    trabeculae: float = _between(1.3, 3.7)
+    chest: float = _between(9.8, 22.2)  # gap between the heart and the chest wall
+    diaphragm: float = _between(0, 10)  # gap between the heart and the diaphragm
+    mediastinum: float = _between(5.8, 18.2)  # fat between the heart and the chest wall
+    body_angle: float = _between(-0.28, 0.28)
+    aorta: float = _between(8.9, 12.1)
+    aorta_angle: float = _between(0.68, 1.12)
+    top: float = _between(-7.5, -2)  # z of the first slice
 
 
 @dataclass(frozen=True)
 class Appearance:
     """Brightness of the tissues relative to blood, and what the scanner adds."""
 
-    muscle: float = _between(0.24, 0.58)  # of the heart
-    rv_blood: float = _between(0.78, 1.12)
-    fat: float = _between(0.55, 1.35)
-    lung: float = _between(0.03, 0.22)
-    liver: float = _between(0.25, 0.85)
-    skeletal: float = _between(0.20, 0.55)
-    stomach: float = _between(0.15, 1.05)
-    texture: float = _between(0.02, 0.08)
-    gamma: float = _between(0.7, 1.4)
-    bias: float = _between(0.10, 0.55)
+    muscle: float = _between(0.3, 0.45)  # of the heart
+    rv_blood: float = _between(0.84, 1.06)
+    fat: float = _between(0.59, 0.91)
+    lung: float = _between(0.07, 0.18)
+    liver: float = _between(0.36, 0.74)
+    skeletal: float = _between(0.27, 0.48)
+    stomach: float = _between(0.32, 0.88)
+    texture: float = _between(0.031, 0.069)
+    gamma: float = _between(0.83, 1.27)
+    bias: float = _between(0.1, 0.25)
     bias_angle: float = _between(-2.6, -0.5)
-    blur: float = _between(0.35, 0.95)  # voxels
-    noise: float = _between(0.015, 0.07)
-    scale: float = _between(300.0, 1200.0)
+    blur: float = _between(0.46, 0.84)  # voxels
+    noise: float = _between(0.018, 0.042)
+    scale: float = _between(300, 1200)
 
 
 class Scene:

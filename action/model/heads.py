@@ -128,8 +128,9 @@ def _interpolate(
     """
     height, width = feature.shape[-2:]
     rows = feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
-    v = y.clamp(0, full_size[0] - 1) * ((height - 1) / max(full_size[0] - 1, 1))
-    u = x.clamp(0, full_size[1] - 1) * ((width - 1) / max(full_size[1] - 1, 1))
+    exact = torch.promote_types(rows.dtype, torch.float32)  # coordinates do not fit a 16-bit type
+    v = y.clamp(0, full_size[0] - 1).to(exact) * ((height - 1) / max(full_size[0] - 1, 1))
+    u = x.clamp(0, full_size[1] - 1).to(exact) * ((width - 1) / max(full_size[1] - 1, 1))
     top, left = v.floor(), u.floor()
     down, right = v - top, u - left
     top, left = top.long(), left.long()

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from action.config import AugmentationConfig
+from action.data.augment import Augmentation, each
+from action.data.batches import SlicePool
+from action.stages.base import two_views
+
+SIZE = (64, 64)
+
+
+@pytest.fixture
+def item():
+    """A slice whose label and confidence can be read off its image."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    blob = ((x - 24) ** 2 + 1.5 * (y - 38) ** 2 < 14**2).astype(np.float32)
+    image = torch.from_numpy(0.25 + 0.5 * blob)[None]
+    return {"image": image, "label": torch.from_numpy(blob)[None], "confidence": image.clone()}
+
+
+def geometry_only():
+    return AugmentationConfig(intensity_probability=0.0, deformation=6.0, deformation_probability=1.0)
+
+
+@pytest.mark.parametrize("view", ["weak", "strong"])
+def test_image_label_and_confidence_move_together(item, view):
+    augmentation = Augmentation(geometry_only(), SIZE)
+    moved = 0
+    for seed in range(8):
+        result = getattr(augmentation, view)(item, np.random.default_rng(seed))
+        label, inside = result["label"], result["confidence"] > 0
+        moved += not torch.equal(label, item["label"])
+        assert set(label.unique().tolist()) <= {0.0, 1.0}
+        # The image still says the label and the confidence everywhere but on the interpolated edge of the blob.
+        agrees = ((result["image"] > 0.5) == (label > 0.5)) & ((result["image"] - result["confidence"]).abs() < 0.26)
+        assert agrees[inside].float().mean() > 0.97
+    assert moved == 8
+
+
+def test_intensity_moves_nothing(item):
+    config = AugmentationConfig(intensity_probability=1.0, blur=(0.5, 1.0))
+    result = Augmentation(config, SIZE).intensity(item, np.random.default_rng(0))
+    assert torch.equal(result["label"], item["label"]) and torch.equal(result["confidence"], item["confidence"])
+    assert not torch.equal(result["image"], item["image"])
+
+
+@pytest.mark.parametrize("view", ["weak", "strong", "intensity"])
+def test_the_input_is_never_modified(item, view):
+    config = AugmentationConfig(intensity_probability=1.0, deformation_probability=1.0)
+    before = {key: value.clone() for key, value in item.items()}
+    result = getattr(Augmentation(config, SIZE), view)(item, np.random.default_rng(0))
+    assert all(torch.equal(item[key], before[key]) for key in item)
+    assert all(result[key].data_ptr() != item[key].data_ptr() for key in item)
+
+
+def test_the_same_generator_gives_the_same_view(item):
+    augmentation = Augmentation(AugmentationConfig(), SIZE)
+    batch = {key: value[None].repeat(3, 1, 1, 1) for key, value in item.items()}
+    first, second = (each(augmentation.strong, batch, np.random.default_rng(5))["image"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])  # each slice has draws of its own
+
+
+def test_the_two_views_are_separate_and_the_teacher_gets_the_weak_one(loaded_cases):
+    config = AugmentationConfig(intensity_probability=1.0, rotation=0.0, zoom=0.0, flip=0.0)
+    size = loaded_cases[0].image.shape[1:]
+    pool = SlicePool(loaded_cases, labels=True, seed=0)
+    weak, strong = two_views(pool, 0, 4, Augmentation(config, size), np.random.default_rng(0))
+    torch.testing.assert_close(weak["image"], pool.batch(0, 4)["image"], atol=1e-4, rtol=0)
+    assert (strong["image"] - weak["image"]).abs().mean() > 0.01
+    assert strong["image"].data_ptr() != weak["image"].data_ptr()

@@ -1,0 +1,48 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from action.stages.losses import pseudo_label_loss, ramp_up, segmentation_loss, zero_like
+
+
+def test_segmentation_loss_is_half_cross_entropy_and_half_dice_with_squared_denominators():
+    torch.manual_seed(0)
+    logits, label = torch.randn(3, 4, 8, 8).double(), torch.randint(0, 4, (3, 1, 8, 8)).double()
+    p, truth = logits.softmax(1), F.one_hot(label[:, 0].long(), 4).permute(0, 3, 1, 2).double()
+    overlap = (p * truth).sum((0, 2, 3))
+    dice = 1 - ((2 * overlap + 1e-5) / ((p**2).sum((0, 2, 3)) + (truth**2).sum((0, 2, 3)) + 1e-5)).mean()
+    entropy = -(truth * p.log()).sum(1).mean()
+    torch.testing.assert_close(segmentation_loss(logits, label), 0.5 * (dice + entropy))
+
+
+def test_pseudo_label_loss_weighs_each_image_by_its_share_of_confident_valid_pixels():
+    logits = torch.randn(2, 3, 4, 4)
+    label = torch.randint(0, 3, (2, 1, 4, 4)).float()
+    confidence = torch.full((2, 1, 4, 4), 0.8)
+    confidence[0, :, :2] = 0.99
+    confidence[1, :, 0] = 0.0  # outside the image: no valid pixel
+    confidence[1, :, 1, 0] = 0.98
+    loss, weight = pseudo_label_loss(logits, label, confidence, threshold=0.97)
+    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
+    expected = (0.5 * entropy[0].sum() + (1 / 12) * entropy[1, 1:].sum()) / (16 + 12)
+    torch.testing.assert_close(loss, expected)
+    assert weight.item() == pytest.approx((0.5 + 1 / 12) / 2)
+
+
+def test_no_valid_pixel_gives_zero_with_a_graph():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss, _ = pseudo_label_loss(logits, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 0.97)
+    loss.backward()
+    assert loss.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_zero_carries_the_graph_and_survives_emptiness():
+    empty = torch.empty(0, 3, requires_grad=True)
+    zero_like(empty).backward()
+    assert empty.grad.shape == (0, 3)
+
+
+def test_ramp_up_grows_to_one_and_may_be_absent():
+    values = [ramp_up(step, 10) for step in range(12)]
+    assert values == sorted(values) and values[0] < 0.01 and values[10] == values[11] == 1.0
+    assert ramp_up(0, 0) == 1.0

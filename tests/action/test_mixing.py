@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+
+from action.stages.mixing import mix
+
+
+@pytest.fixture
+def batch():
+    """Every pixel knows its slice: image = slice number, label and confidence follow from it."""
+    number = torch.arange(4.0)[:, None, None, None].expand(4, 1, 24, 32).clone()
+    label = torch.zeros(4, 1, 24, 32)
+    label[:, :, 4:12, 8:20] = 1.0 + number[:, :, 4:12, 8:20]
+    return {"image": number + label / 10, "label": label, "confidence": (number + 1) / 5}
+
+
+@pytest.mark.parametrize("how", ["cutmix", "classmix", "none"])
+def test_image_label_and_confidence_are_mixed_together(batch, how):
+    mixed = mix(batch, how, np.random.default_rng(0))
+    source = (mixed["confidence"] * 5 - 1).round().long()
+    for b in range(4):
+        assert set(source[b].unique().tolist()) <= {b, (b - 1) % 4}
+    for key in batch:
+        torch.testing.assert_close(mixed[key], batch[key].gather(0, source))
+    assert (source != torch.arange(4)[:, None, None, None]).any() == (how != "none")
+    assert all(mixed[key].data_ptr() != batch[key].data_ptr() for key in batch)
+
+
+def test_cutmix_pastes_a_quarter_to_a_half(batch):
+    own = torch.arange(4)[:, None, None, None]
+    for seed in range(20):
+        source = (mix(batch, "cutmix", np.random.default_rng(seed))["confidence"] * 5 - 1).round().long()
+        share = (source != own).float().mean(dim=(1, 2, 3))
+        assert ((share > 0.15) & (share < 0.6)).all()
+
+
+def test_classmix_pastes_whole_classes(batch):
+    mixed = mix(batch, "classmix", np.random.default_rng(1))
+    source = (mixed["confidence"] * 5 - 1).round().long()
+    for b in range(4):
+        neighbour = batch["label"][(b - 1) % 4]
+        pasted = source[b] == (b - 1) % 4
+        for value in neighbour.unique():
+            assert pasted[neighbour == value].float().mean() in (0.0, 1.0)

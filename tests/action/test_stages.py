@@ -1,0 +1,281 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from action.config import (
+    AnatomicalContrastConfig,
+    AugmentationConfig,
+    DistillationConfig,
+    InputConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from action.data.augment import Augmentation
+from action.data.batches import SlicePool, step_generator
+from action.model.heads import Pixels
+from action.model.learner import Learner
+from action.stages import make_stages
+from action.stages.anatomical_contrast import AnatomicalContrast, sample_pixels
+from action.stages.base import TrainingData
+
+CLASSES = 4
+DISTILLATION = DistillationConfig(labeled=2, unlabeled=2, bank=7, weight=1.0)
+
+
+@pytest.fixture
+def config(loaded_cases):
+    return TrainConfig(
+        input=InputConfig(size=loaded_cases[0].image.shape[1:]),
+        model=ModelConfig(channels=(4, 6, 8), embedding=8, window=16, stride=8, pooled=4),
+        global_distillation=DISTILLATION,
+        local_distillation=DISTILLATION,
+        anatomical_contrast=AnatomicalContrastConfig(
+            labeled=2, unlabeled=2, queries=10, keys=8, negatives_per_query=6, pixel_bank=50, weak_threshold=0.0
+        ),
+    )
+
+
+@pytest.fixture
+def learner(config):
+    torch.manual_seed(0)
+    return Learner(config, CLASSES).train()
+
+
+@pytest.fixture
+def data(config, loaded_cases):
+    return TrainingData(
+        SlicePool(loaded_cases[:2], labels=True, seed=0),
+        SlicePool(loaded_cases[2:], labels=False, seed=1),
+        Augmentation(config.augmentation, config.input.size),
+    )
+
+
+def run_step(stage, learner, data, step=0):
+    rng = step_generator(0, 0, step)
+    losses = stage.losses(learner, stage.batch(data, step, rng), step, rng)
+    stage.finish_step(learner)
+    return losses
+
+
+def stage_named(config, name):
+    method = {"supervised": "supervised", "mean_teacher": "mean-teacher"}.get(name, "action")
+    stages = make_stages(dataclasses.replace(config, method=method))
+    return next(stage for stage in stages if stage.name == name)
+
+
+ALL = ["global_distillation", "local_distillation", "anatomical_contrast", "supervised", "mean_teacher"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_stage_logs_what_it_says_and_trains_the_student_alone(name, config, learner, data):
+    stage = stage_named(config, name)
+    for step in range(2):  # the first step of stages 1 and 2 meets an empty bank
+        losses = run_step(stage, learner, data, step)
+    assert set(losses) == set(stage.loss_names)
+    assert all(torch.isfinite(value) for value in losses.values())
+    losses["loss"].backward()
+    gradients = [p.grad for p in learner.student.parameters() if p.grad is not None]
+    assert any(g.abs().sum() > 0 for g in gradients)
+    assert all(p.grad is None for p in learner.teacher.parameters())
+    assert all(not bank.features.requires_grad for bank in (learner.slice_bank, learner.window_bank, learner.pixel_bank))
+
+
+@pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
+def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, learner, data, monkeypatch):
+    stage = stage_named(config, name)
+    seen = {}
+    for role in ("student", "teacher"):
+        network = getattr(learner, role).network
+        network.encoder[0].register_forward_pre_hook(lambda _, inputs, role=role: seen.update({role: inputs[0].clone()}))
+    batch = stage.batch(data, 0, step_generator(0, 0, 0))
+    before = {key: value.clone() for key, value in batch.items()}
+    stage.losses(learner, batch, 0, step_generator(0, 0, 0))
+    assert torch.equal(seen["teacher"], before["weak"])
+    assert not any(torch.equal(image, other) for image in seen["student"] for other in before["weak"])
+    assert torch.equal(batch["weak"], before["weak"])
+
+
+def test_stage_1_follows_the_formula_and_fills_its_bank_afterwards(config, learner, data):
+    stage = stage_named(config, "global_distillation")
+    for step in range(3):  # 4 slices a step into a bank of 7: wraps around
+        rows = learner.slice_bank.rows.double().clone()
+        rng = step_generator(0, 0, step)
+        batch = stage.batch(data, step, rng)
+        torch.manual_seed(step)  # dropout
+        loss = stage.losses(learner, batch, step, rng)["loss"]
+        teacher, student = learner.teacher, learner.student
+        torch.manual_seed(step)
+        prediction = student.predictor(student.global_head(student.network.encode(batch["strong"])[-1])).double()
+        target = teacher.global_head(teacher.network.encode(batch["weak"])[-1]).double()
+        if len(rows):
+            p = (F.normalize(target) @ F.normalize(rows).T / 0.01).softmax(1)
+            log_q = (F.normalize(prediction) @ F.normalize(rows).T / 0.1).log_softmax(1)
+            expected = F.kl_div(log_q, p, reduction="batchmean")
+            torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=1e-5)
+        stage.finish_step(learner)
+        assert len(learner.slice_bank) == min(7, 4 * (step + 1))
+        stored = F.normalize(learner.slice_bank.rows.double())
+        similarity = F.normalize(target) @ stored.T
+        assert (similarity.max(dim=1).values > 1 - 1e-5).all()
+
+
+def test_stage_2_has_one_bank_a_window_and_means_over_windows_and_slices(config, learner, data):
+    stage = stage_named(config, "local_distillation")
+    run_step(stage, learner, data, 0)
+    positions = ((config.input.size[0] - 16) // 8 + 1) * ((config.input.size[1] - 16) // 8 + 1)
+    rows = learner.window_bank.rows.double().clone()
+    assert rows.shape == (positions, 4, CLASSES * 16)
+    rng = step_generator(0, 0, 1)
+    batch = stage.batch(data, 1, rng)
+    torch.manual_seed(9)
+    losses = stage.losses(learner, batch, 1, rng)
+    torch.manual_seed(9)
+    student = learner.student.local_head(learner.student(batch["strong"]).logits).double()
+    teacher = learner.teacher.local_head(learner.teacher(batch["weak"]).logits).double()
+    expected = []
+    for n in range(positions):
+        bank = F.normalize(rows[n])
+        p = (F.normalize(teacher[n]) @ bank.T / 0.01).softmax(1)
+        log_q = (F.normalize(student[n]) @ bank.T / 0.1).log_softmax(1)
+        expected.append((p * (p.clamp_min(1e-300).log() - log_q)).sum(1))
+    torch.testing.assert_close(losses["local"].double(), torch.stack(expected).mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(losses["loss"], losses["supervised"] + losses["global"] + losses["local"])
+
+
+def test_stage_3_moves_image_pseudo_label_and_confidence_together(config):
+    config = dataclasses.replace(
+        config, augmentation=AugmentationConfig(intensity_probability=0.0, deformation=6.0, deformation_probability=1.0)
+    )
+    stage = AnatomicalContrast(config)
+    image = torch.zeros(3, 1, *config.input.size)
+    image[:, :, 8:20, 10:24] = 1.0
+    image += torch.arange(3)[:, None, None, None] * 0.1
+    pseudo = {"image": image, "label": (image > 0.5).float(), "confidence": 0.5 + image / 4}
+    strong = stage.strong_view(pseudo, np.random.default_rng(0))
+    inside = strong["confidence"] > 0
+    agrees = (strong["image"] > 0.5) == (strong["label"] > 0.5)
+    assert not torch.equal(strong["label"], pseudo["label"])
+    assert agrees[inside].float().mean() > 0.95
+    close = ((strong["confidence"] - 0.5) * 4 - strong["image"]).abs() < 0.15
+    assert close[inside].float().mean() > 0.85  # all but interpolated edges
+
+
+def outputs(learner, images):
+    return learner.student(images), learner.teacher(images)
+
+
+def test_contrast_with_fewer_than_two_classes_is_zero_with_a_graph(config, learner):
+    stage = AnatomicalContrast(config)
+    student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
+    for only in (-1, 2):  # no valid pixel at all; a single class
+        labels = torch.full((2, *config.input.size), only)
+        loss = stage.contrast(learner, student, labels, teacher, labels, np.random.default_rng(0))
+        assert loss.item() == pytest.approx(0.0, abs=1e-6) and loss.requires_grad and loss.device == student.logits.device
+        loss.backward(retain_graph=True)
+
+
+@pytest.mark.parametrize("negatives", ["bank", "batch"])
+@pytest.mark.parametrize("selection", ["relation", "hardest"])
+def test_contrast_follows_the_formula(config, learner, negatives, selection, monkeypatch):
+    settings = dataclasses.replace(config.anatomical_contrast, negatives=negatives, selection=selection)
+    stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
+    learner.pixel_bank.push(torch.randn(40, 8), torch.arange(40) % CLASSES)
+    student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
+    label = torch.randint(0, CLASSES, (2, *config.input.size))
+    seen = {}
+    import action.stages.anatomical_contrast as module
+
+    original = module.anatomical_contrast
+    monkeypatch.setattr(
+        module,
+        "anatomical_contrast",
+        lambda q, p, b, i, **k: seen.update(q=q, p=p, b=b, i=i) or original(q, p, b, i, **k),
+    )
+    loss = stage.contrast(learner, student, label, teacher, label, np.random.default_rng(0))
+    labels = {"bank": learner.pixel_bank.labels, "batch": stage._key_labels}[negatives]
+    rows = {"bank": learner.pixel_bank.rows, "batch": stage._keys}[negatives]
+    assert torch.equal(seen["b"], rows)
+    # Which class each query has follows from its positive: the mean key of its class.
+    means = torch.stack([F.normalize(stage._keys[stage._key_labels == c].mean(0), dim=0) for c in range(CLASSES)])
+    query_class = torch.cdist(seen["p"], means).argmin(1)
+    torch.testing.assert_close(seen["p"], means[query_class])
+    assert (labels[seen["i"]] != query_class[:, None]).all()  # every negative is of another class
+    q, p, b = F.normalize(seen["q"].double()), seen["p"].double(), F.normalize(rows.double())
+    positive = (q * p).sum(1, keepdim=True) / 0.5
+    negative = torch.einsum("nd,nkd->nk", q, b[seen["i"]]) / 0.5
+    each = torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]
+    expected = torch.stack([each[query_class == c].mean() for c in query_class.unique()]).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+    if selection == "hardest":
+        masked = (q @ b.T).masked_fill(labels[None] == query_class[:, None], -9)
+        torch.testing.assert_close((negative * 0.5), masked.topk(6, dim=1).values, rtol=1e-4, atol=1e-6)
+
+
+def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
+    stage = AnatomicalContrast(config)
+    student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
+    label = torch.randint(0, CLASSES, (2, *config.input.size))
+    easy = F.one_hot(label, CLASSES).permute(0, 3, 1, 2).float() * 20
+    easy[0, :, :4] = 0.0  # the first rows of the first slice are uncertain
+    asked = []
+    head = learner.student.representation
+    monkeypatch.setattr(head, "forward", lambda f, pixels: asked.append(pixels) or type(head).forward(head, f, pixels))
+    stage.contrast(learner, student._replace(logits=easy), label, teacher, label, np.random.default_rng(0))
+    (pixels,) = asked
+    assert len(pixels.y) > 0 and (pixels.image == 0).all() and (pixels.y < 4).all()
+
+
+def test_pixels_are_drawn_without_repetition_and_of_each_class():
+    labels = torch.full((2, 8, 8), -1)
+    labels[0, :2, :3] = 1
+    labels[1, 5:, :] = 3
+    pixels, classes = sample_pixels(labels, 4, 10, torch.Generator().manual_seed(0))
+    assert torch.equal(labels[pixels.image, pixels.y, pixels.x], classes)
+    assert torch.bincount(classes, minlength=4).tolist() == [0, 6, 0, 10]
+    assert len({place for place in zip(*map(torch.Tensor.tolist, pixels), strict=True)}) == 16
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def test_the_contrast_never_makes_a_representation_of_the_whole_map(config):
+    config = dataclasses.replace(
+        config,
+        input=InputConfig(size=(64, 64)),
+        model=ModelConfig(channels=(4, 6, 8), embedding=64, window=16, stride=8, pooled=4),
+        anatomical_contrast=dataclasses.replace(config.anatomical_contrast, negatives_per_query=256),
+    )
+    learner = Learner(config, CLASSES)
+    student, teacher = outputs(learner, torch.rand(4, 1, 64, 64))
+    learner.pixel_bank.push(torch.randn(50, 64), torch.arange(50) % CLASSES)
+    label = torch.randint(0, CLASSES, (4, 64, 64))
+    with LargestTensor() as largest:
+        stage = AnatomicalContrast(config)
+        stage.contrast(learner, student, label, teacher, label, np.random.default_rng(0)).backward()
+    queries = 10 * CLASSES
+    assert largest.elements < 4 * 64 * 64 * 64 / 4  # images x height x width x embedding
+    assert largest.elements < queries * 256 * 64 / 4  # queries x negatives x embedding
+    assert largest.elements >= 4 * 64 * 64  # and the instrument works
+
+
+def test_sampling_at_the_border_stays_inside(learner, config):
+    height, width = config.input.size
+    corner = Pixels(torch.tensor([0, 1]), torch.tensor([0, height - 1]), torch.tensor([0, width - 1]))
+    student, _ = outputs(learner, torch.rand(2, 1, height, width))
+    assert torch.isfinite(learner.student.representation(student.features, corner)).all()
