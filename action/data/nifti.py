@@ -100,10 +100,17 @@ def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
 
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
-    """Writes `array` [Z, Y, X] in its own data type, aside and then renamed. `header` gives codes and units."""
+    """Writes `array` [Z, Y, X] in its own data type, aside and then renamed.
+
+    `header` gives codes and units; without one the affine is written as that of a scanner, in mm.
+    """
     version2 = isinstance(header, nib.Nifti2Header)
     image = (nib.Nifti2Image if version2 else nib.Nifti1Image)(array.transpose(2, 1, 0), affine, header)
     image.set_data_dtype(array.dtype)
+    if header is None:
+        image.set_qform(affine, code="scanner")
+        image.set_sform(affine, code="scanner")
+        image.header.set_xyzt_units("mm")
     image.header["cal_min"] = image.header["cal_max"] = 0  # a display window for other data than these
     with write_aside(Path(path)) as aside:
         nib.save(image, aside)
