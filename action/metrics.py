@@ -88,8 +88,8 @@ def _check(prediction: np.ndarray, truth: np.ndarray) -> None:
 
 
 def _class_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> dict:
-    sizes = np.count_nonzero(prediction), np.count_nonzero(truth)
-    empty, miss = max(sizes) == 0, min(sizes) == 0 < max(sizes)
+    there = bool(prediction.any()), bool(truth.any())
+    empty, miss = not any(there), any(there) and not all(there)
     if empty or miss:
         overlap = float(empty)
         return {"dice": overlap, "jaccard": overlap, "asd_mm": None, "hd95_mm": None, "miss": miss, "empty": empty}
