@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from action.data import open_dataset
 from action.data.phantom import write_phantom
+from action.data.volumes import LoadedCase, load_cases
 
 SHAPE = (4, 32, 32)  # z, y, x
 
@@ -66,3 +68,10 @@ def lits_root(tmp_path_factory) -> Path:
 def tiny_phantom(tmp_path_factory) -> Path:
     """A phantom of four patients."""
     return write_phantom(tmp_path_factory.mktemp("phantom") / "data", patients=4, seed=3)
+
+
+@pytest.fixture(scope="session")
+def loaded_cases(acdc_root) -> list[LoadedCase]:
+    """The first six cases of `acdc_root` in memory, at their own size."""
+    dataset = open_dataset(acdc_root, "acdc")
+    return load_cases(dataset.cases[:6], len(dataset.class_names), SHAPE[1:], "auto")

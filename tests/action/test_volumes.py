@@ -1,0 +1,142 @@
+"""Volumes at network size and back on their own grid."""
+
+import dataclasses
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import SHAPE, save_nifti
+
+from action.data import Case, open_dataset
+from action.data.nifti import write_label
+from action.data.volumes import load_case, load_cases, resize_to_native, scale_intensity
+from action.errors import InputError
+
+
+def test_minmax_is_per_volume():
+    array = np.array([[[-3.0, 1.0], [5.0, 2.0]]], np.float32)
+    assert np.allclose(scale_intensity(array, "minmax"), (array + 3) / 8)
+    assert scale_intensity(array, "minmax").dtype == np.float32
+
+
+def test_hounsfield_window():
+    array = np.array([[[-1024.0, -200.0, 25.0, 250.0, 3000.0]]], np.float32)
+    assert np.allclose(scale_intensity(array, "hu"), [[[0, 0, 0.5, 1, 1]]])
+
+
+@pytest.mark.parametrize(("lowest", "as_if"), [(-1000.0, "hu"), (-501.0, "hu"), (-400.0, "minmax"), (0.0, "minmax")])
+def test_auto_recognises_air_in_hounsfield_units(lowest, as_if):
+    array = np.linspace(lowest, 400, 60, dtype=np.float32).reshape(3, 4, 5)
+    assert np.array_equal(scale_intensity(array, "auto"), scale_intensity(array, as_if))
+    assert not np.array_equal(scale_intensity(array, "hu"), scale_intensity(array, "minmax"))
+
+
+def test_a_constant_volume_is_zero_and_not_nan():
+    assert np.array_equal(scale_intensity(np.full((2, 3, 4), 7.0, np.float32), "minmax"), np.zeros((2, 3, 4)))
+
+
+def test_unknown_scaling_is_named():
+    with pytest.raises(InputError, match="'z-score': choose one of auto, minmax, hu"):
+        scale_intensity(np.zeros((1, 2, 2), np.float32), "z-score")
+
+
+def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
+    case = open_dataset(acdc_root, "acdc").cases[0]
+    loaded = load_case(case, 4, SHAPE[1:], "minmax")
+    raw = np.asarray(nib.load(case.image).dataobj).T.astype(np.float32)
+    assert np.allclose(loaded.image, (raw - raw.min()) / (raw.max() - raw.min()), atol=1e-6)
+    assert np.array_equal(loaded.label, np.asarray(nib.load(case.label).dataobj).T)
+    assert np.array_equal(loaded.truth, loaded.label)
+    assert (loaded.name, loaded.patient) == ("patient001_frame01", "patient001")
+    assert loaded.spacing == (8.0, 1.5, 1.5) and loaded.shape == SHAPE
+    assert loaded.image.dtype == np.float32 and loaded.label.dtype == loaded.truth.dtype == np.uint8
+
+
+def test_resizing_keeps_places_and_label_values(acdc_root):
+    case = open_dataset(acdc_root, "acdc").cases[0]
+    native, doubled = (load_case(case, 4, size, "minmax") for size in (SHAPE[1:], (64, 96)))
+    assert doubled.image.shape == doubled.label.shape == (4, 64, 96) and doubled.truth.shape == SHAPE
+    assert np.array_equal(doubled.label, native.label.repeat(2, 1).repeat(3, 2))
+    blocks = doubled.image.reshape(4, 32, 2, 32, 3).mean((2, 4))  # a shift by a pixel would show
+    assert np.corrcoef(blocks.ravel(), native.image.ravel())[0, 1] > 0.98
+    assert doubled.image.min() >= 0 and doubled.image.max() <= 1
+
+
+def test_shrinking_averages_instead_of_skipping(tmp_path):
+    image = np.indices((2, 32, 32)).sum(0) % 2 * 100  # a chessboard
+    case = Case("a", "a", save_nifti(tmp_path / "a.nii.gz", image.astype(np.int16)), None)
+    shrunk = load_case(case, 2, (16, 16), "minmax").image
+    assert np.allclose(shrunk[:, 1:-1, 1:-1], 0.5, atol=1e-5)
+
+
+def test_a_case_without_label(acdc_root):
+    case = dataclasses.replace(open_dataset(acdc_root, "acdc").cases[0], label=None)
+    loaded = load_case(case, 4, (16, 16), "auto")
+    assert loaded.label is None and loaded.truth is None and loaded.image.shape == (4, 16, 16)
+
+
+def test_geometry_survives_until_a_prediction_is_written(lits_root, tmp_path):
+    case = open_dataset(lits_root, "lits").cases[2]
+    loaded = load_case(case, 3, (16, 48), "auto")
+    assert loaded.volume.array.size == 0  # the native voxels are given back
+    write_label(tmp_path / "out.nii.gz", loaded.truth, loaded.volume)
+    written = nib.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(written.affine, nib.load(case.image).affine)
+    assert np.array_equal(np.asarray(written.dataobj), np.asarray(nib.load(case.label).dataobj))
+
+
+@pytest.mark.filterwarnings("ignore:.*affine differs")
+def test_all_cases_in_order(lits_root):
+    cases = open_dataset(lits_root, "lits").cases
+    loaded = load_cases(cases, 3, (32, 32), "auto", progress=True)
+    assert [case.name for case in loaded] == [case.name for case in cases]
+    assert all(case.image[:, 0].max() == 0 for case in loaded)  # air is 0 in the window of soft tissue
+
+
+def test_problems_of_all_files_come_together(acdc_root, tmp_path):
+    root = shutil.copytree(acdc_root, tmp_path / "data")
+    cases = open_dataset(root, "acdc").cases
+    cases[0].image.write_bytes(cases[0].image.read_bytes()[:100])
+    save_nifti(cases[3].label, np.full(SHAPE, 9, np.uint8))
+    save_nifti(cases[5].label, np.zeros((4, 32, 31), np.uint8))
+    with pytest.raises(InputError) as error:
+        load_cases(cases, 4, (32, 32), "auto")
+    message = str(error.value)
+    assert "3 problems" in message
+    for path in (cases[0].image, cases[3].label, cases[5].label):
+        assert str(path) in message
+    assert "patient001_frame09" not in message
+
+
+def test_a_label_with_identity_affine_is_taken_with_a_warning(lits_root):
+    case = open_dataset(lits_root, "lits").cases[9]
+    with pytest.warns(UserWarning, match=r"segmentation-9\.nii\.gz: affine differs"):
+        loaded = load_case(case, 3, (32, 32), "auto")
+    assert set(np.unique(loaded.truth)) == {0, 1, 2}
+    assert loaded.spacing == (2.5, 0.75, 0.75)
+
+
+def test_native_labels_of_probabilities_at_native_size():
+    labels = np.random.default_rng(0).integers(0, 3, (2, 5, 6))
+    probabilities = torch.nn.functional.one_hot(torch.from_numpy(labels), 3).permute(3, 0, 1, 2).float()
+    native = resize_to_native(probabilities, (2, 5, 6))
+    assert native.dtype == np.uint8 and np.array_equal(native, labels)
+    assert np.array_equal(resize_to_native(probabilities.numpy(), (2, 5, 6)), labels)
+
+
+def test_probabilities_are_interpolated_before_the_decision():
+    # Four pixels of a line: class 1 leads by far in one and trails by little in the next, so that the boundary lies
+    # beyond the middle between them; resized labels would put it in the middle.
+    p = torch.tensor([0.95, 0.95, 0.4, 0.05])
+    probabilities = torch.stack([1 - p, p])[:, None, None].expand(2, 1, 4, 4)
+    native = resize_to_native(probabilities, (1, 4, 16))
+    line = np.interp((np.arange(16) + 0.5) / 4 - 0.5, np.arange(4), p.numpy())
+    assert np.array_equal(native[0, 0], line > 0.5)
+    assert native[0, 0].sum() == 9  # of resized labels it would be 8
+
+
+def test_probabilities_of_another_depth_are_refused():
+    with pytest.raises(ValueError, match="Z=3"):
+        resize_to_native(torch.zeros(2, 4, 8, 8), (3, 8, 8))
