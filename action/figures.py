@@ -104,7 +104,7 @@ def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) 
     begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     for i in begins:
         for axes in panels if i else ():
-            axes.axvline(steps[i] - 0.5, color="gray", linestyle="--", linewidth=1)
+            axes.axvline(steps[i] - 0.5, color="gray", linestyle="--", linewidth=1.2)
     if begins:
         names = panels[0].secondary_xaxis("top")
         ends = [*begins[1:], len(steps)]

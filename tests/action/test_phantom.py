@@ -1,4 +1,4 @@
-"""The phantom: real files in the ACDC layout, hearts with the right anatomy, patients that differ, no chance involved."""
+"""The phantom: real files in the ACDC layout, hearts of the right anatomy, patients that differ, equal by seed."""
 
 import dataclasses
 
