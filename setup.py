@@ -45,10 +45,10 @@ def cpu_units() -> list[Unit]:
     units = [
         Unit(f"csrc/cpu/{name}.cpp", f"{name}.{isa}.o", [f"-DACTION_ISA={isa}", *flags])
         for isa, flags in variants.items()
-        for name in ("contrast", "gather", "variant")
+        for name in ("contrast", "bank_gradient", "gather", "variant")
     ]
     units += [
-        Unit(f"csrc/cpu/{name}.cpp", f"{name}.o", common) for name in ("dispatch", "parallel", "relation", "select")
+        Unit(f"csrc/cpu/{name}.cpp", f"{name}.o", common) for name in ("dispatch", "parallel", "relation", "sort")
     ]
     return [Unit("csrc/bindings/cpu.cpp", "bindings.o"), *units]
 

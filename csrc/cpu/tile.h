@@ -3,6 +3,8 @@
 // in which every softmax is lane by lane, and weights of that layout go straight into the product back to features.
 #pragma once
 
+#include <type_traits>
+
 #include "rows.h"
 
 namespace action::ACTION_ISA {
@@ -10,9 +12,6 @@ namespace action::ACTION_ISA {
 template <int NV>
 constexpr int kLanes = NV * kWidth;
 
-// Stream rows (or features) of one register block.
-template <int NV>
-constexpr int kRows = 2 * kBlock / NV;
 
 // Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane]. `inverse` gets 1 / norm per lane,
 // or 1 without normalising; with `scale` the panel's rows are multiplied by it. `row` holds D floats.
@@ -77,26 +76,53 @@ inline void score_block(const float* rows, int64_t stride, const float* panel, i
       store(out + r * out_stride + v * kWidth, scale ? acc[r][v] * set1(scale[r]) : acc[r][v]);
 }
 
+// Calls kernel(std::integral_constant<int, R>, first) for register blocks of R <= kBlock rows that cover `count` rows
+// as evenly as possible: a block with few rows would leave the multipliers waiting for each other.
+template <int R = kBlock, typename Kernel>
+inline void block_of(int64_t rows, int64_t first, Kernel&& kernel) {
+  if (rows == R) {
+    kernel(std::integral_constant<int, R>{}, first);
+  } else if constexpr (R > 1) {
+    block_of<R - 1>(rows, first, kernel);
+  }
+}
+
+template <typename Kernel>
+inline void for_blocks(int64_t count, Kernel&& kernel) {
+  int64_t blocks = (count + kBlock - 1) / kBlock, first = 0;
+  for (; blocks > 0; --blocks) {
+    const int64_t rows = (count - first + blocks - 1) / blocks;
+    block_of(rows, first, kernel);
+    first += rows;
+  }
+}
+
 // out[j][lane] = <stream row j, panel row lane> * scale[j] (scale may be null).
 template <int NV>
 void score(Stream rows, int64_t count, const float* panel, int64_t features, const float* scale, float* out,
            int64_t out_stride) {
-  int64_t j = 0;
-  auto block = [&](auto kernel, int64_t n) {
-    kernel(rows.data + j * rows.stride, rows.stride, panel, features, scale ? scale + j : nullptr, out + j * out_stride,
-           out_stride);
-    j += n;
-  };
-  while (j + kRows<NV> <= count) block(score_block<kRows<NV>, NV>, kRows<NV>);
-  while (kRows<NV> > 8 && j + 8 <= count) block(score_block<8, NV>, 8);
-  if (j + 4 <= count) block(score_block<4, NV>, 4);
-  if (j + 2 <= count) block(score_block<2, NV>, 2);
-  if (j < count) block(score_block<1, NV>, 1);
+  for_blocks(count, [&](auto size, int64_t j) {
+    score_block<size.value, NV>(rows.data + j * rows.stride, rows.stride, panel, features, scale ? scale + j : nullptr,
+                                out + j * out_stride, out_stride);
+  });
+}
+
+// A tile of `count` stream rows for accumulate(): feature block after feature block, each [row][feature of the block],
+// so that the product reads it from end to end. `out` holds packed_floats(count, features).
+inline int64_t packed_floats(int64_t count, int64_t features) { return count * features + kWidth + kBlock; }
+
+inline void pack_features(Stream rows, int64_t count, int64_t features, float* out) {
+  for_blocks(features, [&](auto size, int64_t d) {
+    constexpr int C = size.value;
+    float* block = out + count * d;
+    const float* row = rows.data + d;
+    for (int64_t j = 0; j < count; ++j, row += rows.stride) std::memcpy(block + j * C, row, sizeof(float) * C);
+  });
 }
 
 template <int C, int NV>
-inline void accumulate_block(const float* rows, int64_t stride, int64_t count, const float* weights,
-                             int64_t weight_stride, float* out) {
+inline void accumulate_block(const float* packed, int64_t count, const float* weights, int64_t weight_stride,
+                             float* out) {
   vf acc[C][NV] = {};
   for (int64_t j = 0; j < count; ++j) {
     vf w[NV];
@@ -104,7 +130,7 @@ inline void accumulate_block(const float* rows, int64_t stride, int64_t count, c
     for (int v = 0; v < NV; ++v) w[v] = load(weights + j * weight_stride + v * kWidth);
 #pragma GCC unroll 24
     for (int c = 0; c < C; ++c) {
-      vf a = set1(rows[j * stride + c]);
+      vf a = set1(packed[j * C + c]);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[c][v] += a * w[v];
     }
@@ -118,19 +144,13 @@ inline void accumulate_block(const float* rows, int64_t stride, int64_t count, c
     }
 }
 
-// out[d][lane] += sum_j weights[j][lane] * stream row j [d]; a tile's sum is added whole, which keeps long sums accurate.
+// out[d][lane] += sum_j weights[j][lane] * packed row j [d]; a tile's sum is added whole, which keeps long sums accurate.
 template <int NV>
-void accumulate(Stream rows, int64_t count, const float* weights, int64_t weight_stride, int64_t features, float* out) {
-  int64_t d = 0;
-  auto block = [&](auto kernel, int64_t n) {
-    kernel(rows.data + d, rows.stride, count, weights, weight_stride, out + d * kLanes<NV>);
-    d += n;
-  };
-  while (d + kRows<NV> <= features) block(accumulate_block<kRows<NV>, NV>, kRows<NV>);
-  while (kRows<NV> > 8 && d + 8 <= features) block(accumulate_block<8, NV>, 8);
-  if (d + 4 <= features) block(accumulate_block<4, NV>, 4);
-  if (d + 2 <= features) block(accumulate_block<2, NV>, 2);
-  if (d < features) block(accumulate_block<1, NV>, 1);
+void accumulate(const float* packed, int64_t count, const float* weights, int64_t weight_stride, int64_t features,
+                float* out) {
+  for_blocks(features, [&](auto size, int64_t d) {
+    accumulate_block<size.value, NV>(packed + count * d, count, weights, weight_stride, out + d * kLanes<NV>);
+  });
 }
 
 // Gradient in raw rows from the gradient in unit rows: (g - x <x, g>) / |x|; written to rows first .. first + count of
