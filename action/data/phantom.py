@@ -40,10 +40,12 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
     if patients < 4:
         raise InputError(f"{patients} phantom patients asked for: train, validation and test sets need at least 4")
     about = "synthetic short-axis cardiac MRI, drawn by action.data.phantom; no data of people"
-    content = {"classes": list(CLASSES), "about": about, "patients": patients, "seed": seed}
+    content = {"classes": list(CLASSES), "about": about, "patients": patients, "seed": seed, "ranges": _ranges()}
     if root.exists():
         if _read_json(root / "dataset.json") != content:
-            raise InputError(f"{root} exists and is not this phantom ({patients} patients, seed {seed}): remove it")
+            raise InputError(
+                f"{root} exists and is not this phantom ({patients} patients, seed {seed}): choose another folder"
+            )
         return root
     rng = np.random.default_rng(seed)
     anatomies, looks = draw(Anatomy, patients, rng), draw(Appearance, patients, rng)
@@ -102,6 +104,12 @@ def _oblique_affine(rng: np.random.Generator, slices: int) -> np.ndarray:
     affine[:3, :3] = axes
     affine[:3, 3] = centre - axes @ ((np.array([SIZE, SIZE, slices]) - 1) / 2)
     return affine
+
+
+def _ranges() -> dict[str, dict[str, list[float]]]:
+    """What patients are drawn from, written beside them: a phantom of other ranges is another phantom."""
+    kinds = (Anatomy, Appearance)
+    return {kind.__name__.lower(): {f.name: list(f.metadata["range"]) for f in fields(kind)} for kind in kinds}
 
 
 def _read_json(path: Path) -> dict | None:
