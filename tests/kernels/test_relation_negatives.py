@@ -45,6 +45,26 @@ def test_draws_bit_for_bit(backend: str, device: str, n: int, m: int, classes: i
     assert index.tolist() == expected
 
 
+def test_thresholds_are_exclusive(backend: str, device: str) -> None:
+    """Weights 1, 2, 0, 3 of six integers: every border is hit, and a threshold belongs to the next class."""
+    cumulative, start = [1, 3, 3, 6], [0, 2, 3, 7, 12]
+    rows = torch.randperm(12)
+    index = torch.ops.action_kernels.relation_negatives(
+        torch.zeros(1, 3, dtype=torch.int64, device=device),
+        torch.tensor(cumulative, device=device).expand(1, 4, 4),
+        torch.tensor([start], device=device),
+        rows.unsqueeze(0).to(device),
+        200,
+        42,
+    )
+    for query in range(3):
+        for i in range(200):
+            w0, w1, _, _ = formulas.philox((i, query, 0, 0), (42, 0))
+            label = [0, 1, 1, 3, 3, 3][w0 * 6 // 2**32]
+            size = start[label + 1] - start[label]
+            assert index[0, query, i] == rows[start[label] + w1 * size // 2**32]
+
+
 def test_groups_draw_for_themselves(backend: str, device: str) -> None:
     query_labels, bank_labels = torch.randint(3, (4, 6)), torch.randint(3, (4, 30))
     relation = torch.rand(4, 3, 3)
