@@ -255,7 +255,7 @@ def test_bad_arguments_are_one_sentence_and_nothing_is_written(arguments, word, 
 
 
 def test_an_unknown_key_in_a_file_is_named(acdc_root, tmp_path):
-    (tmp_path / "config.yaml").write_text("labeled: 1\nmodle: {}\n")
+    (tmp_path / "config.yaml").write_text("labeled: 1\nmodle: 3\n")
     with pytest.raises(InputError, match="modle"):
         run(["--config", tmp_path / "config.yaml", "--data", acdc_root, f"--output={tmp_path / 'run'}"])
 
