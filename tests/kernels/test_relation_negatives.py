@@ -45,6 +45,15 @@ def test_draws_bit_for_bit(backend: str, device: str, n: int, m: int, classes: i
     assert index.tolist() == expected
 
 
+def test_many_equally_likely_classes(backend: str, device: str) -> None:
+    """The sum of 300 full weights would pass 2**31, where products with a word overflow: the steps get coarser."""
+    query_labels, bank_labels = torch.arange(4), torch.arange(600) % 300
+    index = draw(device, query_labels, bank_labels, torch.ones(300, 300), 100, seed=8)
+    assert index.tolist() == formulas.relation_draws(
+        query_labels.tolist(), bank_labels.tolist(), [[1.0] * 300] * 300, 100, 8
+    )
+
+
 def test_thresholds_are_exclusive(backend: str, device: str) -> None:
     """Weights 1, 2, 0, 3 of six integers: every border is hit, and a threshold belongs to the next class."""
     cumulative, start = [1, 3, 3, 6], [0, 2, 3, 7, 12]
