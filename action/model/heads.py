@@ -57,11 +57,18 @@ class LocalHead(nn.Module):
 
     Each window is average-pooled to ``pooled`` x ``pooled``, passes two 1x1 convolutions (C -> 2C -> C) and is
     flattened to C * pooled^2.
+
+    Raises:
+        ValueError: the window is no multiple of ``pooled``, or the stride no multiple of a pooled cell.
     """
 
     def __init__(self, classes: int, window: int = 64, stride: int = 32, pooled: int = 8) -> None:
         super().__init__()
-        self.window, self.stride, self.pooled = window, stride, pooled
+        self.cell, self.stride, self.pooled = window // pooled, stride, pooled
+        if window % pooled or stride % self.cell:
+            raise ValueError(
+                f"window {window} must be a multiple of pooled {pooled}, and stride {stride} of window / pooled"
+            )
         self.dim = classes * pooled * pooled
         self.project = nn.Sequential(
             nn.Conv2d(classes, 2 * classes, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * classes, classes, 1)
@@ -69,10 +76,11 @@ class LocalHead(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """[B, C, H, W] -> [P, B, C * pooled^2], one group a window position, in row-major order."""
-        cut = windows(logits, self.window, self.stride)
+        # Windows begin at whole cells, so the map is pooled once, not every window by itself: the same values from
+        # cell^2 times less data.
+        cut = windows(F.avg_pool2d(logits, self.cell), self.pooled, self.stride // self.cell)
         positions, batch = cut.shape[:2]
-        pooled = F.adaptive_avg_pool2d(cut.flatten(0, 1), self.pooled)
-        return self.project(pooled).flatten(1).unflatten(0, (positions, batch))
+        return self.project(cut.flatten(0, 1)).flatten(1).unflatten(0, (positions, batch))
 
 
 class Pixels(NamedTuple):
