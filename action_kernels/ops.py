@@ -29,12 +29,13 @@ def _register(
     backward: Callable[..., Gradients] | None = None,
 ) -> None:
     """Define the operator of a backend kernel. Without ``backward`` it refuses to be differentiated."""
-    name = schema.partition("(")[0]
+    name, _, signature = schema.partition("(")
+    arguments = signature.partition(")")[0].split(",")
+    rows = [i for i, argument in enumerate(arguments) if argument.split()[-1] in _ROWS]
 
     def run(*args: Any) -> Any:
         device_type = args[0].device.type
-        rows = (x for x in args if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 3)
-        dtypes = tuple(x.dtype for x in rows)  # not of log-sum-exps, which are always float64
+        dtypes = tuple(args[i].dtype for i in rows)
         kernel = getattr(select(device_type, dtypes), name)
         if torch.is_autocast_enabled(device_type):  # the kernel has been given its dtypes: no recasting inside
             with torch.autocast(device_type, enabled=False):
