@@ -2,4 +2,4 @@
 
 
 class InputError(Exception):
-    """Bad input. The message names the file or key, the value, and what to do; entry points print it and exit with 2."""
+    """Bad input. The message names the file or key, the value, and what to do; entry points print it and exit 2."""

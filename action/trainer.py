@@ -145,7 +145,7 @@ class Trainer:
             self.load_state_dict(load_checkpoint(self.run.latest, self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Learner (networks, heads, banks), optimiser, and place in the run; the random state follows from the place."""
+        """Learner (networks, heads, banks), optimiser, place in the run; the random state follows from the place."""
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -59,7 +59,9 @@ ABLATION = {
         "ACTION without L_unsup", "action", overrides=("--anatomical_contrast.unsupervised_weight=0",)
     ),
     "without-contrast": Arm("ACTION without L_anco", "action", overrides=("--anatomical_contrast.contrast_weight=0",)),
-    "batch-negatives": Arm("ACTION, negatives from the batch", "action", overrides=("--anatomical_contrast.negatives=batch",)),
+    "batch-negatives": Arm(
+        "ACTION, negatives from the batch", "action", overrides=("--anatomical_contrast.negatives=batch",)
+    ),
     "hardest-negatives": Arm(
         "ACTION, hardest negatives", "action", overrides=("--anatomical_contrast.selection=hardest",)
     ),
@@ -183,9 +185,7 @@ def main() -> None:
         parser.error(f"unknown arms {', '.join(unknown)}: choose of {', '.join(ARMS | ABLATION)}")
     data = Path(arguments.data) if arguments.data else write_phantom(PHANTOM)
     output = Path(arguments.output or f"results/study-{data.resolve().name}")
-    results = study(
-        data, arguments.labeled, arguments.seeds, arguments.arms, output, arguments.flags, arguments.jobs
-    )
+    results = study(data, arguments.labeled, arguments.seeds, arguments.arms, output, arguments.flags, arguments.jobs)
     text = table(results)
     title = f"{data.resolve().name}, {arguments.labeled} labelled patient{'s' * (arguments.labeled > 1)}"
     (output / "table.md").write_text(text + "\n")

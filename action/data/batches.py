@@ -46,7 +46,7 @@ class SlicePool:
         return np.array([orders[int(e)][p % len(self)] for e, p in zip(epochs, places, strict=True)], dtype=np.int64)
 
     def batch(self, start: int, count: int) -> Slice:
-        """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label of the same shape."""
+        """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label, same shape."""
         chosen = self.indices(start, count)
         batch: dict[str, Tensor] = {"image": torch.from_numpy(self.images[chosen][:, None])}
         if self.labels is not None:

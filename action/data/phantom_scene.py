@@ -29,51 +29,51 @@ def _between(low: float, high: float):
 class Anatomy:
     """Shape of a patient's heart and of what lies around it; patients are drawn from the `range` of each field."""
 
-    lv_radius: float = _between(19.5, 24.5)  # cavity at the base, end-diastole
-    wall: float = _between(7.6, 11.4)
-    length: float = _between(65.4, 76.6)
-    shortening: float = _between(0.65, 0.8)  # end-systolic over end-diastolic cavity radius
-    eccentricity: float = _between(0.89, 1.11)
-    asymmetry: float = _between(-0.08, 0.33)  # of the wall, thickest at the septum
-    septum: float = _between(3.02, 3.88)  # direction of the right ventricle
-    rv_height: float = _between(22.2, 32.8)
-    rv_width: float = _between(1.09, 1.36)  # half opening angle
-    rv_skew: float = _between(-0.22, 0.22)
-    rv_depth: float = _between(0.73, 0.88)  # share of the length that the right ventricle reaches
-    x: float = _between(0.2, 13.8)  # centre of the left ventricle, relative to the image centre
-    y: float = _between(-7.2, 5.2)
-    tilt_x: float = _between(-0.07, 0.07)
-    tilt_y: float = _between(-0.07, 0.07)
-    fat: float = _between(1.4, 4.1)
-    papillary: float = _between(2.66, 4.14)
-    trabeculae: float = _between(1.3, 3.7)
-    chest: float = _between(9.8, 22.2)  # gap between the heart and the chest wall
-    diaphragm: float = _between(0, 10)  # gap between the heart and the diaphragm
-    mediastinum: float = _between(5.8, 18.2)  # fat between the heart and the chest wall
-    body_angle: float = _between(-0.28, 0.28)
-    aorta: float = _between(8.9, 12.1)
-    aorta_angle: float = _between(0.68, 1.12)
-    top: float = _between(-7.5, -2)  # z of the first slice
+    lv_radius: float = _between(19, 25)  # cavity at the base, end-diastole
+    wall: float = _between(7.22, 11.8)
+    length: float = _between(64.3, 77.7)
+    shortening: float = _between(0.635, 0.815)  # end-systolic over end-diastolic cavity radius
+    eccentricity: float = _between(0.868, 1.13)
+    asymmetry: float = _between(-0.121, 0.371)  # of the wall, thickest at the septum
+    septum: float = _between(2.93, 3.97)  # direction of the right ventricle
+    rv_height: float = _between(21.1, 33.9)
+    rv_width: float = _between(1.06, 1.39)  # half opening angle
+    rv_skew: float = _between(-0.264, 0.264)
+    rv_depth: float = _between(0.715, 0.895)  # share of the length that the right ventricle reaches
+    x: float = _between(0.08, 15.2)  # centre of the left ventricle, relative to the image centre
+    y: float = _between(-8.44, 6.44)
+    tilt_x: float = _between(-0.084, 0.084)
+    tilt_y: float = _between(-0.084, 0.084)
+    fat: float = _between(1.13, 4.37)
+    papillary: float = _between(2.51, 4.29)
+    trabeculae: float = _between(1.06, 3.94)
+    chest: float = _between(8.56, 23.4)  # gap between the heart and the chest wall
+    diaphragm: float = _between(-1, 11)  # gap between the heart and the diaphragm
+    mediastinum: float = _between(4.56, 19.4)  # fat between the heart and the chest wall
+    body_angle: float = _between(-0.336, 0.336)
+    aorta: float = _between(8.58, 12.4)
+    aorta_angle: float = _between(0.636, 1.16)
+    top: float = _between(-8.05, -1.45)  # z of the first slice
 
 
 @dataclass(frozen=True)
 class Appearance:
     """Brightness of the tissues relative to blood, and what the scanner adds."""
 
-    muscle: float = _between(0.3, 0.45)  # of the heart
-    rv_blood: float = _between(0.84, 1.06)
-    fat: float = _between(0.59, 0.91)
-    lung: float = _between(0.07, 0.18)
-    liver: float = _between(0.36, 0.74)
-    skeletal: float = _between(0.27, 0.48)
-    stomach: float = _between(0.32, 0.88)
-    texture: float = _between(0.031, 0.069)
-    gamma: float = _between(0.83, 1.27)
-    bias: float = _between(0.1, 0.25)
-    bias_angle: float = _between(-2.6, -0.5)
-    blur: float = _between(0.46, 0.84)  # voxels
-    noise: float = _between(0.018, 0.042)
-    scale: float = _between(300, 1200)
+    muscle: float = _between(0.285, 0.465)  # of the heart
+    rv_blood: float = _between(0.818, 1.08)
+    fat: float = _between(0.558, 0.942)
+    lung: float = _between(0.059, 0.191)
+    liver: float = _between(0.322, 0.778)
+    skeletal: float = _between(0.249, 0.501)
+    stomach: float = _between(0.264, 0.936)
+    texture: float = _between(0.0272, 0.0728)
+    gamma: float = _between(0.786, 1.31)
+    bias: float = _between(0.085, 0.265)
+    bias_angle: float = _between(-2.81, -0.29)
+    blur: float = _between(0.422, 0.878)  # voxels
+    noise: float = _between(0.0156, 0.0444)
+    scale: float = _between(210, 1290)
 
 
 class Scene:

@@ -92,7 +92,7 @@ class Pixels(NamedTuple):
 
 
 class RepresentationHead(nn.Module):
-    """Pixel representation for the anatomical contrast: 3x3 convolution on the joined decoder maps, ReLU, 1x1 convolution.
+    """Pixel representation for the anatomical contrast: 3x3 convolution on joined decoder maps, ReLU, 1x1 convolution.
 
     Evaluated only at sampled pixels: the maps are interpolated at the 3x3 neighbourhood of each, so that neither the
     upsampled maps (sum of all decoder widths at full size) nor the representation of a whole image ever exists.

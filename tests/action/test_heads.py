@@ -10,9 +10,7 @@ def test_every_window_is_cut_at_its_own_place(height, width, size, stride):
     maps = torch.randn(3, 2, height, width)
     cut = windows(maps, size, stride)
     corners = [
-        (top, left)
-        for top in range(0, height - size + 1, stride)
-        for left in range(0, width - size + 1, stride)
+        (top, left) for top in range(0, height - size + 1, stride) for left in range(0, width - size + 1, stride)
     ]
     assert len(cut) == len(corners)
     assert corners[-1] == (height - size, width - size)  # the last row and column take part
@@ -60,7 +58,8 @@ def sparse_case():
         torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True),
         torch.randn(2, 4, 12, 16, dtype=torch.float64, requires_grad=True),
     ]
-    pixels = Pixels(torch.tensor([0, 0, 1, 1, 1, 0]), torch.tensor([0, 11, 5, 0, 11, 6]), torch.tensor([0, 15, 7, 15, 0, 3]))
+    places = ([0, 0, 1, 1, 1, 0], [0, 11, 5, 0, 11, 6], [0, 15, 7, 15, 0, 3])
+    pixels = Pixels(*map(torch.tensor, places))
     return head, features, pixels
 
 

@@ -81,7 +81,8 @@ def test_every_stage_logs_what_it_says_and_trains_the_student_alone(name, config
     gradients = [p.grad for p in learner.student.parameters() if p.grad is not None]
     assert any(g.abs().sum() > 0 for g in gradients)
     assert all(p.grad is None for p in learner.teacher.parameters())
-    assert all(not bank.features.requires_grad for bank in (learner.slice_bank, learner.window_bank, learner.pixel_bank))
+    banks = (learner.slice_bank, learner.window_bank, learner.pixel_bank)
+    assert not any(bank.features.requires_grad for bank in banks)
 
 
 @pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
@@ -90,7 +91,7 @@ def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, l
     seen = {}
     for role in ("student", "teacher"):
         network = getattr(learner, role).network
-        network.encoder[0].register_forward_pre_hook(lambda _, inputs, role=role: seen.update({role: inputs[0].clone()}))
+        network.encoder[0].register_forward_pre_hook(lambda _, x, role=role: seen.update({role: x[0].clone()}))
     batch = stage.batch(data, 0, step_generator(0, 0, 0))
     before = {key: value.clone() for key, value in batch.items()}
     stage.losses(learner, batch, 0, step_generator(0, 0, 0))
@@ -174,7 +175,7 @@ def test_contrast_with_fewer_than_two_classes_is_zero_with_a_graph(config, learn
     for only in (-1, 2):  # no valid pixel at all; a single class
         labels = torch.full((2, *config.input.size), only)
         loss = stage.contrast(learner, student, labels, teacher, labels, np.random.default_rng(0))
-        assert loss.item() == pytest.approx(0.0, abs=1e-6) and loss.requires_grad and loss.device == student.logits.device
+        assert loss.item() == pytest.approx(0.0, abs=1e-6) and loss.device == student.logits.device
         loss.backward(retain_graph=True)
 
 

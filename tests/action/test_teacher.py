@@ -43,7 +43,8 @@ def test_every_head_and_buffer_of_the_teacher_moves_towards_the_student():
     learner.update_teacher(step=10**6)  # long after the warm-up: the configured momentum
     for name, value in learner.teacher.state_dict().items():
         if value.is_floating_point():
-            torch.testing.assert_close(value - before[name], torch.full_like(value, 0.01), msg=name, rtol=1e-3, atol=1e-4)
+            moved = value - before[name]
+            torch.testing.assert_close(moved, torch.full_like(value, 0.01), msg=name, rtol=1e-3, atol=1e-4)
 
 
 def test_student_and_teacher_share_no_memory():

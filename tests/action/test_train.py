@@ -104,11 +104,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path
     run(["--resume", f"--output={output}"])  # the run's own configuration is enough
     assert (output / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
     assert json.loads((output / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
-    whole, resumed = (load_checkpoint(run / "checkpoints" / "latest.pt", torch.device("cpu")) for run in (finished, output))
+    device = torch.device("cpu")
+    whole, resumed = (load_checkpoint(run / "checkpoints" / "latest.pt", device) for run in (finished, output))
     assert whole["learner"].keys() == resumed["learner"].keys()
     for name, value in whole["learner"].items():
-        equal = torch.equal(value, resumed["learner"][name]) if isinstance(value, torch.Tensor) else value == resumed["learner"][name]
-        assert equal, name
+        other = resumed["learner"][name]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
 def test_a_checkpoint_holds_heads_banks_and_optimiser(finished):
@@ -132,11 +133,12 @@ def test_baselines_run_with_as_many_updates(method, acdc_root, tmp_path):
 def test_every_published_configuration_starts(config, acdc_root, lits_root, tmp_path):
     layout, asked = config.stem.split("-")[0], yaml.safe_load(config.read_text())
     assert asked["model"]["channels"] == [16, 32, 64, 128, 256] and asked["optimizer"]["teacher_momentum"] == 0.99
-    assert all(asked[s]["iterations"] == 30000 for s in ("global_distillation", "local_distillation", "anatomical_contrast"))
+    stages = ("global_distillation", "local_distillation", "anatomical_contrast")
+    assert all(asked[stage]["iterations"] == 30000 for stage in stages)
     miniature = [
         "--data", {"acdc": acdc_root, "lits": lits_root}[layout], "--input.size=[64,64]", "--labeled=1",
-        "--split.proportions=[0.6,0.2,0.2]", "--model.window=32", "--model.stride=32", "--global_distillation.iterations=1",
-        "--local_distillation.iterations=1", "--anatomical_contrast.iterations=1", "--device=cpu",
+        "--split.proportions=[0.6,0.2,0.2]", "--model.window=32", "--model.stride=32", "--device=cpu",
+        *(f"--{stage}.iterations=1" for stage in stages),
     ]  # fmt: skip
     run(["--config", config, *miniature, f"--output={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "summary.json").is_file()
