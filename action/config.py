@@ -28,8 +28,8 @@ class InputConfig:
     """What the network sees.
 
     Args:
-        size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256. Slices
-            of another size are resampled, predictions are resampled back.
+        size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256.
+            Slices of another size are resampled, predictions are resampled back.
         intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU; "auto": "hu" where values are air in HU.
     """
 
@@ -93,7 +93,7 @@ class OptimizerConfig:
         teacher_momentum: weight of the old teacher in the exponential moving average.
     """
 
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9
@@ -114,7 +114,7 @@ class DistillationConfig:
         weight: weight of this stage's distillation loss beside the others (published: 1, over 30,000 updates).
     """
 
-    iterations: int = 50
+    iterations: int = 30
     labeled: int = 3
     unlabeled: int = 3
     bank: int = 36
@@ -147,7 +147,7 @@ class AnatomicalContrastConfig:
         pixel_bank: rows of the pixel bank.
     """
 
-    iterations: int = 600
+    iterations: int = 850
     labeled: int = 4
     unlabeled: int = 4
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
@@ -226,7 +226,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     global_distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=300))
+    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=120))
     anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -44,7 +44,7 @@ class RunFolder:
         exists = self.root.is_dir() and any(self.root.iterdir())
         if exists and not (resume or overwrite):
             raise InputError(
-                f"{self.root} exists: continue it with --resume, replace it with --overwrite, or choose another --output"
+                f"{self.root} exists: continue it with --resume, replace it with --overwrite, or change --output"
             )
         if resume and not self.config.is_file():
             raise InputError(f"{self.root} has no {self.config.name}: nothing to resume, start it without --resume")
