@@ -148,8 +148,8 @@ class AnatomicalContrastConfig:
     """
 
     iterations: int = 850
-    labeled: int = 4
-    unlabeled: int = 4
+    labeled: int = 3
+    unlabeled: int = 3
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
     strong_threshold: float = 0.97
     weak_threshold: float = 0.7
@@ -178,8 +178,8 @@ class BaselineConfig:
     """
 
     iterations: int | None = None
-    labeled: int = 4
-    unlabeled: int = 4
+    labeled: int = 3
+    unlabeled: int = 3
     consistency: float = 1.0
     ramp_up: float = 0.4
 

@@ -1,4 +1,4 @@
-"""What ACTION buys: ``python -m benchmarks.study [--data DIR]`` trains the baselines, ACTION and the fully
+"""What ACTION buys: ``python -m benchmarks.study [--data DIR]`` trains baselines, ACTION and the fully
 labelled upper bound with equal numbers of network updates, over several seeds, and writes the table and a figure.
 
 The figure of merit is the share of the gap between labelled-only and fully labelled mean test Dice that a method closes.
