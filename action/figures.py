@@ -109,7 +109,7 @@ def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) 
         names = panels[0].secondary_xaxis("top")
         ends = [*begins[1:], len(steps)]
         names.set_xticks([(steps[i] + steps[j - 1]) / 2 for i, j in zip(begins, ends, strict=True)])
-        names.set_xticklabels([stages[i] for i in begins], fontsize=9)
+        names.set_xticklabels([stages[i].replace("_", "\n") for i in begins], fontsize=9)
         names.tick_params(length=0)
 
 

@@ -29,51 +29,51 @@ def _between(low: float, high: float):
 class Anatomy:
     """Shape of a patient's heart and of what lies around it; patients are drawn from the `range` of each field."""
 
-    lv_radius: float = _between(19.2, 24.8)  # cavity at the base, end-diastole
-    wall: float = _between(7.41, 11.6)
-    length: float = _between(64.8, 77.2)
-    shortening: float = _between(0.643, 0.808)  # end-systolic over end-diastolic cavity radius
-    eccentricity: float = _between(0.879, 1.12)
-    asymmetry: float = _between(-0.101, 0.351)  # of the wall, thickest at the septum
-    septum: float = _between(2.98, 3.92)  # direction of the right ventricle
-    rv_height: float = _between(21.7, 33.3)
-    rv_width: float = _between(1.08, 1.37)  # half opening angle
-    rv_skew: float = _between(-0.242, 0.242)
-    rv_depth: float = _between(0.722, 0.887)  # share of the length that the right ventricle reaches
-    x: float = _between(0.08, 14.5)  # centre of the left ventricle, relative to the image centre
-    y: float = _between(-7.82, 5.82)
-    tilt_x: float = _between(-0.077, 0.077)
-    tilt_y: float = _between(-0.077, 0.077)
-    fat: float = _between(1.27, 4.23)
-    papillary: float = _between(2.59, 4.21)
-    trabeculae: float = _between(1.18, 3.82)
-    chest: float = _between(9.18, 22.8)  # gap between the heart and the chest wall
-    diaphragm: float = _between(-0.5, 10.5)  # gap between the heart and the diaphragm
-    mediastinum: float = _between(5.18, 18.8)  # fat between the heart and the chest wall
-    body_angle: float = _between(-0.308, 0.308)
-    aorta: float = _between(8.74, 12.3)
-    aorta_angle: float = _between(0.658, 1.14)
-    top: float = _between(-7.78, -1.72)  # z of the first slice
+    lv_radius: float = _between(19, 25)  # cavity at the base, end-diastole
+    wall: float = _between(7.22, 11.8)
+    length: float = _between(64.3, 77.7)
+    shortening: float = _between(0.635, 0.815)  # end-systolic over end-diastolic cavity radius
+    eccentricity: float = _between(0.868, 1.13)
+    asymmetry: float = _between(-0.121, 0.371)  # of the wall, thickest at the septum
+    septum: float = _between(2.93, 3.97)  # direction of the right ventricle
+    rv_height: float = _between(21.1, 33.9)
+    rv_width: float = _between(1.06, 1.39)  # half opening angle
+    rv_skew: float = _between(-0.264, 0.264)
+    rv_depth: float = _between(0.715, 0.895)  # share of the length that the right ventricle reaches
+    x: float = _between(0.08, 15.2)  # centre of the left ventricle, relative to the image centre
+    y: float = _between(-8.44, 6.44)
+    tilt_x: float = _between(-0.084, 0.084)
+    tilt_y: float = _between(-0.084, 0.084)
+    fat: float = _between(1.13, 4.37)
+    papillary: float = _between(2.51, 4.29)
+    trabeculae: float = _between(1.06, 3.94)
+    chest: float = _between(8.56, 23.4)  # gap between the heart and the chest wall
+    diaphragm: float = _between(-1, 11)  # gap between the heart and the diaphragm
+    mediastinum: float = _between(4.56, 19.4)  # fat between the heart and the chest wall
+    body_angle: float = _between(-0.336, 0.336)
+    aorta: float = _between(8.58, 12.4)
+    aorta_angle: float = _between(0.636, 1.16)
+    top: float = _between(-8.05, -1.45)  # z of the first slice
 
 
 @dataclass(frozen=True)
 class Appearance:
     """Brightness of the tissues relative to blood, and what the scanner adds."""
 
-    muscle: float = _between(0.292, 0.458)  # of the heart
-    rv_blood: float = _between(0.829, 1.07)
-    fat: float = _between(0.574, 0.926)
-    lung: float = _between(0.0645, 0.185)
-    liver: float = _between(0.341, 0.759)
-    skeletal: float = _between(0.26, 0.49)
-    stomach: float = _between(0.292, 0.908)
-    texture: float = _between(0.0291, 0.0709)
-    gamma: float = _between(0.808, 1.29)
-    bias: float = _between(0.0925, 0.258)
-    bias_angle: float = _between(-2.71, -0.395)
-    blur: float = _between(0.441, 0.859)  # voxels
-    noise: float = _between(0.0168, 0.0432)
-    scale: float = _between(255, 1240)
+    muscle: float = _between(0.285, 0.465)  # of the heart
+    rv_blood: float = _between(0.818, 1.08)
+    fat: float = _between(0.558, 0.942)
+    lung: float = _between(0.059, 0.191)
+    liver: float = _between(0.322, 0.778)
+    skeletal: float = _between(0.249, 0.501)
+    stomach: float = _between(0.264, 0.936)
+    texture: float = _between(0.0272, 0.0728)
+    gamma: float = _between(0.786, 1.31)
+    bias: float = _between(0.085, 0.265)
+    bias_angle: float = _between(-2.81, -0.29)
+    blur: float = _between(0.422, 0.878)  # voxels
+    noise: float = _between(0.0156, 0.0444)
+    scale: float = _between(210, 1290)
 
 
 class Scene:
