@@ -1,0 +1,52 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import study
+
+CLASSES = ("liver", "kidneys")
+
+
+def summary(liver, kidneys):
+    classes = {
+        name: {"dice": dice, "asd_mm": 1.0, "misses": 0} for name, dice in zip(CLASSES, (liver, kidneys), strict=True)
+    }
+    return {"classes": classes, "mean": {"dice": (liver + kidneys) / 2, "asd_mm": 1.0, "misses": 0}}
+
+
+@pytest.fixture
+def results():
+    return {
+        "labeled-only": [summary(0.5, 0.3), summary(0.7, 0.5)],
+        "action": [summary(0.8, 0.6), summary(0.7, 0.5)],
+        "fully-labeled": [summary(0.9, 0.9), summary(0.9, 0.7)],
+    }
+
+
+def test_share_of_the_gap(results):
+    assert study.gap_closed(results, "action") == pytest.approx((0.65 - 0.5) / (0.85 - 0.5))
+    assert study.gap_closed({"action": results["action"]}, "action") is None
+
+
+def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
+    lines = study.table(results).splitlines()
+    assert "| ACTION | 75.0 ± 5.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | 1.00 | 0 | 43 % |" in lines
+    assert len(lines) == 2 + 3
+    study.plot(results, "test", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, tmp_path, monkeypatch):
+    flags = [
+        "--model.channels=[4,6]", "--model.embedding=4", "--baseline.iterations=1", "--global_distillation.iterations=1",
+        "--local_distillation.iterations=1", "--anatomical_contrast.iterations=1", "--device=cpu",
+    ]  # fmt: skip
+    arms = ["labeled-only", "fully-labeled"]
+    first = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=2)
+    splits = [json.loads((tmp_path / "study" / f"{arm}-seed0" / "split.json").read_text()) for arm in arms]
+    assert [len(split["labeled"]) for split in splits] == [1, 7]
+    monkeypatch.setattr(study.subprocess, "run", lambda *a, **k: pytest.fail("trained again"))
+    again = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=1)
+    assert again == first
+    assert np.isfinite(study.gap_closed(first, "labeled-only") or 0.0)
