@@ -1,8 +1,8 @@
 """What ACTION buys: ``python -m benchmarks.study [--data DIR]``.
 
-Trains the baselines, ACTION and the fully labelled upper bound with equal numbers of network updates, over several seeds,
-and writes a table and a figure. The figure of merit is the share of the gap between labelled-only and fully labelled mean
-test Dice that a method closes. Finished runs are kept, so an interrupted study goes on where it stopped.
+Trains the baselines, ACTION and the fully labelled upper bound with equal numbers of network updates, over several
+seeds, and writes a table and a figure. The figure of merit is the share of the gap between labelled-only and fully
+labelled mean test Dice that a method closes. Finished runs are kept, so an interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations

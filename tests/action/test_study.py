@@ -39,7 +39,8 @@ def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
 
 def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, tmp_path, monkeypatch):
     flags = [
-        "--model.channels=[4,6]", "--model.embedding=4", "--baseline.iterations=1", "--global_distillation.iterations=1",
+        "--model.channels=[4,6]", "--model.embedding=4", "--baseline.iterations=1",
+        "--global_distillation.iterations=1",
         "--local_distillation.iterations=1", "--anatomical_contrast.iterations=1", "--device=cpu",
     ]  # fmt: skip
     arms = ["labeled-only", "fully-labeled"]
