@@ -1,6 +1,10 @@
 """Builds the native modules with ninja. PyTorch is not needed, and a module that cannot be built is left out.
 
-Environment: CXX (compiler), MAX_JOBS (parallel compilations), ACTION_SANITIZE (for example ``address,undefined``).
+Environment: CXX (compiler), MAX_JOBS (parallel compilations), ACTION_SANITIZE (sanitizers to compile in). The tests of
+the operators under AddressSanitizer and UndefinedBehaviorSanitizer (the interpreter has neither, hence the preload):
+
+    ACTION_SANITIZE=address,undefined python setup.py build_ext --inplace
+    LD_PRELOAD=$(c++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 python -m pytest tests/kernels
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-REASON = ROOT / "action_kernels" / "_cpu_build.txt"
+REASON = "_cpu_build.txt"  # beside the package's modules: why there is no native one
 
 
 @dataclass
@@ -50,7 +54,7 @@ def cpu_units() -> list[Unit]:
     units += [
         Unit(f"csrc/cpu/{name}.cpp", f"{name}.o", common) for name in ("dispatch", "parallel", "relation", "sort")
     ]
-    return [Unit("csrc/bindings/cpu.cpp", "bindings.o"), *units]
+    return [Unit("csrc/bindings/cpu.cpp", "bindings.o", ["-O1"]), *units]
 
 
 def find_compiler() -> str:
@@ -85,12 +89,16 @@ class NinjaBuild(build_ext):
     """
 
     def build_extension(self, ext: Extension) -> None:
-        REASON.unlink(missing_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        reasons = {target.parent / REASON, ROOT.resolve() / "action_kernels" / REASON}  # installed, and editable
+        for path in reasons:
+            path.unlink(missing_ok=True)
         try:
             self.compile(target)
         except BuildError as error:
-            REASON.write_text(f"{error}\n")
+            for path in reasons:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{error}\n")
             print(f"action_kernels: native CPU module left out: {error}", file=sys.stderr)
 
     def compile(self, target: Path) -> None:
@@ -147,5 +155,4 @@ def quote(path: str) -> str:
 setup(
     ext_modules=[Extension("action_kernels._cpu", sources=[], optional=True)],
     cmdclass={"build_ext": NinjaBuild},
-    package_data={"action_kernels": ["_cpu_build.txt"]},
 )

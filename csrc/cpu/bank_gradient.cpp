@@ -56,8 +56,9 @@ class BankGradientPass {
     const int64_t size = Cutter::size<float>(features * L);
     Cutter cut(memory);
     float* row = cut.take(features);
-    float *student_rows = cut.take(tile_ * features), *teacher_rows = cut.take(tile_ * features);
-    float *student_packed = cut.take(packed_floats(tile_, features)), *teacher_packed = cut.take(packed_floats(tile_, features));
+    float *s = cut.take(tile_ * features), *t = cut.take(tile_ * features);
+    float* student_packed = cut.take(packed_floats(tile_, features));
+    float* teacher_packed = cut.take(packed_floats(tile_, features));
     float* tile = cut.take(tile_ * 2 * L);
     float* inverse = cut.take(panels * L);
     float *panel = cut.take(panels * size), *gradient = cut.take(panels * size);
@@ -68,8 +69,8 @@ class BankGradientPass {
 
     for (int64_t i = 0; i < queries; i += tile_) {
       const int64_t count = std::min(tile_, queries - i);
-      const Stream s = open_unit_stream(student, i, count, student_inverse, student_rows);
-      const Stream t = open_unit_stream(teacher, i, count, teacher_inverse, teacher_rows);
+      open_stream(student, i, count, student_inverse, s);
+      open_stream(teacher, i, count, teacher_inverse, t);
       pack_features(s, count, features, student_packed);
       pack_features(t, count, features, teacher_packed);
       for (int64_t p = 0; p < panels; ++p) {

@@ -93,13 +93,13 @@ class ContrastPass {
     Cutter cut(memory);
     Panel* panel = cut.take<Panel>(panels);
     float* row = cut.take(features);
-    float* converted = cut.take(tile_ * features);
+    float* stream = cut.take(tile_ * features);
     float* loose = cut.take(tile_ * width_);
     for (int64_t p = 0; p < panels; ++p) open(panel[p], group, first + p * L, cut, row);
 
     for (int64_t t = 0; t < tiles_; ++t) {
       const int64_t j = t * tile_, count = std::min(tile_, rows - j);
-      const Stream stream = open_stream(bank, j, count, converted);
+      open_stream(bank, j, count, nullptr, stream);
       for (int64_t p = 0; p < panels; ++p) {
         const Panel& q = panel[p];
         float* tile = keep_ ? q.kept + j * width_ : loose;
@@ -109,16 +109,16 @@ class ContrastPass {
       }
     }
     for (int64_t p = 0; p < panels; ++p) write_rows(panel[p], group);
-    if (a.direction) direction(group, panel, panels, bank, scale, converted, loose, cut);
+    if (a.direction) direction(group, panel, panels, bank, scale, stream, loose, cut);
   }
 
   void direction(int64_t group, const Panel* panel, int64_t panels, const Rows& bank, const float* scale,
-                 float* converted, float* loose, Cutter cut) const {
+                 float* stream, float* loose, Cutter cut) const {
     float* packed = cut.take(packed_floats(tile_, features));
     for (int64_t p = 0; p < panels; ++p) std::memset(panel[p].direction, 0, sizeof(float) * features * L);
     for (int64_t t = 0; t < tiles_; ++t) {
       const int64_t j = t * tile_, count = std::min(tile_, rows - j);
-      const Stream stream = open_stream(bank, j, count, converted);
+      open_stream(bank, j, count, nullptr, stream);
       const float* row_scale = scale ? scale + j : nullptr;
       pack_features(stream, count, features, packed);
       for (int64_t p = 0; p < panels; ++p) {
@@ -164,7 +164,7 @@ class ContrastPass {
     }
   }
 
-  void score_tile(const Panel& q, Stream stream, int64_t count, const float* row_scale, float* tile) const {
+  void score_tile(const Panel& q, const float* stream, int64_t count, const float* row_scale, float* tile) const {
     score<NV>(stream, count, q.student, features, row_scale, tile, width_);
     if (distil_) score<NV>(stream, count, q.teacher, features, row_scale, tile + L, width_);
   }

@@ -31,7 +31,7 @@ inline float score_of(int32_t key) {
 }
 
 // Keeps the k largest of `count` keys (k < count) in their order, with their indices; returns the smallest kept.
-inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t k) {
+__attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t k) {
   int32_t least = keys[0], most = keys[0];
   for (int64_t i = 1; i < count; ++i) {
     least = keys[i] < least ? keys[i] : least;
@@ -53,19 +53,27 @@ inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_
     (above > k ? low : high) = middle;
   }
   const int32_t bound = static_cast<int32_t>(high);
-  int64_t kept = 0;
   int32_t smallest = most;
+  for (int64_t i = 0; i < count; ++i) smallest = keys[i] > bound && keys[i] < smallest ? keys[i] : smallest;
+  int64_t kept = 0;
+  if (ties == 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t key = keys[i], row = index[i];
+      keys[kept] = key;
+      index[kept] = row;
+      kept += key > bound;
+    }
+    return smallest;
+  }
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t key = keys[i];
+    const int32_t key = keys[i], row = index[i];
     const bool tie = key == bound && ties > 0;
-    const bool keep = key > bound || tie;
     ties -= tie;
     keys[kept] = key;
-    index[kept] = index[i];
-    smallest = keep && key < smallest ? key : smallest;
-    kept += keep;
+    index[kept] = row;
+    kept += key > bound || tie;
   }
-  return smallest;
+  return bound;
 }
 
 struct BankLabels {
@@ -99,7 +107,7 @@ class Selection {
   }
 
   // scores[j * stride + lane] belongs to bank row first + j.
-  void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+  __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
     constexpr int64_t R = 64 / L;  // rows whose comparisons fill one word
     vf threshold[NV];
     for (int v = 0; v < NV; ++v) threshold[v] = load(threshold_ + v * kWidth);
@@ -132,7 +140,7 @@ class Selection {
   }
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
-  void finish(int lane, float* similarity, int64_t* index) {
+  __attribute__((noinline)) void finish(int lane, float* similarity, int64_t* index) {
     if (size_[lane] > k_) shrink(lane);
     const int64_t count = size_[lane];
     const int32_t *keys = keys_ + lane * entries_, *rows = index_ + lane * entries_;

@@ -20,7 +20,7 @@ struct Scales {
 // Takes a tile of scores into the softmaxes and leaves the exponentials in its place. `maxima` (student lanes, teacher
 // lanes) gets the maxima that they are relative to: the largest so far.
 template <int NV>
-void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax<NV>& state, float* maxima) {
+__attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax<NV>& state, float* maxima) {
   constexpr int L = kLanes<NV>;
   const vf cs = set1(scales.student), ct = set1(scales.teacher);
   for (int v = 0; v < NV; ++v) {
@@ -61,7 +61,7 @@ void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax
 
 // Scores become exponentials relative to `maxima`.
 template <int NV>
-void exponential_tile(float* tile, int64_t count, Scales scales, const float* maxima) {
+__attribute__((noinline)) void exponential_tile(float* tile, int64_t count, Scales scales, const float* maxima) {
   constexpr int L = kLanes<NV>;
   for (int64_t j = 0; j < count; ++j) {
     for (int v = 0; v < NV; ++v) {
@@ -74,7 +74,7 @@ void exponential_tile(float* tile, int64_t count, Scales scales, const float* ma
 
 // Exponentials relative to `maxima` become (p_s - p_t) / student_temp * row_scale[j] (1 if null), in the students' place.
 template <int NV>
-void weight_tile(float* tile, int64_t count, Scales scales, const float* maxima, const Softmax<NV>& state,
+__attribute__((noinline)) void weight_tile(float* tile, int64_t count, Scales scales, const float* maxima, const Softmax<NV>& state,
                  float student_temp, const float* row_scale) {
   constexpr int L = kLanes<NV>;
   vf as[NV], at[NV];

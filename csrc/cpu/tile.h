@@ -30,33 +30,24 @@ inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool norm
   }
 }
 
-// A tile of stream rows as float32 with unit column stride.
-struct Stream {
-  const float* data;
-  int64_t stride;
-};
-
-inline Stream open_stream(const Rows& rows, int64_t first, int64_t count, float* buffer) {
-  if (rows.direct()) return {reinterpret_cast<const float*>(rows.row(first)), rows.row_stride};
-  for (int64_t i = 0; i < count; ++i) read_row(rows, first + i, buffer + i * rows.features);
-  return {buffer, rows.features};
-}
-
-// The same of unit rows: row i times inverse[first + i], bit for bit what pack_panel makes of it.
-inline Stream open_unit_stream(const Rows& rows, int64_t first, int64_t count, const float* inverse, float* buffer) {
-  if (!inverse) return open_stream(rows, first, count, buffer);
+// A tile of stream rows in `buffer` [count][D], scaled to unit length if `inverse` is given (row first + i times
+// inverse[first + i], bit for bit what pack_panel makes of it). One copy from end to end is cheaper than several
+// sweeps of the products over memory that is not in the cache yet, and serves every dtype and stride.
+inline void open_stream(const Rows& rows, int64_t first, int64_t count, const float* inverse, float* buffer) {
   const int64_t features = rows.features;
   for (int64_t i = 0; i < count; ++i) {
     float* out = buffer + i * features;
-    const float* x = view_row(rows, first + i, out);
-    for (int64_t d = 0; d < features; ++d) out[d] = x[d] * inverse[first + i];
+    read_row(rows, first + i, out);
+    if (!inverse) continue;
+    const float scale = inverse[first + i];
+    for (int64_t d = 0; d < features; ++d) out[d] *= scale;
   }
-  return {buffer, features};
 }
 
+// The register blocks below stay functions of their own: inlined, they would lose address registers to their caller.
 template <int R, int NV>
-inline void score_block(const float* rows, int64_t stride, const float* panel, int64_t features, const float* scale,
-                        float* out, int64_t out_stride) {
+__attribute__((noinline)) void score_block(const float* rows, const float* panel, int64_t features, const float* scale, float* out,
+                                           int64_t out_stride) {
   vf acc[R][NV] = {};
   for (int64_t d = 0; d < features; ++d) {
     vf b[NV];
@@ -64,7 +55,7 @@ inline void score_block(const float* rows, int64_t stride, const float* panel, i
     for (int v = 0; v < NV; ++v) b[v] = load(panel + d * kLanes<NV> + v * kWidth);
 #pragma GCC unroll 24
     for (int r = 0; r < R; ++r) {
-      vf a = set1(rows[r * stride + d]);
+      vf a = set1(rows[r * features + d]);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[r][v] += a * b[v];
     }
@@ -99,11 +90,11 @@ inline void for_blocks(int64_t count, Kernel&& kernel) {
 
 // out[j][lane] = <stream row j, panel row lane> * scale[j] (scale may be null).
 template <int NV>
-void score(Stream rows, int64_t count, const float* panel, int64_t features, const float* scale, float* out,
+void score(const float* rows, int64_t count, const float* panel, int64_t features, const float* scale, float* out,
            int64_t out_stride) {
   for_blocks(count, [&](auto size, int64_t j) {
-    score_block<size.value, NV>(rows.data + j * rows.stride, rows.stride, panel, features, scale ? scale + j : nullptr,
-                                out + j * out_stride, out_stride);
+    score_block<size.value, NV>(rows + j * features, panel, features, scale ? scale + j : nullptr, out + j * out_stride,
+                                out_stride);
   });
 }
 
@@ -111,17 +102,17 @@ void score(Stream rows, int64_t count, const float* panel, int64_t features, con
 // so that the product reads it from end to end. `out` holds packed_floats(count, features).
 inline int64_t packed_floats(int64_t count, int64_t features) { return count * features + kWidth + kBlock; }
 
-inline void pack_features(Stream rows, int64_t count, int64_t features, float* out) {
+inline void pack_features(const float* rows, int64_t count, int64_t features, float* out) {
   for_blocks(features, [&](auto size, int64_t d) {
     constexpr int C = size.value;
     float* block = out + count * d;
-    const float* row = rows.data + d;
-    for (int64_t j = 0; j < count; ++j, row += rows.stride) std::memcpy(block + j * C, row, sizeof(float) * C);
+    const float* row = rows + d;
+    for (int64_t j = 0; j < count; ++j, row += features) std::memcpy(block + j * C, row, sizeof(float) * C);
   });
 }
 
 template <int C, int NV>
-inline void accumulate_block(const float* packed, int64_t count, const float* weights, int64_t weight_stride,
+__attribute__((noinline)) void accumulate_block(const float* packed, int64_t count, const float* weights, int64_t weight_stride,
                              float* out) {
   vf acc[C][NV] = {};
   for (int64_t j = 0; j < count; ++j) {
