@@ -30,6 +30,7 @@ DISTILLATION = DistillationConfig(labeled=2, unlabeled=2, bank=7, weight=1.0)
 def config(loaded_cases):
     return TrainConfig(
         input=InputConfig(size=loaded_cases[0].image.shape[1:]),
+        augmentation=AugmentationConfig(intensity_probability=1.0),  # so that every strong view differs
         model=ModelConfig(channels=(4, 6, 8), embedding=8, window=16, stride=8, pooled=4),
         global_distillation=DISTILLATION,
         local_distillation=DISTILLATION,
