@@ -48,6 +48,11 @@ inline float similarity(const float* x, const float* y, int64_t n, bool normaliz
   return product * inverse;
 }
 
+// Asks for the bank row that follows entry n of an index list.
+inline void prefetch_next(const Rows& bank, int64_t rows, const int64_t* index, int64_t n, int64_t k) {
+  if (n + 1 < k && index[n + 1] >= 0 && index[n + 1] < rows) prefetch_row(bank, index[n + 1]);
+}
+
 // Row i as a unit row (as it is without normalising) in `out`; returns 1 / norm.
 inline float unit_row(const Rows& rows, int64_t i, bool normalize, float* out) {
   read_row(rows, i, out);
@@ -140,6 +145,7 @@ class GradientPass {
       for (int64_t n = first; n < last; ++n) {
         const int64_t j = index[n];
         if (j < 0 || j >= s.rows) continue;
+        prefetch_next(bank, s.rows, index, n, a.k);
         const float* y = rows[count] = view_row(bank, j, converted + count * features);
         float bank_inverse = 1.0f, weight;
         if (infonce) {
@@ -210,6 +216,7 @@ void gather(const Gather& a, Resources resources) {
     for (int64_t n = 0; n < a.k; ++n) {
       const int64_t j = a.index[row * a.k + n];
       if (j < 0 || j >= s.rows) continue;
+      prefetch_next(bank, s.rows, a.index + row * a.k, n, a.k);
       const float score = similarity(x, view_row(bank, j, converted), features, a.normalize, unused);
       largest = score > largest ? score : largest;
       scores[count++] = score;

@@ -67,6 +67,13 @@ inline const float* view_row(const Rows& rows, int64_t i, float* buffer) {
   return buffer;
 }
 
+// Asks for a row that will be read soon.
+inline void prefetch_row(const Rows& rows, int64_t i) {
+  const int64_t bytes = rows.features * (rows.dtype == Dtype::float32 ? 4 : 2);
+  if (rows.col_stride != 1) return;
+  for (int64_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(rows.row(i) + offset);
+}
+
 inline float dot(const float* x, const float* y, int64_t n) {
   vf a0{}, a1{}, a2{}, a3{};
   int64_t i = 0;

@@ -30,34 +30,48 @@ inline float score_of(int32_t key) {
   return score;
 }
 
+inline int64_t count_above(const int32_t* keys, int64_t count, int32_t bound) {
+  int32_t above = 0;
+  for (int64_t i = 0; i < count; ++i) above += keys[i] > bound;
+  return above;
+}
+
 // Keeps the k largest of `count` keys (k < count) in their order, with their indices; returns the smallest kept.
-__attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t k) {
-  int32_t least = keys[0], most = keys[0];
-  for (int64_t i = 1; i < count; ++i) {
-    least = keys[i] < least ? keys[i] : least;
-    most = keys[i] > most ? keys[i] : most;
-  }
-  // Bisection for the bound: k or more keys exceed `low`, fewer exceed `high`.
-  int64_t low = static_cast<int64_t>(least) - 1, high = most;
-  int64_t ties = 0;
-  while (true) {
-    const int64_t middle = low + (high - low) / 2;
-    const int32_t bound = static_cast<int32_t>(high - low > 1 ? middle : high);
-    int32_t above = 0;
-    for (int64_t i = 0; i < count; ++i) above += keys[i] > bound;
-    if (above == k || high - low <= 1) {
-      high = bound;
-      ties = k - above;  // of the keys equal to the bound, the first
-      break;
+// No more than count - k keys may be smaller than `floor`.
+__attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t k,
+                                                      int32_t floor) {
+  int32_t most = floor;
+  for (int64_t i = 0; i < count; ++i) most = keys[i] > most ? keys[i] : most;
+  // Search for a bound that exactly k keys exceed: k or more exceed `low`, fewer exceed `high`. Interpolation and
+  // bisection take turns; where keys are equal there is none, and `high` ends as the k-th key.
+  int64_t low = static_cast<int64_t>(floor) - 1, high = most, above_low = count, above_high = 0;
+  for (bool bisect = false; high - low > 1; bisect = !bisect) {
+    const int64_t step = bisect ? (high - low) / 2 : (high - low) * (above_low - k) / (above_low - above_high);
+    const int64_t middle = low + (step < 1 ? 1 : step > high - low - 1 ? high - low - 1 : step);
+    const int64_t above = count_above(keys, count, static_cast<int32_t>(middle));
+    if (above < k) {
+      high = middle;
+      above_high = above;
+    } else {
+      low = middle;
+      above_low = above;
+      if (above == k) break;
     }
-    (above > k ? low : high) = middle;
   }
-  const int32_t bound = static_cast<int32_t>(high);
-  int32_t smallest = most;
-  for (int64_t i = 0; i < count; ++i) smallest = keys[i] > bound && keys[i] < smallest ? keys[i] : smallest;
   int64_t kept = 0;
-  if (ties == 0) {
-    for (int64_t i = 0; i < count; ++i) {
+  if (above_low == k) {
+    const int32_t bound = static_cast<int32_t>(low);
+    int32_t smallest = most;
+    for (int64_t i = 0; i < count; ++i) smallest = keys[i] > bound && keys[i] < smallest ? keys[i] : smallest;
+    const vi bounds = set1(bound);
+    int64_t i = 0;
+    for (; i + kWidth <= count; i += kWidth) {  // what is stored has been read: kept <= i
+      const vi key = load(keys + i), row = load(index + i);
+      const uint32_t bits = lanes_above(key, bounds);
+      store_lanes(keys + kept, key, bits);
+      kept += store_lanes(index + kept, row, bits);
+    }
+    for (; i < count; ++i) {
       const int32_t key = keys[i], row = index[i];
       keys[kept] = key;
       index[kept] = row;
@@ -65,6 +79,8 @@ __attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* in
     }
     return smallest;
   }
+  const int32_t bound = static_cast<int32_t>(high);
+  int64_t ties = k - above_high;  // of the keys equal to the bound, the first ones
   for (int64_t i = 0; i < count; ++i) {
     const int32_t key = keys[i], row = index[i];
     const bool tie = key == bound && ties > 0;
@@ -195,7 +211,9 @@ class Selection {
   }
 
   void shrink(int lane) {
-    threshold_[lane] = score_of(keep_largest(keys_ + lane * entries_, index_ + lane * entries_, size_[lane], k_));
+    // k scores reach the threshold, once there is one: it is the k-th of an earlier buffer.
+    const int32_t floor = ordered(threshold_[lane]);
+    threshold_[lane] = score_of(keep_largest(keys_ + lane * entries_, index_ + lane * entries_, size_[lane], k_, floor));
     size_[lane] = k_;
   }
 

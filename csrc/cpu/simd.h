@@ -93,6 +93,19 @@ inline uint32_t lanes_above(vf x, vf bound) {
 #endif
 }
 
+inline uint32_t lanes_above(vi x, vi bound) {
+#if defined(__AVX512F__)
+  return _mm512_cmpgt_epi32_mask((__m512i)x, (__m512i)bound);
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps((__m256)(x > bound));
+#else
+  vi hit = x > bound;
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
+  return bits;
+#endif
+}
+
 inline uint32_t lanes_equal(vi x, vi y) {
 #if defined(__AVX512F__)
   return _mm512_cmpeq_epi32_mask((__m512i)x, (__m512i)y);
@@ -104,6 +117,34 @@ inline uint32_t lanes_equal(vi x, vi y) {
   for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
   return bits;
 #endif
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Lanes of the set bits of a byte, in order.
+struct SetBits {
+  uint8_t lane[256][8];
+  constexpr SetBits() : lane() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int bit = 0, n = 0; bit < 8; ++bit)
+        if (byte >> bit & 1) lane[byte][n++] = static_cast<uint8_t>(bit);
+  }
+};
+inline constexpr SetBits kSetBits;
+#endif
+
+// Stores the lanes whose bits are set one after another, and anything behind them up to kWidth; returns their number.
+inline int store_lanes(int32_t* out, vi x, uint32_t bits) {
+#if defined(__AVX512F__)
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)x));
+#elif defined(__AVX2__)
+  const __m128i lanes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetBits.lane[bits]));
+  const __m256i packed = _mm256_permutevar8x32_epi32((__m256i)x, _mm256_cvtepu8_epi32(lanes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), packed);
+#else
+  for (int i = 0, n = 0; i < kWidth; ++i)
+    if (bits >> i & 1) out[n++] = x[i];
+#endif
+  return __builtin_popcount(bits);
 }
 
 // 2**x for x <= 127, relative error below 1.2e-7; 0 from 2**-126.5 down (and at -inf), NaN at NaN.
