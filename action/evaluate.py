@@ -57,7 +57,7 @@ def _panels(
     for rank, case in chosen.items():
         z = int((case.truth > 0).sum(axis=(1, 2)).argmax())
         image = torch.nn.functional.interpolate(
-            torch.from_numpy(case.image[z])[None, None], size=case.shape[1:], mode="bilinear"
+            torch.from_numpy(case.image[z]).float()[None, None], size=case.shape[1:], mode="bilinear"
         )[0, 0].numpy()
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {mean_dice[case.name]:.3f}"
         panels.append((title, image, case.truth[z], predictions[case.name][z]))

@@ -95,7 +95,12 @@ def load_data(config: TrainConfig) -> LoadedData:
     if config.method == "supervised":
         wanted = [case for case in wanted if case.patient not in hidden]
     loaded = load_cases(
-        wanted, len(dataset.class_names), tuple(config.input.size), config.input.intensity, progress=True
+        wanted,
+        len(dataset.class_names),
+        tuple(config.input.size),
+        config.input.intensity,
+        training={*split.labeled, *split.unlabeled},
+        progress=True,
     )
 
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:

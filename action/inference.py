@@ -16,7 +16,7 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
 
     Args:
         network: U-Net; its mode is restored afterwards.
-        image: [Z, H, W] float32 in [0, 1] at network size.
+        image: [Z, H, W] in [0, 1] at network size.
         batch: slices in one forward pass.
 
     Returns:
@@ -28,7 +28,7 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
     inferer = SliceInferer(
         spatial_dim=0, roi_size=image.shape[1:], sw_batch_size=batch, sw_device=device, device="cpu", progress=False
     )
-    volume = torch.from_numpy(image)[None, None]
+    volume = torch.from_numpy(image).float()[None, None]
     result = inferer(volume, lambda slices: network(slices).logits.softmax(dim=1))[0]
     network.train(training)
     return result

@@ -28,8 +28,9 @@ class SlicePool:
     """
 
     def __init__(self, cases: Sequence[LoadedCase], *, labels: bool, seed: int) -> None:
-        self.images = np.concatenate([case.image for case in cases]) if cases else np.empty((0, 0, 0), np.float32)
-        self.labels = np.concatenate([case.label for case in cases]) if labels and cases else None
+        # Views of the cases' slices: a joined array would hold a large data set twice.
+        self.images = [slice_ for case in cases for slice_ in case.image]
+        self.labels = [slice_ for case in cases for slice_ in case.label] if labels else None
         self._seed = seed
 
     def __len__(self) -> int:
@@ -48,7 +49,11 @@ class SlicePool:
     def batch(self, start: int, count: int) -> Slice:
         """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label, same shape."""
         chosen = self.indices(start, count)
-        batch: dict[str, Tensor] = {"image": torch.from_numpy(self.images[chosen][:, None])}
+        batch = {"image": _stack(self.images, chosen)}
         if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels[chosen][:, None].astype(np.float32))
+            batch["label"] = _stack(self.labels, chosen)
         return batch
+
+
+def _stack(slices: Sequence[np.ndarray], chosen: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.stack([slices[i] for i in chosen])[:, None].astype(np.float32))

@@ -133,10 +133,16 @@ def _read(path: Path, dtype) -> Volume:
         array = array[..., 0]
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
-    spacing = tuple(float(size) for size in image.header.get_zooms()[2::-1])
+    spacing = tuple(float(size) for size in _voxel_size(image)[::-1])
     if not all(np.isfinite(size) and size > 0 for size in spacing):
         raise InputError(f"{path}: voxel size {spacing} mm (z, y, x) must be positive; repair 'pixdim' in its header")
     return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), image.affine, image.header, spacing, path)
+
+
+def _voxel_size(image: nib.Nifti1Pair) -> np.ndarray:
+    """(x, y, z) as it stands in the file: nibabel itself takes a zero for 1 mm."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        return np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4])
 
 
 def _size(array: np.ndarray) -> str:

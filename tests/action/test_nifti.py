@@ -120,10 +120,11 @@ def test_colours_are_refused(tmp_path):
         read_image(tmp_path / "rgb.nii.gz")
 
 
-def test_voxels_without_a_size_are_refused(tmp_path, array):
+@pytest.mark.parametrize("size", [0, np.inf])
+def test_voxels_without_a_size_are_refused(tmp_path, array, size):
     path = save(tmp_path / "flat.nii", array)
     content = bytearray(path.read_bytes())
-    content[88:92] = np.float32(np.inf).tobytes()  # pixdim[3]
+    content[88:92] = np.float32(size).tobytes()  # pixdim[3]
     path.write_bytes(bytes(content))
     with pytest.raises(InputError, match=r"flat\.nii.*pixdim"):
         read_image(path)

@@ -46,12 +46,12 @@ def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
     case = open_dataset(acdc_root, "acdc").cases[0]
     loaded = load_case(case, 4, SHAPE[1:], "minmax")
     raw = np.asarray(nib.load(case.image).dataobj).T.astype(np.float32)
-    assert np.allclose(loaded.image, (raw - raw.min()) / (raw.max() - raw.min()), atol=1e-6)
+    assert np.allclose(loaded.image, (raw - raw.min()) / (raw.max() - raw.min()), atol=2**-11)
     assert np.array_equal(loaded.label, np.asarray(nib.load(case.label).dataobj).T)
     assert np.array_equal(loaded.truth, loaded.label)
     assert (loaded.name, loaded.patient) == ("patient001_frame01", "patient001")
     assert loaded.spacing == (8.0, 1.5, 1.5) and loaded.shape == SHAPE
-    assert loaded.image.dtype == np.float32 and loaded.label.dtype == loaded.truth.dtype == np.uint8
+    assert loaded.image.dtype == np.float16 and loaded.label.dtype == loaded.truth.dtype == np.uint8
 
 
 def test_resizing_keeps_places_and_label_values(acdc_root):
@@ -93,6 +93,9 @@ def test_all_cases_in_order(lits_root):
     loaded = load_cases(cases, 3, (32, 32), "auto", progress=True)
     assert [case.name for case in loaded] == [case.name for case in cases]
     assert all(case.image[:, 0].max() == 0 for case in loaded)  # air is 0 in the window of soft tissue
+    lean = load_cases(cases, 3, (32, 32), "auto", training=[cases[0].patient])
+    assert lean[0].truth is None and np.array_equal(lean[0].label, loaded[0].label)
+    assert all(case.truth is not None for case in lean[1:])
 
 
 def test_problems_of_all_files_come_together(acdc_root, tmp_path):
