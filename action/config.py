@@ -133,6 +133,7 @@ class AnatomicalContrastConfig:
         unlabeled: unlabelled slices in a batch.
         mix: how slices of the strong view are mixed.
         strong_threshold: confidence above which a pseudo-label counts for an image's weight.
+        pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
@@ -152,6 +153,7 @@ class AnatomicalContrastConfig:
     unlabeled: int = 3
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
     strong_threshold: float = 0.97
+    pseudo_label_threshold: float = 0.7
     weak_threshold: float = 0.7
     unsupervised_weight: float = 1.0
     ramp_up: float = 0.3

@@ -61,7 +61,11 @@ class AnatomicalContrast:
         student = learner.student(torch.cat([batch["strong"], pseudo["image"]]))
         supervised = segmentation_loss(student.logits[:labeled], batch["label"])
         unsupervised, confident = pseudo_label_loss(
-            student.logits[labeled:], pseudo["label"], pseudo["confidence"], config.strong_threshold
+            student.logits[labeled:],
+            pseudo["label"],
+            pseudo["confidence"],
+            config.strong_threshold,
+            config.pseudo_label_threshold,
         )
         # A labelled pixel is certain; a pixel that the weak threshold refuses has no class (-1).
         label[:labeled] = batch["weak_label"].long()

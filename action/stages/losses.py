@@ -22,23 +22,26 @@ segmentation_loss = DiceCELoss(
 )
 
 
-def pseudo_label_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def pseudo_label_loss(
+    logits: Tensor, label: Tensor, confidence: Tensor, strong_threshold: float, threshold: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels.
 
-    eta_b = (pixels of image b with confidence >= threshold) / (valid pixels of image b);
+    eta_b = (pixels of image b with confidence >= strong_threshold) / (valid pixels of image b);
     loss = mean over all valid pixels of eta_b * CE.
 
     Args:
         logits: [B, C, H, W].
         label: [B, 1, H, W] class indices.
         confidence: [B, 1, H, W]; 0 marks pixels outside the image, which are not valid.
-        threshold: confidence above which a pixel counts as confident.
+        strong_threshold: confidence above which a pixel counts as confident.
+        threshold: confidence below which a pixel is not valid either.
 
     Returns:
         The loss and the mean of eta_b. Without a valid pixel both are 0, and the loss still carries a graph.
     """
-    valid = confidence[:, 0] > 0
-    weight = (confidence[:, 0] >= threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
+    valid = (confidence[:, 0] > 0) & (confidence[:, 0] >= threshold)
+    weight = (confidence[:, 0] >= strong_threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
     entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
     loss = (weight[:, None, None] * entropy * valid).sum() / valid.sum().clamp_min(1)
     return loss, weight.mean()

@@ -22,11 +22,24 @@ def test_pseudo_label_loss_weighs_each_image_by_its_share_of_confident_valid_pix
     confidence[0, :, :2] = 0.99
     confidence[1, :, 0] = 0.0  # outside the image: no valid pixel
     confidence[1, :, 1, 0] = 0.98
-    loss, weight = pseudo_label_loss(logits, label, confidence, threshold=0.97)
+    loss, weight = pseudo_label_loss(logits, label, confidence, strong_threshold=0.97)
     entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
     expected = (0.5 * entropy[0].sum() + (1 / 12) * entropy[1, 1:].sum()) / (16 + 12)
     torch.testing.assert_close(loss, expected)
     assert weight.item() == pytest.approx((0.5 + 1 / 12) / 2)
+
+
+def test_pixels_below_the_threshold_have_no_pseudo_label():
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    label = torch.randint(0, 3, (2, 1, 4, 4)).float()
+    confidence = torch.full((2, 1, 4, 4), 0.6)
+    confidence[0, :, :2], confidence[1, :, 0] = 0.98, 0.8
+    loss, weight = pseudo_label_loss(logits, label, confidence, strong_threshold=0.97, threshold=0.7)
+    loss.backward()
+    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
+    torch.testing.assert_close(loss, entropy[0, :2].sum() / (8 + 4))  # no pixel of the second image is confident
+    assert weight.item() == 0.5
+    assert logits.grad[0, :, 2:].abs().max() == 0 < logits.grad[0, :, :2].abs().min()
 
 
 def test_no_valid_pixel_gives_zero_with_a_graph():
