@@ -1,0 +1,116 @@
+"""Speed and peak memory of every operator against plain PyTorch: ``python -m benchmarks [--device cuda]``.
+
+Prints a Markdown table, adds a row for every problem, program and pass to ``operators.csv``, and draws the plots.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+
+from action_kernels import use_backend
+from action_kernels.backends import select
+
+from .measure import Floor, peak_memory, times
+from .plots import draw
+from .problems import SWEEPS, Problem, make_inputs
+from .programs import LIBRARIES, programs
+from .table import Row, append, describe, read
+
+COMPILED = ("features", "small", "operators")  # to compile for every size takes longer than all measurements
+
+
+def main(
+    device: str = "cpu",
+    backend: str | None = None,
+    sweeps: list[str] | None = None,
+    rounds: int = 5,
+    seconds: float = 2.0,
+    memory: float = 6.0,
+    compiled: bool = True,
+    output: Path = Path("results/benchmarks"),
+) -> None:
+    """Measure, add to the table, draw.
+
+    Args:
+        device: cpu or cuda.
+        backend: of ``action_kernels``; none: its own choice.
+        sweeps: some of features, small, operators, queries, rows, selected, dtypes; none: all.
+        rounds: timed runs of every program at the least.
+        seconds: time for the runs of one problem; where they are short, there are more of them.
+        memory: GiB that plain PyTorch may need; it is left out of larger problems.
+        compiled: measure ``torch.compile`` as well, in the first three sweeps.
+        output: folder of the table and the plots.
+    """
+    if unknown := set(sweeps or ()) - set(SWEEPS):
+        raise SystemExit(f"--sweeps: unknown {', '.join(sorted(unknown))}; choose from {', '.join(SWEEPS)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: PyTorch finds no CUDA device here; leave the flag out")
+    table, machine = output / "operators.csv", describe(device)
+    print(", ".join(str(value) for value in machine.values()))
+    floors: dict[torch.dtype, Floor] = {}
+    with use_backend(backend):
+        for sweep in sweeps or SWEEPS:
+            print(f"\n**{sweep}**: forward + backward, ms (MiB above inputs, results and gradients)\n")
+            for problem in SWEEPS[sweep]:
+                if problem.dtype not in floors:
+                    floors[problem.dtype] = Floor(device, problem.dtype)
+                least = floors[problem.dtype].milliseconds(problem.multiply_adds, problem.exponentials)
+                allowed = int(memory * 2**30)
+                rows = measure(problem, device, rounds, seconds, allowed, compiled and sweep in COMPILED)
+                append(table, [{"sweep": sweep, **row, "floor_ms": round(least, 4), **machine} for row in rows])
+                report(problem, rows, least)
+    draw(read(table), output)
+
+
+def measure(
+    problem: Problem, device: str, rounds: int, seconds: float, memory: int, compiled: bool
+) -> list[dict[str, object]]:
+    """Rows of one problem: a program and a pass each."""
+    inputs = make_inputs(problem, device)
+    chosen = programs(problem, device, memory, compiled)
+    for name in LIBRARIES.get(problem.operator, {}):
+        if name in chosen:
+            try:
+                chosen[name](inputs)[0].backward()
+            except Exception as error:  # another's program: whatever it cannot do is its result
+                print(f"without {name}: {type(error).__name__}: {error}")
+                del chosen[name]
+    measured = times(chosen, inputs, inputs.leaves, device, rounds, seconds)
+    peaks = {name: peak_memory(program, inputs, inputs.leaves, device) for name, program in chosen.items()}
+    used = select(device, (problem.dtype,)).__name__.rpartition(".")[2]
+    sizes = {"G": problem.groups, "N": problem.n, "M": problem.m, "D": problem.d, "k": problem.k}
+    kind = {"dtype": str(problem.dtype).removeprefix("torch."), "bank_gradient": problem.bank_gradient}
+    return [
+        {
+            "operator": problem.operator,
+            "program": name,
+            "backend": used if name == "fused" else "",
+            "pass": part,
+            **sizes,
+            **kind,
+            "ms": round(span.median, 4),
+            "ms_q20": round(span.low, 4),
+            "ms_q80": round(span.high, 4),
+            "peak_mib": round(peaks[name], 2),
+        }
+        for (name, part), span in measured.items()
+    ]
+
+
+def report(problem: Problem, rows: list[Row], floor: float) -> None:
+    """A line of Markdown: every program's time and memory, and how often ours fits into it."""
+    total = {row["program"]: row for row in rows if row["pass"] == "both"}
+    total = total or {row["program"]: row for row in rows}
+    ours = float(str(total["fused"]["ms"]))
+    cells = [f"{problem}"]
+    for name, row in total.items():
+        faster = "" if name == "fused" else f", {float(str(row['ms'])) / ours:.1f}×"
+        cells.append(f"{name} {row['ms']:.2f} ({row['peak_mib']:.0f}){faster}")
+    print("| " + " | ".join(cells) + f" | floor {floor:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -1,0 +1,71 @@
+"""Measurements as rows of a CSV file, each with the machine, the versions and the commit; rows are only ever added."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+Row = dict[str, object]
+
+
+def describe(device: str) -> Row:
+    """The machine and the versions."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def processor() -> str:
+    """Name and widest vectors, as PyTorch sees them."""
+    name = platform.processor() or platform.machine()
+    if (cpuinfo := Path("/proc/cpuinfo")).is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{name} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+def append(path: Path, rows: list[Row]) -> None:
+    """Add rows of equal columns to the file.
+
+    Raises:
+        SystemExit: the file has other columns.
+    """
+    columns = list(rows[0])
+    new = not path.exists()
+    if not new:
+        with path.open(newline="") as file:
+            present = next(csv.reader(file), [])
+        if present != columns:
+            raise SystemExit(f"{path} has the columns {present}, not {columns}: choose another --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,171 @@
+"""Time and peak memory of a whole training step of stage 3: ``python -m benchmarks.training_step [--device cuda]``.
+
+Our step evaluates the representation head at the sampled pixels alone and reads the negatives where they lie. The plain
+step is the published formulation: the head at every pixel, and for each class the negatives gathered as a tensor
+query x negative x feature. Both take the same samples and compute the same losses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from jsonargparse import auto_cli
+from torch import Tensor
+
+from action.config import AnatomicalContrastConfig, InputConfig, ModelConfig, TrainConfig
+from action.data.batches import step_generator
+from action.model.heads import Pixels, RepresentationHead
+from action.model.learner import Learner
+from action.stages import anatomical_contrast as stage_module
+from action_kernels import use_backend
+
+from .measure import peak_meter, quantiles, wait
+from .programs import gathered_info_nce
+from .table import append, describe
+
+CLASSES = 4
+QUERIES = 256  # of a class
+CHANNELS = (16, 32, 64, 128, 256)
+
+
+def published(size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS) -> TrainConfig:
+    """The published settings, with images of ``size`` x ``size`` pixels."""
+    return TrainConfig(
+        input=InputConfig(size=(size, size)),
+        model=ModelConfig(channels=tuple(channels), embedding=features, window=size // 4, stride=size // 8, pooled=8),
+        anatomical_contrast=AnatomicalContrastConfig(
+            labeled=4, unlabeled=4, queries=QUERIES, keys=QUERIES, negatives_per_query=512, ramp_up=0.0
+        ),
+    )
+
+
+def random_batch(config: TrainConfig) -> dict[str, Tensor]:
+    """Smooth random anatomy of four classes and noisy images of it, as the stage takes them."""
+    settings, (height, width) = config.anatomical_contrast, config.input.size
+
+    def view(count: int) -> tuple[Tensor, Tensor]:
+        field = F.interpolate(torch.rand(count, 1, 6, 6), (height, width), mode="bicubic")
+        label = ((field - 0.2) / 0.6 * CLASSES).floor().clamp(0, CLASSES - 1)
+        return label / CLASSES + 0.1 * torch.randn_like(label), label
+
+    weak, weak_label = view(settings.labeled)
+    strong, label = view(settings.labeled)
+    return {
+        "weak": torch.cat([weak, view(settings.unlabeled)[0]]),
+        "weak_label": weak_label,
+        "strong": strong,
+        "label": label,
+    }
+
+
+class DenseRepresentationHead(RepresentationHead):
+    """The head at every pixel, of which the sampled ones are taken."""
+
+    def forward(self, features: Sequence[Tensor], pixels: Pixels) -> Tensor:
+        return self.dense(features)[pixels.image, :, pixels.y, pixels.x]
+
+
+def gathered_contrast(
+    query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, *, temp: float, reduction: str
+) -> Tensor:
+    """``anatomical_contrast(reduction="none")`` by a gather for each class's worth of queries."""
+    pieces = zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True)
+    return torch.cat([gathered_info_nce(q, p, bank, i, temp) for q, p, i in pieces])
+
+
+class Step:
+    """A stage-3 training with a full pixel bank; a call is one update, and returns its losses.
+
+    Args:
+        config: settings.
+        device: cpu or cuda.
+        plain: the published formulation on plain PyTorch, instead of ours.
+    """
+
+    def __init__(self, config: TrainConfig, device: str, plain: bool) -> None:
+        torch.manual_seed(0)
+        self.plain, self.done = plain, 0
+        self.learner = Learner(config, CLASSES)
+        bank = self.learner.pixel_bank
+        bank.push(torch.randn(bank.capacity, bank.dim), torch.randint(CLASSES, (bank.capacity,)))
+        self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
+        if plain:
+            for model in (self.learner.student, self.learner.teacher):
+                model.representation.__class__ = DenseRepresentationHead  # the same parameters
+        self.learner.to(device).train()
+        self.stage = stage_module.AnatomicalContrast(config)
+        settings = config.optimizer
+        self.optimizer = torch.optim.SGD(
+            self.learner.student.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=self.stage.nesterov,
+        )
+
+    def __call__(self) -> dict[str, Tensor]:
+        torch.manual_seed(self.done)  # dropout
+        rng = step_generator(0, 0, self.done)
+        with ExitStack() as stack:
+            if self.plain:
+                stack.enter_context(use_backend("reference"))
+                stack.enter_context(patch.object(stage_module, "anatomical_contrast", gathered_contrast))
+            losses = self.stage.losses(self.learner, self.batch, self.done, rng)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+        self.optimizer.step()
+        self.learner.update_teacher(self.done)
+        self.stage.finish_step(self.learner)
+        self.done += 1
+        return {name: value.detach() for name, value in losses.items()}
+
+
+def main(
+    device: str = "cpu",
+    size: int = 256,
+    features: int = 512,
+    rounds: int = 2,
+    output: Path = Path("results/benchmarks"),
+) -> None:
+    """Measure both steps in turn, print a Markdown table, add to ``training_step.csv``.
+
+    Args:
+        device: cpu or cuda.
+        size: pixels of an image's side; the batch has 4 labelled and 4 unlabelled images.
+        features: of the representation.
+        rounds: timed steps of each, after one untimed whose memory is measured as the second's.
+        output: folder of the table.
+    """
+    config, machine = published(size, features), describe(device)
+    print(", ".join(str(value) for value in machine.values()))
+    steps = {name: Step(config, device, plain=name == "plain") for name in ("fused", "plain")}
+    spans: dict[str, list[float]] = {name: [] for name in steps}
+    peaks: dict[str, float] = {}
+    for counted in range(-1, rounds):
+        for name, step in steps.items():
+            meter = peak_meter(device)
+            start = time.perf_counter()
+            step()
+            wait(device)
+            if counted >= 0:
+                spans[name].append(time.perf_counter() - start)
+                peaks[name] = meter.bytes() / 2**20
+    print("| step | s | 20 % | 80 % | peak MiB |\n|---|---|---|---|---|")
+    rows = []
+    for name in steps:
+        seconds = quantiles(spans[name])
+        print(f"| {name} | {seconds.median:.2f} | {seconds.low:.2f} | {seconds.high:.2f} | {peaks[name]:.0f} |")
+        row = {"step": name, "size": size, "features": features, "seconds": round(seconds.median, 4)}
+        row |= {"seconds_q20": round(seconds.low, 4), "seconds_q80": round(seconds.high, 4)}
+        rows.append({**row, "peak_mib": round(peaks[name], 1), **machine})
+    append(output / "training_step.csv", rows)
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -1,0 +1,151 @@
+"""The benchmark harness: its programs compute the same, its measurements measure, its table and plots appear."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from action_kernels.backends import cpu
+from benchmarks import __main__ as harness
+from benchmarks import table, training_step
+from benchmarks.measure import Floor, peak_memory, times
+from benchmarks.problems import SWEEPS, Problem, make_inputs
+from benchmarks.programs import CHUNK, EAGER, programs
+
+SMALL = Problem("action_contrast", CHUNK + 88, 90, 12, 5)
+PROBLEMS = [
+    *(replace(SMALL, operator=operator) for operator in EAGER if operator != "relation_negatives"),
+    replace(SMALL, operator="contrastive_distillation", bank_gradient=True),
+    replace(SMALL, operator="anatomical_contrast", bank_gradient=True),
+    replace(SMALL, operator="contrastive_distillation", n=9, groups=3),
+]
+
+
+def without_compiler(problem: Problem) -> dict:
+    return programs(problem, "cpu", memory=1 << 30, compiled=False)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_programs_agree(problem: Problem) -> None:
+    inputs = make_inputs(problem, "cpu")
+    found = {}
+    for name, program in without_compiler(problem).items():
+        for leaf in inputs.leaves:
+            leaf.grad = None
+        loss, *others = program(inputs)
+        loss.backward()
+        found[name] = [loss.detach(), *others], [leaf.grad for leaf in inputs.leaves]
+    results, gradients = found.pop("fused")
+    assert found and all(gradient.abs().max() > 0 for gradient in gradients)
+    for name, (other_results, other_gradients) in found.items():
+        for got, want in zip((*results, *gradients), (*other_results, *other_gradients), strict=True):
+            scale = want.abs().max().item()
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_drawn_negatives_follow_the_relation() -> None:
+    inputs = make_inputs(Problem("relation_negatives", 40, 200, 1, 2000), "cpu")
+    shares = []
+    for program in without_compiler(Problem("relation_negatives", 40, 200, 1, 2000)).values():
+        (index,) = program(inputs)
+        drawn = inputs.bank_labels[index]
+        assert not (drawn == inputs.query_labels[:, None]).any()
+        shares.append(torch.stack([(drawn == c).float().mean() for c in range(4)]))
+    torch.testing.assert_close(shares[0], shares[1], rtol=0, atol=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_sees_a_temporary_and_not_the_results() -> None:
+    def peak(program) -> float:
+        return peak_memory(program, None, [], "cpu")
+
+    assert 39 < peak(lambda _: (torch.ones(40 << 18).sum(),)) < 45  # 40 MiB
+    assert peak(lambda _: (torch.ones(10).sum(), torch.ones(40 << 18))) < 4
+    kept = torch.ones(80 << 18)  # what was held and freed before does not hide it
+    del kept
+    assert 39 < peak(lambda _: (torch.ones(40 << 18).sum(),)) < 45
+
+
+def test_times_are_of_the_passes() -> None:
+    inputs = make_inputs(SMALL, "cpu")
+    found = times(without_compiler(SMALL), inputs, inputs.leaves, "cpu", rounds=3, seconds=0)
+    assert set(found) == {
+        (name, part) for name in ("fused", "eager", "chunked") for part in ("forward", "backward", "both")
+    }
+    for name in ("fused", "eager", "chunked"):
+        assert found[name, "both"].high >= found[name, "forward"].low + found[name, "backward"].low
+        assert found[name, "both"].low <= found[name, "both"].median <= found[name, "both"].high
+
+
+def test_floor_grows_with_the_work() -> None:
+    floor = Floor("cpu", torch.float32)
+    assert 0 < floor.milliseconds(10**6, 0) < floor.milliseconds(10**6, 10**6) < floor.milliseconds(10**9, 10**9)
+
+
+def test_harness_writes_table_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "SWEEPS", {"features": [SMALL], "rows": [SMALL], "queries": [replace(SMALL, n=9)]})
+    for _ in range(2):  # adds
+        harness.main(rounds=1, seconds=0, compiled=False, output=tmp_path)
+    with (tmp_path / "operators.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (3 + 3 + 2) * 3  # runs, programs of the problems, passes
+    assert {row["program"] for row in rows} == {"eager", "chunked", "fused"}
+    assert {row["backend"] for row in rows if row["program"] == "fused"} == {
+        "reference" if cpu.unavailable() else "cpu"
+    }
+    assert all(0 < float(row["ms_q20"]) <= float(row["ms"]) <= float(row["ms_q80"]) for row in rows)
+    assert {"commit", "torch", "device", "threads"} <= set(rows[0])
+    for name in ("growth.png", "floor.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_table_of_other_columns_is_not_spoilt(tmp_path: Path) -> None:
+    table.append(tmp_path / "t.csv", [{"a": 1}])
+    with pytest.raises(SystemExit, match="choose another --output"):
+        table.append(tmp_path / "t.csv", [{"b": 1}])
+    table.append(tmp_path / "t.csv", [{"a": 2}])
+    assert [row["a"] for row in table.read(tmp_path / "t.csv")] == ["1", "2"]
+
+
+def test_sweeps_measure_every_operator() -> None:
+    assert {problem.operator for sweep in SWEEPS.values() for problem in sweep} == set(EAGER)
+
+
+def test_unknown_sweep_is_refused() -> None:
+    with pytest.raises(SystemExit, match="unknown typo; choose from features"):
+        harness.main(sweeps=["typo"])
+
+
+@pytest.fixture(scope="module")
+def training_steps() -> dict[bool, training_step.Step]:
+    config = training_step.published(size=64, features=24, channels=(4, 6, 8))
+    return {plain: training_step.Step(config, "cpu", plain) for plain in (False, True)}
+
+
+def test_both_training_steps_compute_the_same(training_steps: dict[bool, training_step.Step]) -> None:
+    ours, plain = (training_steps[x]() for x in (False, True))
+    assert ours["contrast"] > 0
+    for name, value in ours.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
+    ours, plain = (dict(training_steps[x].learner.student.named_parameters()) for x in (False, True))
+    for name in ("representation.spread.weight", "representation.project.weight", "network.decoder.0.reduce.weight"):
+        want = plain[name].grad
+        scale = want.abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(
+            ours[name].grad, want, rtol=1e-3, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_training_step_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = training_step.published(size=64, features=24, channels=(4, 6, 8))
+    monkeypatch.setattr(training_step, "published", lambda size, features: small)
+    training_step.main(rounds=1, output=tmp_path)
+    rows = table.read(tmp_path / "training_step.csv")
+    assert [row["step"] for row in rows] == ["fused", "plain"]
+    assert all(float(row["seconds"]) > 0 for row in rows)
