@@ -1,11 +1,8 @@
 """Builds the native modules with ninja. PyTorch is not needed, and a module that cannot be built is left out.
 
-Environment: CXX (compiler), MAX_JOBS (parallel compilations), ACTION_SANITIZE (sanitizers to compile in). The tests of
-the operators under AddressSanitizer and UndefinedBehaviorSanitizer (the interpreter has neither, hence the preload):
-
-    ACTION_SANITIZE=address,undefined python setup.py build_ext --inplace
-    export LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so)"
-    ASAN_OPTIONS=detect_leaks=0 python -m pytest tests/kernels -k "not memory and not build"
+Environment: CXX (compiler), MAX_JOBS (parallel compilations), ACTION_SANITIZE (sanitizers to compile in, such as
+``address,undefined``). ``.ci/sanitize`` builds with AddressSanitizer and UndefinedBehaviorSanitizer in a copy of the
+checkout and runs the operator tests on that.
 """
 
 from __future__ import annotations
