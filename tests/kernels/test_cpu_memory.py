@@ -21,6 +21,7 @@ MIB = 1 << 20
 PRELUDE = """
 import ctypes
 import torch
+import action_kernels
 from action_kernels.backends import cpu, reference
 torch.manual_seed(0)
 torch.set_num_threads(2)
@@ -42,7 +43,17 @@ def peak(function):
     print(high_water() - before - sum(x.numel() * x.element_size() for x in results))
 """
 
+# Four N x M matrices, as plain PyTorch holds them, would be 8 GiB.
 CALLS = {
+    "forward_and_backward": """
+student, teacher, bank = rows(1, 65536, 64)[0].requires_grad_(), rows(1, 65536, 64)[0], rows(1, 8192, 64)[0]
+
+def call(backend):
+    with action_kernels.use_backend(backend.__name__.rpartition(".")[2]):
+        result = action_kernels.action_contrast(student, teacher, bank, 64)
+    result.distillation.backward()
+    return [*result, student.grad]
+""",
     "action_contrast": """
 s, t, b = rows(1, 16384, 64), rows(1, 16384, 64), rows(1, 8192, 64)
 call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, None, True, True)
