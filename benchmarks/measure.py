@@ -40,19 +40,22 @@ def times(
     """Times by (program, pass).
 
     The programs run in turn, so that a noisy machine disturbs all of them alike: at least ``rounds`` times each, and
-    more until ``seconds`` have passed. The first two rounds (compilation, caches, first pages) do not count.
+    more until ``seconds`` have passed. A first round (compilation, caches, first pages) does not count, nor does a
+    second where it costs little.
     """
     samples: dict[tuple[str, str], list[float]] = {}
-    begin, counted = 0.0, -2
+    begin, counted = time.perf_counter(), -2
     while counted < rounds or (counted < MOST_ROUNDS and time.perf_counter() - begin < seconds):
-        if counted == 0:
-            begin = time.perf_counter()
         for name, program in programs.items():
             spans = _spans(program, inputs, leaves, device)
             if counted >= 0:
                 for part, span in zip(PASSES, spans, strict=False):
                     samples.setdefault((name, part), []).append(span)
         counted += 1
+        if counted == -1 and time.perf_counter() - begin > seconds:
+            counted = 0
+        if counted == 0:
+            begin = time.perf_counter()
     return {key: quantiles(values) for key, values in samples.items()}
 
 
