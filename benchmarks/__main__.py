@@ -16,9 +16,10 @@ from action_kernels.backends import select
 from .measure import Floor, peak_memory, times
 from .plots import draw
 from .problems import SWEEPS, Problem, make_inputs
-from .programs import LIBRARIES, programs
+from .programs import programs
 from .table import Row, append, describe, read
 
+OWN = {"fused", "eager", "chunked"}  # a failure of these is an error
 COMPILED = ("features", "small", "operators")  # to compile for every size takes longer than all measurements
 
 
@@ -71,13 +72,12 @@ def measure(
     """Rows of one problem: a program and a pass each."""
     inputs = make_inputs(problem, device)
     chosen = programs(problem, device, memory, compiled)
-    for name in LIBRARIES.get(problem.operator, {}):
-        if name in chosen:
-            try:
-                chosen[name](inputs)[0].backward()
-            except Exception as error:  # another's program: whatever it cannot do is its result
-                print(f"without {name}: {type(error).__name__}: {error}")
-                del chosen[name]
+    for name in [name for name in chosen if name not in OWN]:
+        try:
+            chosen[name](inputs)[0].backward()
+        except Exception as error:  # of another's program or compiler, which leaves the others to be measured
+            print(f"without {name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            del chosen[name]
     measured = times(chosen, inputs, inputs.leaves, device, rounds, seconds)
     peaks = {name: peak_memory(program, inputs, inputs.leaves, device) for name, program in chosen.items()}
     used = select(device, (problem.dtype,)).__name__.rpartition(".")[2]

@@ -14,7 +14,7 @@ from action_kernels.backends import cpu
 from benchmarks import __main__ as harness
 from benchmarks import table, training_step
 from benchmarks.measure import Floor, peak_memory, times
-from benchmarks.problems import SWEEPS, Problem, make_inputs
+from benchmarks.problems import SWEEPS, Inputs, Problem, make_inputs
 from benchmarks.programs import CHUNK, EAGER, programs
 
 SMALL = Problem("action_contrast", CHUNK + 88, 90, 12, 5)
@@ -102,6 +102,18 @@ def test_harness_writes_table_and_plots(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"commit", "torch", "device", "threads"} <= set(rows[0])
     for name in ("growth.png", "floor.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_another_program_that_fails_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(harness, "programs", lambda *_: {**without_compiler(SMALL), "broken": broken})
+    rows = harness.measure(SMALL, "cpu", rounds=1, seconds=0, memory=1 << 30, compiled=False)
+    assert {row["program"] for row in rows} == {"fused", "eager", "chunked"}
+    assert "without broken: RuntimeError" in capsys.readouterr().out
 
 
 def test_table_of_other_columns_is_not_spoilt(tmp_path: Path) -> None:
