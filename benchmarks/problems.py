@@ -62,7 +62,7 @@ class Problem:
     def eager_bytes(self) -> int:
         """Roughly what plain PyTorch holds at its peak."""
         if self.operator == "anatomical_contrast":
-            return 4 * self.pairs * (2 * self.d + 8)
+            return 4 * self.pairs * (2 * self.d + 8)  # the gather, and a copy
         return 32 * max(self.pairs, self.groups * self.n * self.m)
 
     def __str__(self) -> str:

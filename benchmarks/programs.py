@@ -61,16 +61,11 @@ def eager_hard_negatives(x: Inputs) -> tuple[Tensor, ...]:
 
 
 def eager_anatomical_contrast(x: Inputs) -> tuple[Tensor, ...]:
-    return (gathered_info_nce(x.student, x.teacher, x.bank, x.index, TEMP).mean(),)
-
-
-def gathered_info_nce(query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
-    """InfoNCE [N] as published: the negatives gathered as a tensor query x negative x feature."""
-    negatives = bank[index.clamp_min(0)]  # [N, k, D]
-    missing = index < 0
-    negative = F.cosine_similarity(query[:, None], negatives, dim=2).masked_fill(missing, -torch.inf)
-    positive = F.cosine_similarity(query, positive, dim=1)[:, None]
-    return -(torch.cat([positive, negative], dim=1) / temp).log_softmax(dim=1)[:, 0]
+    """The negatives gathered as a tensor query x negative x feature."""
+    query = unit(x.student)
+    negative = torch.einsum("nd,nkd->nk", query, unit(x.bank)[x.index])
+    positive = (query * unit(x.teacher)).sum(dim=1, keepdim=True)
+    return (-(torch.cat([positive, negative], dim=1) / TEMP).log_softmax(dim=1)[:, 0].mean(),)
 
 
 def eager_info_nce(x: Inputs) -> tuple[Tensor, ...]:

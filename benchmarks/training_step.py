@@ -26,7 +26,6 @@ from action.stages import anatomical_contrast as stage_module
 from action_kernels import use_backend
 
 from .measure import peak_meter, quantiles, wait
-from .programs import gathered_info_nce
 from .table import append, describe
 
 CLASSES = 4
@@ -74,9 +73,14 @@ class DenseRepresentationHead(RepresentationHead):
 def gathered_contrast(
     query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, *, temp: float, reduction: str
 ) -> Tensor:
-    """``anatomical_contrast(reduction="none")`` by a gather for each class's worth of queries."""
-    pieces = zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True)
-    return torch.cat([gathered_info_nce(q, p, bank, i, temp) for q, p, i in pieces])
+    """``anatomical_contrast(reduction="none")`` by cosines, with a gather for each class of queries."""
+    losses = []
+    for q, p, i in zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True):
+        keys = torch.cat([p[:, None], bank[i.clamp_min(0)]], dim=1)  # [Q, 1 + k, D], the positive first
+        logits = F.cosine_similarity(q[:, None], keys, dim=2) / temp
+        logits[:, 1:].masked_fill_(i < 0, -torch.inf)
+        losses.append(-logits.log_softmax(dim=1)[:, 0])
+    return torch.cat(losses)
 
 
 class Step:
