@@ -148,7 +148,7 @@ class AnatomicalContrastConfig:
         pixel_bank: rows of the pixel bank.
     """
 
-    iterations: int = 500
+    iterations: int = 1100
     labeled: int = 3
     unlabeled: int = 3
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
@@ -228,7 +228,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     global_distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=470))
+    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=370))
     anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
