@@ -1,7 +1,8 @@
 // The k best scores of every lane of a panel, in one sweep. Order: larger score first, then lower index.
 //
-// A lane's buffer takes every score above its threshold; when it is full it keeps the k best, and the threshold rises
-// to the k-th. Scores arrive by ascending index and buffers keep their order, so that of equal scores the first stays.
+// A lane's buffer takes every score above its threshold; when it is full it keeps the k best, give or take a few, and
+// the threshold rises to the best one left out. Scores arrive by ascending index and buffers keep their order, so that
+// of equal scores the first stays.
 #pragma once
 
 #include <cmath>
@@ -36,33 +37,36 @@ inline int64_t count_above(const int32_t* keys, int64_t count, int32_t bound) {
   return above;
 }
 
-// Keeps the k largest of `count` keys (k < count) in their order, with their indices; returns the smallest kept.
-// No more than count - k keys may be smaller than `floor`.
-__attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t k,
-                                                      int32_t floor) {
-  int32_t most = floor;
-  for (int64_t i = 0; i < count; ++i) most = keys[i] > most ? keys[i] : most;
-  // Search for a bound that exactly k keys exceed: k or more exceed `low`, fewer exceed `high`. Interpolation and
-  // bisection take turns; where keys are equal there is none, and `high` ends as the k-th key.
-  int64_t low = static_cast<int64_t>(floor) - 1, high = most, above_low = count, above_high = 0;
-  for (bool bisect = false; high - low > 1; bisect = !bisect) {
-    const int64_t step = bisect ? (high - low) / 2 : (high - low) * (above_low - k) / (above_low - above_high);
+struct Kept {
+  int64_t count;
+  int32_t bound;  // a later key is among the k largest only if it exceeds this
+};
+
+// Keeps the `least` to `most` largest of `count` keys (least <= most < count) in their order, with their indices.
+// At least `least` keys must reach `floor`.
+__attribute__((noinline)) inline Kept keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t least,
+                                                   int64_t most, int32_t floor) {
+  int32_t top = floor;
+  for (int64_t i = 0; i < count; ++i) top = keys[i] > top ? keys[i] : top;
+  // Search for a bound that so many keys exceed: `least` or more exceed `low`, fewer exceed `high`. Interpolation and
+  // bisection take turns; where keys are equal there may be none, and `high` ends as the key of rank `least`.
+  const int64_t wanted = (least + most) / 2;
+  int64_t low = static_cast<int64_t>(floor) - 1, high = top, above_low = count, above_high = 0;
+  for (bool bisect = false; high - low > 1 && above_low > most; bisect = !bisect) {
+    const int64_t step = bisect ? (high - low) / 2 : (high - low) * (above_low - wanted) / (above_low - above_high);
     const int64_t middle = low + (step < 1 ? 1 : step > high - low - 1 ? high - low - 1 : step);
     const int64_t above = count_above(keys, count, static_cast<int32_t>(middle));
-    if (above < k) {
+    if (above < least) {
       high = middle;
       above_high = above;
     } else {
       low = middle;
       above_low = above;
-      if (above == k) break;
     }
   }
   int64_t kept = 0;
-  if (above_low == k) {
+  if (above_low <= most) {
     const int32_t bound = static_cast<int32_t>(low);
-    int32_t smallest = most;
-    for (int64_t i = 0; i < count; ++i) smallest = keys[i] > bound && keys[i] < smallest ? keys[i] : smallest;
     const vi bounds = set1(bound);
     int64_t i = 0;
     for (; i + kWidth <= count; i += kWidth) {  // what is stored has been read: kept <= i
@@ -77,10 +81,10 @@ __attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* in
       index[kept] = row;
       kept += key > bound;
     }
-    return smallest;
+    return {kept, bound};
   }
   const int32_t bound = static_cast<int32_t>(high);
-  int64_t ties = k - above_high;  // of the keys equal to the bound, the first ones
+  int64_t ties = least - above_high;  // of the keys equal to the bound, the first ones
   for (int64_t i = 0; i < count; ++i) {
     const int32_t key = keys[i], row = index[i];
     const bool tie = key == bound && ties > 0;
@@ -89,7 +93,7 @@ __attribute__((noinline)) inline int32_t keep_largest(int32_t* keys, int32_t* in
     index[kept] = row;
     kept += key > bound || tie;
   }
-  return bound;
+  return {kept, bound};
 }
 
 struct BankLabels {
@@ -146,7 +150,7 @@ class Selection {
         keys_[at] = ordered(scores[(j + row) * stride + lane]);
         index_[at] = static_cast<int32_t>(first + j + row);
         if (size_[lane] == entries_ && entries_ > k_) {
-          shrink(lane);
+          shrink(lane, k_ + (entries_ - k_) / 4);
           risen = true;
         }
       }
@@ -157,7 +161,7 @@ class Selection {
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
   __attribute__((noinline)) void finish(int lane, float* similarity, int64_t* index) {
-    if (size_[lane] > k_) shrink(lane);
+    if (size_[lane] > k_) shrink(lane, k_);
     const int64_t count = size_[lane];
     const int32_t *keys = keys_ + lane * entries_, *rows = index_ + lane * entries_;
     if (count <= kShort) {
@@ -210,11 +214,14 @@ class Selection {
     return lanes;
   }
 
-  void shrink(int lane) {
-    // k scores reach the threshold, once there is one: it is the k-th of an earlier buffer.
+  // Leaves the k to `most` best.
+  void shrink(int lane, int64_t most) {
+    // k scores reach the threshold, once there is one.
     const int32_t floor = ordered(threshold_[lane]);
-    threshold_[lane] = score_of(keep_largest(keys_ + lane * entries_, index_ + lane * entries_, size_[lane], k_, floor));
-    size_[lane] = k_;
+    int32_t *keys = keys_ + lane * entries_, *index = index_ + lane * entries_;
+    const Kept kept = keep_largest(keys, index, size_[lane], k_, most, floor);
+    threshold_[lane] = score_of(kept.bound);
+    size_[lane] = kept.count;
   }
 
   alignas(64) float threshold_[L];

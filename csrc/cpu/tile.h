@@ -12,7 +12,6 @@ namespace action::ACTION_ISA {
 template <int NV>
 constexpr int kLanes = NV * kWidth;
 
-
 // Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane]. `inverse` gets 1 / norm per lane,
 // or 1 without normalising; with `scale` the panel's rows are multiplied by it. `row` holds D floats.
 template <int NV>
@@ -35,6 +34,10 @@ inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool norm
 // sweeps of the products over memory that is not in the cache yet, and serves every dtype and stride.
 inline void open_stream(const Rows& rows, int64_t first, int64_t count, const float* inverse, float* buffer) {
   const int64_t features = rows.features;
+  if (!inverse && rows.direct() && rows.row_stride == features) {
+    std::memcpy(buffer, rows.row(first), sizeof(float) * count * features);
+    return;
+  }
   for (int64_t i = 0; i < count; ++i) {
     float* out = buffer + i * features;
     read_row(rows, first + i, out);
