@@ -112,6 +112,7 @@ class DistillationConfig:
         student_temp: temperature of the student's similarities.
         teacher_temp: temperature of the teacher's similarities.
         weight: weight of this stage's distillation loss beside the others (published: 1, over 30,000 updates).
+        nesterov: whether the momentum is Nesterov's, as it is in stage 3 and in the baselines (published: false).
     """
 
     iterations: int = 30
@@ -121,6 +122,7 @@ class DistillationConfig:
     student_temp: float = 0.1
     teacher_temp: float = 0.01
     weight: float = 0.1
+    nesterov: bool = True
 
 
 @dataclass

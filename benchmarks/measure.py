@@ -1,4 +1,4 @@
-"""Time and peak memory of a program, from the same set-up; and what the machine could do at best."""
+"""Time and peak memory of a program, from the same set-up; and the time of the work that cannot be saved."""
 
 from __future__ import annotations
 
@@ -149,7 +149,10 @@ class _Resident:
 
 
 class Floor:
-    """The machine's best rates, which no program can beat by much: a large product, and exponentials in the cache."""
+    """Time of the work that cannot be saved, at PyTorch's own rates: a large product, and exponentials in the cache.
+
+    A program whose product is faster than PyTorch's BLAS gets below it.
+    """
 
     def __init__(self, device: str, dtype: torch.dtype) -> None:
         length, elements, calls = (1536, 2**15, 128) if device == "cpu" else (8192, 2**24, 1)

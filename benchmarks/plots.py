@@ -95,7 +95,7 @@ def floor(rows: list[Row]) -> Figure:
         axis.set(xscale="log", xlabel="features D", title=operator)
         axis.set_xticks(ticks, [str(i) for i in ticks])
         axis.minorticks_off()
-        axis.axhline(100, color="k", linestyle=":", label="floor: 3 products, 2 N M exponentials")
+        axis.axhline(100, color="k", linestyle=":", label="floor: 3 products and 2 N M exponentials at PyTorch's rates")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("share of the floor's speed, %")

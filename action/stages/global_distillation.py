@@ -17,12 +17,11 @@ class GlobalDistillation:
 
     name = "global_distillation"
     loss_names = ("loss", "global")
-    nesterov = False
     segments = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config.global_distillation
-        self.iterations = self._config.iterations
+        self.iterations, self.nesterov = self._config.iterations, self._config.nesterov
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         return distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)

@@ -19,13 +19,12 @@ class LocalDistillation:
 
     name = "local_distillation"
     loss_names = ("loss", "supervised", "global", "local")
-    nesterov = False
     segments = True
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config.local_distillation
         self._global_config = config.global_distillation
-        self.iterations = self._config.iterations
+        self.iterations, self.nesterov = self._config.iterations, self._config.nesterov
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         return distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)

@@ -86,6 +86,13 @@ def test_every_stage_logs_what_it_says_and_trains_the_student_alone(name, config
     assert not any(bank.features.requires_grad for bank in banks)
 
 
+def test_the_first_stages_take_the_momentum_that_is_configured(config):
+    assert [stage.nesterov for stage in make_stages(config)] == [True, True, True]
+    plain = dataclasses.replace(DISTILLATION, nesterov=False)
+    published = dataclasses.replace(config, global_distillation=plain, local_distillation=plain)
+    assert [stage.nesterov for stage in make_stages(published)] == [False, False, True]
+
+
 @pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
 def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, learner, data, monkeypatch):
     stage = stage_named(config, name)
