@@ -93,7 +93,7 @@ class OptimizerConfig:
         teacher_momentum: weight of the old teacher in the exponential moving average.
     """
 
-    lr: float = 0.1
+    lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 1e-4
     power: float = 0.9

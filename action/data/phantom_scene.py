@@ -60,16 +60,16 @@ class Anatomy:
 class Appearance:
     """Brightness of the tissues relative to blood, and what the scanner adds."""
 
-    muscle: float = _between(0.285, 0.465)  # of the heart
-    rv_blood: float = _between(0.818, 1.08)
-    fat: float = _between(0.558, 0.942)
-    lung: float = _between(0.059, 0.191)
-    liver: float = _between(0.322, 0.778)
-    skeletal: float = _between(0.249, 0.501)
-    stomach: float = _between(0.264, 0.936)
+    muscle: float = _between(0.267, 0.483)  # of the heart
+    rv_blood: float = _between(0.792, 1.11)
+    fat: float = _between(0.52, 0.98)
+    lung: float = _between(0.0458, 0.204)
+    liver: float = _between(0.276, 0.824)
+    skeletal: float = _between(0.224, 0.526)
+    stomach: float = _between(0.197, 1)
     texture: float = _between(0.0272, 0.0728)
-    gamma: float = _between(0.786, 1.31)
-    bias: float = _between(0.085, 0.265)
+    gamma: float = _between(0.734, 1.36)
+    bias: float = _between(0.067, 0.283)
     bias_angle: float = _between(-2.81, -0.29)
     blur: float = _between(0.422, 0.878)  # voxels
     noise: float = _between(0.0156, 0.0444)
