@@ -3,10 +3,12 @@
 // A panel's lanes are queries; the bank streams by in tiles. A tile of scores is used while it lies in the cache: the
 // selection takes what beats its threshold, then the online softmaxes turn scores into exponentials relative to the
 // running maxima. When a row's sums are known, exponentials become gradient weights and flow back through the bank.
+// Where there are fewer panels than threads, each thread sweeps a part of the bank, and the parts are merged.
 // Exponentials are kept between the two sweeps where the scratch limit allows (3 products in all), and recomputed where
 // the bank is too long for that (5 products).
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "chunks.h"
 #include "kernels.h"
@@ -42,17 +44,42 @@ class ContrastPass {
         scales_{static_cast<float>(kLog2e / a.student_temp), static_cast<float>(kLog2e / a.teacher_temp)} {
     labels_fit_ = a.k > 0 && labels_fit(a.query_labels, groups * queries) && labels_fit(a.bank_labels, groups * rows);
     threads_ = useful_threads(resources.threads, 3.0 * groups * queries * rows * features);
+    const int64_t panels = (queries + L - 1) / L;
+    const int64_t parts = groups * panels < threads_ ? std::min<int64_t>(threads_, tiles_) : 1;
+    part_tiles_ = (tiles_ + parts - 1) / parts;
+    parts_ = (tiles_ + part_tiles_ - 1) / part_tiles_;
     if (keep_ && floats(1) > resources.scratch / 4 / threads_) keep_ = false;
-    chunks_ = Chunks(groups, (queries + L - 1) / L, threads_, resources.scratch, [this](int64_t p) { return floats(p); });
+    chunks_ = Chunks(groups, panels, threads_, resources.scratch, [this](int64_t p) { return floats(p); });
   }
 
   void run() {
-    Scratch scratch(threads_, floats(chunks_.panels));
     const Inverses inverse(a.bank, a.shape.groups, rows, features, a.normalize, threads_);
+    if (parts_ == 1) {
+      Scratch scratch(threads_, floats(chunks_.panels));
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
+      for (int64_t item = 0; item < chunks_.count; ++item) {
+        Part part = open(item, 0, inverse, scratch.thread(thread_number()));
+        sweep(part);
+        finish_rows(&part);
+        if (!a.direction) continue;
+        direction(part);
+        finish_direction(&part);
+      }
+      return;
+    }
+    Scratch scratch(static_cast<int>(parts_), floats(chunks_.panels));
+    std::unique_ptr<Part[]> part(new Part[parts_]);
     for (int64_t item = 0; item < chunks_.count; ++item) {
-      const int64_t group = item / chunks_.per_group, first = item % chunks_.per_group * chunks_.panels * L;
-      chunk(group, first, inverse.group(group), scratch.thread(thread_number()));
+#pragma omp parallel for schedule(static) num_threads(threads_)
+      for (int64_t p = 0; p < parts_; ++p) {
+        part[p] = open(item, p, inverse, scratch.thread(static_cast<int>(p)));
+        sweep(part[p]);
+      }
+      finish_rows(part.get());
+      if (!a.direction) continue;
+#pragma omp parallel for schedule(static) num_threads(threads_)
+      for (int64_t p = 0; p < parts_; ++p) direction(part[p]);
+      finish_direction(part.get());
     }
   }
 
@@ -64,18 +91,27 @@ class ContrastPass {
     float *student, *student_inverse, *teacher, *teacher_inverse;
     Softmax<NV>* softmax;
     Selection<NV>* selection;
-    float* kept;       // exponentials of all bank rows [M][width]
+    float* kept;       // exponentials of the part's bank rows [rows][width]
     float* maxima;     // what they are relative to, by tile (or of the last tile only)
     float* direction;  // [D][L]
   };
 
-  // Scratch of a thread for a chunk of `panels` panels: what chunk() takes.
+  // A chunk's panels and the tiles of the bank that they sweep.
+  struct Part {
+    int64_t group, panels, first_tile, tiles;
+    Panel* panel;
+    Rows bank;
+    const float* scale;              // of the bank's rows, or nullptr
+    float *stream, *loose, *packed;  // a tile's rows, its scores, its rows as features
+  };
+
+  // Scratch of a part with `panels` panels: what open() takes.
   int64_t floats(int64_t panels) const {
     int64_t panel = Cutter::size<float>(features * L) + Cutter::size<float>(L);
     if (distil_)
       panel += Cutter::size<float>(features * L) + Cutter::size<float>(L) + Cutter::size<Softmax<NV>>(1) +
                Cutter::size<float>(maxima());
-    if (keep_) panel += Cutter::size<float>(rows * width_);
+    if (keep_) panel += Cutter::size<float>(part_rows() * width_);
     if (a.direction) panel += Cutter::size<float>(features * L);
     if (a.k > 0) panel += Cutter::size<Selection<NV>>(1) + Cutter::size<int32_t>(2 * L * entries_);
     int64_t shared = Cutter::size<Panel>(panels) + Cutter::size<float>(features) +
@@ -84,59 +120,87 @@ class ContrastPass {
     return panels * panel + shared;
   }
 
-  int64_t maxima() const { return 2 * L * (keep_ ? tiles_ : 1); }
+  int64_t part_rows() const { return std::min(part_tiles_ * tile_, rows); }
+  int64_t maxima() const { return 2 * L * (keep_ ? part_tiles_ : 1); }
 
-  void chunk(int64_t group, int64_t first, const float* scale, float* memory) const {
-    const Rows bank = group_rows(a.bank, group, features);
-    const BankLabels labels{a.bank_labels ? a.bank_labels + group * rows : nullptr, labels_fit_};
-    const int64_t panels = std::min(chunks_.panels, (queries - first + L - 1) / L);
+  Part open(int64_t item, int64_t number, const Inverses& inverse, float* memory) const {
+    const int64_t group = item / chunks_.per_group, first = item % chunks_.per_group * chunks_.panels * L;
+    Part part;
+    part.group = group;
+    part.panels = std::min(chunks_.panels, (queries - first + L - 1) / L);
+    part.first_tile = number * part_tiles_;
+    part.tiles = std::min(part_tiles_, tiles_ - part.first_tile);
+    part.bank = group_rows(a.bank, group, features);
+    part.scale = inverse.group(group);
     Cutter cut(memory);
-    Panel* panel = cut.take<Panel>(panels);
+    part.panel = cut.take<Panel>(part.panels);
     float* row = cut.take(features);
-    float* stream = cut.take(tile_ * features);
-    float* loose = cut.take(tile_ * width_);
-    for (int64_t p = 0; p < panels; ++p) open(panel[p], group, first + p * L, cut, row);
+    part.stream = cut.take(tile_ * features);
+    part.loose = cut.take(tile_ * width_);
+    if (a.direction) part.packed = cut.take(packed_floats(tile_, features));
+    for (int64_t p = 0; p < part.panels; ++p) open(part.panel[p], group, first + p * L, cut, row);
+    return part;
+  }
 
-    for (int64_t t = 0; t < tiles_; ++t) {
-      const int64_t j = t * tile_, count = std::min(tile_, rows - j);
-      open_stream(bank, j, count, nullptr, stream);
-      for (int64_t p = 0; p < panels; ++p) {
-        const Panel& q = panel[p];
-        float* tile = keep_ ? q.kept + j * width_ : loose;
-        score_tile(q, stream, count, scale ? scale + j : nullptr, tile);
+  // Selection, both softmaxes and their exponentials.
+  void sweep(const Part& part) const {
+    const BankLabels labels{a.bank_labels ? a.bank_labels + part.group * rows : nullptr, labels_fit_};
+    for (int64_t t = 0; t < part.tiles; ++t) {
+      const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
+      open_stream(part.bank, j, count, nullptr, part.stream);
+      for (int64_t p = 0; p < part.panels; ++p) {
+        const Panel& q = part.panel[p];
+        float* tile = keep_ ? q.kept + t * tile_ * width_ : part.loose;
+        score_tile(q, part.stream, count, part.scale ? part.scale + j : nullptr, tile);
         if (a.k > 0) q.selection->take(tile, width_, j, count, labels);
         if (distil_) softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
       }
     }
-    for (int64_t p = 0; p < panels; ++p) write_rows(panel[p], group);
-    if (a.direction) direction(group, panel, panels, bank, scale, stream, loose, cut);
   }
 
-  void direction(int64_t group, const Panel* panel, int64_t panels, const Rows& bank, const float* scale,
-                 float* stream, float* loose, Cutter cut) const {
-    float* packed = cut.take(packed_floats(tile_, features));
-    for (int64_t p = 0; p < panels; ++p) std::memset(panel[p].direction, 0, sizeof(float) * features * L);
-    for (int64_t t = 0; t < tiles_; ++t) {
-      const int64_t j = t * tile_, count = std::min(tile_, rows - j);
-      open_stream(bank, j, count, nullptr, stream);
-      const float* row_scale = scale ? scale + j : nullptr;
-      pack_features(stream, count, features, packed);
-      for (int64_t p = 0; p < panels; ++p) {
-        const Panel& q = panel[p];
-        float* tile = keep_ ? q.kept + j * width_ : loose;
-        const float* maxima = q.maxima + (keep_ ? t * 2 * L : 0);  // those of the last tile are the final ones
+  // Merges the parts and writes the rows' results.
+  void finish_rows(const Part* part) const {
+    for (int64_t p = 0; p < part->panels; ++p) {
+      const Panel& whole = part->panel[p];
+      for (int64_t other = 1; other < parts_; ++other) {
+        const Panel& q = part[other].panel[p];
+        if (a.k > 0) whole.selection->take_over(*q.selection);
+        if (distil_) merge(*whole.softmax, *q.softmax, scales_);
+      }
+      for (int64_t other = 1; distil_ && other < parts_; ++other) *part[other].panel[p].softmax = *whole.softmax;
+      write_rows(whole, part->group);
+    }
+  }
+
+  // The part's share of the gradient in unit rows.
+  void direction(const Part& part) const {
+    for (int64_t p = 0; p < part.panels; ++p) std::memset(part.panel[p].direction, 0, sizeof(float) * features * L);
+    for (int64_t t = 0; t < part.tiles; ++t) {
+      const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
+      open_stream(part.bank, j, count, nullptr, part.stream);
+      const float* row_scale = part.scale ? part.scale + j : nullptr;
+      pack_features(part.stream, count, features, part.packed);
+      for (int64_t p = 0; p < part.panels; ++p) {
+        const Panel& q = part.panel[p];
+        float* tile = keep_ ? q.kept + t * tile_ * width_ : part.loose;
+        const float* maxima = q.maxima + (keep_ ? t * 2 * L : 0);  // those of the last tile are the part's
         if (!keep_) {
-          score_tile(q, stream, count, row_scale, tile);
+          score_tile(q, part.stream, count, row_scale, tile);
           exponential_tile<NV>(tile, count, scales_, maxima);
         }
         weight_tile<NV>(tile, count, scales_, maxima, *q.softmax, static_cast<float>(a.student_temp), row_scale);
-        accumulate<NV>(packed, count, tile, width_, features, q.direction);
+        accumulate<NV>(part.packed, count, tile, width_, features, q.direction);
       }
     }
-    for (int64_t p = 0; p < panels; ++p) {
-      const Panel& q = panel[p];
+  }
+
+  // Adds the parts' shares and writes the gradient in raw rows.
+  void finish_direction(const Part* part) const {
+    for (int64_t p = 0; p < part->panels; ++p) {
+      const Panel& q = part->panel[p];
+      for (int64_t other = 1; other < parts_; ++other) axpy(1.0f, part[other].panel[p].direction, q.direction, features * L);
       unpack_gradient<NV>(q.direction, q.student, q.student_inverse, a.normalize, features, q.first, q.count,
-                          a.direction + group * queries * features);
+                          a.direction + part->group * queries * features);
     }
   }
 
@@ -155,7 +219,7 @@ class ContrastPass {
       q.softmax = cut.take<Softmax<NV>>(1);
       q.maxima = cut.take(maxima());
     }
-    if (keep_) q.kept = cut.take(rows * width_);
+    if (keep_) q.kept = cut.take(part_rows() * width_);
     if (a.direction) q.direction = cut.take(features * L);
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
@@ -193,6 +257,7 @@ class ContrastPass {
   const int64_t width_;    // floats of one bank row's scores: a panel of students, and one of teachers
   const int64_t entries_;  // of a selection buffer
   const int64_t tile_, tiles_;
+  int64_t parts_ = 1, part_tiles_;  // of the bank, where it is split over threads
   const Scales scales_;
   Chunks chunks_;
   int threads_;

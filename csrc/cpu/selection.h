@@ -146,17 +146,18 @@ class Selection {
       bool risen = false;
       for (; hits; hits &= hits - 1) {
         const int bit = __builtin_ctzll(hits), lane = bit % L, row = bit / L;
-        const int64_t at = lane * entries_ + size_[lane]++;
-        keys_[at] = ordered(scores[(j + row) * stride + lane]);
-        index_[at] = static_cast<int32_t>(first + j + row);
-        if (size_[lane] == entries_ && entries_ > k_) {
-          shrink(lane, k_ + (entries_ - k_) / 4);
-          risen = true;
-        }
+        risen |= put(lane, ordered(scores[(j + row) * stride + lane]), static_cast<int32_t>(first + j + row));
       }
       if (risen)
         for (int v = 0; v < NV; ++v) threshold[v] = load(threshold_ + v * kWidth);
     }
+  }
+
+  // Adds what another selection found among bank rows of higher index.
+  void take_over(const Selection& later) {
+    for (int lane = 0; lane < L; ++lane)
+      for (int64_t i = lane * entries_; i < lane * entries_ + later.size_[lane]; ++i)
+        if (later.keys_[i] > ordered(threshold_[lane])) put(lane, later.keys_[i], later.index_[i]);
   }
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
@@ -212,6 +213,16 @@ class Selection {
       for (int lane = 0; lane < L; ++lane) lanes |= static_cast<uint64_t>(label_[lane] == label) << lane;
     }
     return lanes;
+  }
+
+  // Whether the threshold has risen.
+  bool put(int lane, int32_t key, int32_t index) {
+    const int64_t at = lane * entries_ + size_[lane]++;
+    keys_[at] = key;
+    index_[at] = index;
+    if (size_[lane] < entries_ || entries_ <= k_) return false;
+    shrink(lane, k_ + (entries_ - k_) / 4);
+    return true;
   }
 
   // Leaves the k to `most` best.

@@ -17,6 +17,14 @@ struct Scales {
   float student, teacher;
 };
 
+// Moves sums to new maxima: s and t are (old maximum - new maximum) * scale.
+inline void move_sums(vf s, vf t, vf& student_sum, vf& teacher_sum, vf& divergence) {
+  const vf fs = exp2(s), ft = exp2(t);
+  divergence = (divergence + teacher_sum * (t - s)) * ft;
+  student_sum *= fs;
+  teacher_sum *= ft;
+}
+
 // Takes a tile of scores into the softmaxes and leaves the exponentials in its place. `maxima` (student lanes, teacher
 // lanes) gets the maxima that they are relative to: the largest so far.
 template <int NV>
@@ -42,12 +50,12 @@ __attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales s
       teacher_sum += et;
       divergence += et * (t - s);
     }
-    if (!first) {  // what came before moves to the new maxima
-      const vf s = (state.student_max[v] - ms) * cs, t = (state.teacher_max[v] - mt) * ct;
-      const vf fs = exp2(s), ft = exp2(t);
-      divergence += (state.divergence[v] + state.teacher_sum[v] * (t - s)) * ft;
-      student_sum += state.student_sum[v] * fs;
-      teacher_sum += state.teacher_sum[v] * ft;
+    if (!first) {
+      vf student_before = state.student_sum[v], teacher_before = state.teacher_sum[v], before = state.divergence[v];
+      move_sums((state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct, student_before, teacher_before, before);
+      divergence += before;
+      student_sum += student_before;
+      teacher_sum += teacher_before;
     }
     state.student_max[v] = ms;
     state.teacher_max[v] = mt;
@@ -56,6 +64,24 @@ __attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales s
     state.divergence[v] = divergence;
     store(maxima + v * kWidth, ms);
     store(maxima + L + v * kWidth, mt);
+  }
+}
+
+// Adds the softmaxes over other bank rows.
+template <int NV>
+void merge(Softmax<NV>& state, const Softmax<NV>& other, Scales scales) {
+  const vf cs = set1(scales.student), ct = set1(scales.teacher);
+  for (int v = 0; v < NV; ++v) {
+    const vf ms = max(state.student_max[v], other.student_max[v]), mt = max(state.teacher_max[v], other.teacher_max[v]);
+    vf student_sum = other.student_sum[v], teacher_sum = other.teacher_sum[v], divergence = other.divergence[v];
+    move_sums((other.student_max[v] - ms) * cs, (other.teacher_max[v] - mt) * ct, student_sum, teacher_sum, divergence);
+    move_sums((state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct, state.student_sum[v],
+              state.teacher_sum[v], state.divergence[v]);
+    state.student_max[v] = ms;
+    state.teacher_max[v] = mt;
+    state.student_sum[v] += student_sum;
+    state.teacher_sum[v] += teacher_sum;
+    state.divergence[v] += divergence;
   }
 }
 
