@@ -194,11 +194,14 @@ class EvaluationConfig:
 
     Args:
         every: updates between validations (also at the end of each stage).
+        smoothing: weight of earlier validations in the moving average of the Dice that chooses the best checkpoint, as
+            in nnU-Net: one lucky validation of a few patients does not. 0: every validation by itself.
         checkpoint_every: updates between checkpoints (also at the end of each stage).
         batch: slices in one forward pass.
     """
 
     every: int = 100
+    smoothing: float = 0.9
     checkpoint_every: int = 100
     batch: int = 8
 

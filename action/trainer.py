@@ -56,7 +56,8 @@ class Trainer:
         )
         self.stage_index = 0
         self.stage_step = 0  # updates done in the current stage
-        self.best_dice = -1.0
+        self.smoothed_dice: float | None = None  # moving average over the validations
+        self.best_dice = -1.0  # the largest that it was
 
     @property
     def step(self) -> int:
@@ -94,9 +95,7 @@ class Trainer:
             last = self.stage_step == stage.iterations
             if stage.segments and (last or self.stage_step % every.every == 0):
                 values |= self._validate()
-                best = values["val_dice"] > self.best_dice
-                if best:
-                    self.best_dice = values["val_dice"]
+                if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
             log.write(self.step, stage.name, values)
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
@@ -135,6 +134,15 @@ class Trainer:
         names = [f"val_dice_{name}" for name in self.class_names[1:]]
         return {"val_dice": float(scores.mean()), **dict(zip(names, map(float, scores), strict=True))}
 
+    def _is_best(self, dice: float) -> bool:
+        weight = self.config.evaluation.smoothing
+        before = dice if self.smoothed_dice is None else self.smoothed_dice
+        self.smoothed_dice = weight * before + (1 - weight) * dice
+        if self.smoothed_dice <= self.best_dice:
+            return False
+        self.best_dice = self.smoothed_dice
+        return True
+
     def save(self, path: Path) -> None:
         """Write a checkpoint: everything that the rest of the run depends on."""
         save_checkpoint(self.state_dict(), path)
@@ -152,6 +160,7 @@ class Trainer:
             "stage_index": self.stage_index,
             "stage_step": self.stage_step,
             "seed": self.config.seed,
+            "smoothed_dice": self.smoothed_dice,
             "best_dice": self.best_dice,
             "class_names": list(self.class_names),
         }
@@ -161,4 +170,4 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
-        self.best_dice = state["best_dice"]
+        self.smoothed_dice, self.best_dice = state["smoothed_dice"], state["best_dice"]

@@ -112,6 +112,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
+@pytest.mark.parametrize("smoothing, best", [(0.0, (1, 3)), (0.9, (2, 2))])
+def test_one_lucky_validation_does_not_choose_the_best_checkpoint(acdc_root, tmp_path, monkeypatch, smoothing, best):
+    dice = iter([0.2, 0.8, 0.7, 0.1])  # after step 2 and 3 of stage 2, after step 2 and 4 of stage 3
+    monkeypatch.setattr(Trainer, "_validate", lambda self: {"val_dice": next(dice)})
+    run(
+        [
+            "--data",
+            acdc_root,
+            "--labeled=2",
+            f"--output={tmp_path / 'run'}",
+            *SHORT,
+            f"--evaluation.smoothing={smoothing}",
+        ]
+    )
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", torch.device("cpu"))
+    assert (state["stage_index"], state["stage_step"]) == best
+
+
 def test_a_checkpoint_holds_heads_banks_and_optimiser(finished):
     state = load_checkpoint(finished / "checkpoints" / "latest.pt", torch.device("cpu"))
     names = state["learner"].keys()
