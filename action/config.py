@@ -68,6 +68,8 @@ class ModelConfig:
 
     Args:
         channels: width of each level of the U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
+        dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); none: without dropout, which
+            shifts what batch norm sees between training and inference, more than a short run makes good.
         embedding: features of the slice embedding and of the pixel representation (published: 512).
         window: side of the local windows of stage 2, pixels (published: 64 at 256).
         stride: step of the local windows (published: 32 at 256).
@@ -75,6 +77,7 @@ class ModelConfig:
     """
 
     channels: tuple[int, ...] = (8, 16, 32, 64, 128)
+    dropout: tuple[float, ...] = ()
     embedding: int = 128
     window: int = 32
     stride: int = 16

@@ -20,7 +20,7 @@ class SegmentationModel(nn.Module):
     def __init__(self, config: TrainConfig, classes: int) -> None:
         super().__init__()
         model = config.model
-        self.network = UNet(1, classes, model.channels)
+        self.network = UNet(1, classes, model.channels, model.dropout)
         self.global_head = GlobalHead(self.network.channels[-1], model.embedding)
         self.predictor = mlp(model.embedding, model.embedding, model.embedding)
         self.local_head = LocalHead(classes, model.window, model.stride, model.pooled)

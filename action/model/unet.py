@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-ENCODER_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
+from action.errors import InputError
 
 
 class UNetOutput(NamedTuple):
@@ -50,22 +50,28 @@ class UNet(nn.Module):
     Args:
         in_channels: channels of the input image.
         classes: classes including background.
-        channels: width of each level, fine to coarse.
+        channels: width of each level, fine to coarse; two levels at the least.
+        dropout: rate in each level of the encoder, fine to coarse; none: without dropout.
 
     Shapes: input [B, in_channels, H, W], with H and W multiples of ``2 ** (len(channels) - 1)``.
     """
 
-    def __init__(self, in_channels: int, classes: int, channels: Sequence[int] = (16, 32, 64, 128, 256)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        dropout: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        # The last level keeps the highest rate however many levels there are.
-        dropout = ENCODER_DROPOUT[-len(self.channels) :] if len(self.channels) <= 5 else None
-        if dropout is None or len(self.channels) < 2:
-            raise ValueError(f"channels: 2 to 5 levels are supported, got {len(self.channels)}: {self.channels}")
+        rates = tuple(dropout) or (0.0,) * len(self.channels)
+        if len(self.channels) < 2 or len(rates) != len(self.channels):
+            raise InputError(
+                f"model.channels {self.channels} with model.dropout {rates}: two or more levels are needed, and a rate for each"
+            )
         widths = (in_channels, *self.channels)
-        self.encoder = nn.ModuleList(
-            ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], dropout, strict=True)
-        )
+        self.encoder = nn.ModuleList(ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], rates, strict=True))
         self.pool = nn.MaxPool2d(2)
         coarse_to_fine = self.channels[::-1]
         self.decoder = nn.ModuleList(
