@@ -68,7 +68,8 @@ class UNet(nn.Module):
         rates = tuple(dropout) or (0.0,) * len(self.channels)
         if len(self.channels) < 2 or len(rates) != len(self.channels):
             raise InputError(
-                f"model.channels {self.channels} with model.dropout {rates}: two or more levels are needed, and a rate for each"
+                f"model.channels {self.channels} with model.dropout {rates}: two or more levels are needed, "
+                "and a rate for each"
             )
         widths = (in_channels, *self.channels)
         self.encoder = nn.ModuleList(ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], rates, strict=True))
