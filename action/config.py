@@ -139,6 +139,8 @@ class AnatomicalContrastConfig:
         mix: how slices of the strong view are mixed.
         strong_threshold: confidence above which a pseudo-label counts for an image's weight.
         pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
+        pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
+            alone (published): in a short run that teaches the student background, which most pixels are.
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
@@ -159,6 +161,7 @@ class AnatomicalContrastConfig:
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
     strong_threshold: float = 0.97
     pseudo_label_threshold: float = 0.7
+    pseudo_label_dice: bool = True
     weak_threshold: float = 0.7
     unsupervised_weight: float = 1.0
     ramp_up: float = 0.3

@@ -66,6 +66,7 @@ class AnatomicalContrast:
             pseudo["confidence"],
             config.strong_threshold,
             config.pseudo_label_threshold,
+            config.pseudo_label_dice,
         )
         # A labelled pixel is certain; a pixel that the weak threshold refuses has no class (-1).
         label[:labeled] = batch["weak_label"].long()

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from torch import Tensor
 
+SMOOTH = 1e-5  # of Dice: keeps a class that is neither there nor predicted defined
+
 # Half cross-entropy, half Dice over all classes and the whole batch, squared denominators.
 segmentation_loss = DiceCELoss(
     to_onehot_y=True,
     softmax=True,
     squared_pred=True,
-    smooth_nr=1e-5,
-    smooth_dr=1e-5,
+    smooth_nr=SMOOTH,
+    smooth_dr=SMOOTH,
     batch=True,
     lambda_dice=0.5,
     lambda_ce=0.5,
@@ -23,12 +25,18 @@ segmentation_loss = DiceCELoss(
 
 
 def pseudo_label_loss(
-    logits: Tensor, label: Tensor, confidence: Tensor, strong_threshold: float, threshold: float = 0.0
+    logits: Tensor,
+    label: Tensor,
+    confidence: Tensor,
+    strong_threshold: float,
+    threshold: float = 0.0,
+    dice: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels.
+    """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels; half of it Dice, if wanted.
 
     eta_b = (pixels of image b with confidence >= strong_threshold) / (valid pixels of image b);
-    loss = mean over all valid pixels of eta_b * CE.
+    loss = mean over all valid pixels of eta_b * CE, with ``dice`` (that + mean_b eta_b * (1 - mean_c D_c)) / 2, where
+    D_c = 2 sum(m p y) / sum(m (p^2 + y^2)) over the batch, and m = eta_b at the valid pixels of image b.
 
     Args:
         logits: [B, C, H, W].
@@ -36,14 +44,23 @@ def pseudo_label_loss(
         confidence: [B, 1, H, W]; 0 marks pixels outside the image, which are not valid.
         strong_threshold: confidence above which a pixel counts as confident.
         threshold: confidence below which a pixel is not valid either.
+        dice: whether a class counts by its overlap as well, and not by its pixels alone.
 
     Returns:
         The loss and the mean of eta_b. Without a valid pixel both are 0, and the loss still carries a graph.
     """
     valid = (confidence[:, 0] > 0) & (confidence[:, 0] >= threshold)
     weight = (confidence[:, 0] >= strong_threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
-    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
-    loss = (weight[:, None, None] * entropy * valid).sum() / valid.sum().clamp_min(1)
+    mass = (weight[:, None, None] * valid)[:, None]
+    label = label[:, 0].long()
+    entropy = F.cross_entropy(logits, label, reduction="none")[:, None]
+    loss = (mass * entropy).sum() / valid.sum().clamp_min(1)
+    if dice:
+        p = logits.softmax(dim=1)
+        y = F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(p.dtype)
+        overlap = 2 * (mass * p * y).sum(dim=(0, 2, 3)) + SMOOTH
+        overlap = overlap / ((mass * (p.square() + y)).sum(dim=(0, 2, 3)) + SMOOTH)
+        loss = 0.5 * (loss + weight.mean() * (1 - overlap.mean()))
     return loss, weight.mean()
 
 

@@ -42,9 +42,26 @@ def test_pixels_below_the_threshold_have_no_pseudo_label():
     assert logits.grad[0, :, 2:].abs().max() == 0 < logits.grad[0, :, :2].abs().min()
 
 
-def test_no_valid_pixel_gives_zero_with_a_graph():
+def test_dice_makes_up_half_of_the_pseudo_label_loss():
+    logits = torch.randn(2, 3, 4, 4)
+    label = torch.randint(0, 3, (2, 1, 4, 4)).float()
+    confidence = torch.full((2, 1, 4, 4), 0.98)
+    confidence[0, :, :2], confidence[1, :, 0] = 0.8, 0.0  # half of the first image is confident, all of the second is
+    plain, _ = pseudo_label_loss(logits, label, confidence, strong_threshold=0.97)
+    loss, _ = pseudo_label_loss(logits, label, confidence, strong_threshold=0.97, dice=True)
+    p, scores = logits.double().softmax(dim=1), []
+    for c in range(3):
+        y = (label[:, 0] == c).double()
+        parts = ((0.5, p[0, c], y[0]), (1.0, p[1, c, 1:], y[1, 1:]))
+        scores.append(sum(w * 2 * (a * b).sum() for w, a, b in parts) / sum(w * (a**2 + b).sum() for w, a, b in parts))
+    expected = 0.5 * (plain.double() + 0.75 * (1 - sum(scores) / 3))
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dice", [False, True])
+def test_no_valid_pixel_gives_zero_with_a_graph(dice):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss, _ = pseudo_label_loss(logits, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 0.97)
+    loss, _ = pseudo_label_loss(logits, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 0.97, dice=dice)
     loss.backward()
     assert loss.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
 
