@@ -24,8 +24,11 @@ __all__ = ["backends", "select", "use_backend"]
 
 ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
 
-_NAMES = ("reference", "cpu")
-_PREFERRED: dict[str, tuple[str, ...]] = {"cpu": ("cpu",)}  # by device; the reference is everybody's last choice
+_NAMES = ("reference", "cpu", "triton")
+_PREFERRED: dict[str, tuple[str, ...]] = {
+    "cpu": ("cpu",),
+    "cuda": ("triton",),
+}  # by device; the reference is everybody's last choice
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
 

@@ -11,7 +11,7 @@ import torch
 import action_kernels
 
 # Where each backend's tests run. Another backend joins the whole suite with a line here.
-DEVICES = {"reference": "cpu", "cpu": "cpu"}
+DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
 
 # Names (comma-separated) that must run: there a missing backend is a failure, not a skip.
 REQUIRED = set(filter(None, os.environ.get("ACTION_KERNELS_TEST_BACKENDS", "").split(",")))

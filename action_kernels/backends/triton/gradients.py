@@ -1,0 +1,218 @@
+"""Gradients of the divergence: one more pass, which takes every probability again from the saved log-sum-exp.
+
+Student: direction_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken in float32 before any rounding.
+Carrying both sums along in the first pass instead would spare two of twelve products' halves at best, needs twice the
+accumulators (which spill at 128 features), and loses the difference of two nearly equal distributions to rounding.
+Bank: the same pass with the roles exchanged, one program per block of bank rows. Wide features are split: a program
+owns `out` columns of the result and takes the similarities over all features again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import float32_precision, on_device, splits
+from .products import load_rows, load_vector, pair_products, weighted
+from .rows import Rows, finish
+from .tiles import Tile
+
+_LOG2E = math.log2(math.e)
+
+
+@triton.jit
+def _direction(
+    student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
+    student_center, student_rest, teacher_center, teacher_rest,
+    shares, span, total, queries, rows, student_factor, teacher_factor, boost,
+    FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    work = tl.program_id(0)
+    out = work % (FEATURES // OUT) * OUT
+    work = work // (FEATURES // OUT)
+    share = work % shares
+    blocks = tl.cdiv(queries, BLOCK_N)
+    first = work // shares % blocks * BLOCK_N
+    group = tl.cast(work // shares // blocks, tl.int64)
+    s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
+    b_rows = bank + group * rows * FEATURES
+    q = group * queries
+    begin = share * span
+    end = tl.minimum(begin + span, rows)
+
+    s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+    t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+    s_scale = load_vector(student_scale + q, first, queries, BLOCK_N)[:, None]
+    t_scale = load_vector(teacher_scale + q, first, queries, BLOCK_N)[:, None]
+    s_center = load_vector(student_center + q, first, queries, BLOCK_N)[:, None]
+    t_center = load_vector(teacher_center + q, first, queries, BLOCK_N)[:, None]
+    s_rest = load_vector(student_rest + q, first, queries, BLOCK_N)[:, None]
+    t_rest = load_vector(teacher_rest + q, first, queries, BLOCK_N)[:, None]
+    row = first + tl.arange(0, BLOCK_N)
+    sums = tl.zeros((BLOCK_N, OUT), tl.float32)
+    for start in range(begin, end, BLOCK_M):
+        b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH)
+        s, t = pair_products(
+            s_rows, t_rows, s_tile, t_tile, first, queries, b_rows, b_tile, start, end,
+            True, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
+        )  # fmt: skip
+        b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
+        p_s = tl.exp2((s * s_scale * b_scale - s_center) * student_factor - s_rest)
+        p_t = tl.exp2((t * t_scale * b_scale - t_center) * teacher_factor - t_rest)
+        inside = (start + tl.arange(0, BLOCK_M) < end)[None, :] & (row < queries)[:, None]
+        weight = tl.where(inside, (p_s - p_t) * (b_scale * boost), 0.0)
+        if FEATURES != WIDTH:
+            b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT)
+        sums = weighted(weight, b_tile, sums, PRECISION)
+    place = (tl.cast(share, tl.int64) * total + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
+    tl.store(partial + place, sums, mask=(row < queries)[:, None])
+
+
+@triton.jit
+def _bank_gradient(
+    upstream, divergence, student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
+    student_center, student_rest, teacher_center, teacher_rest,
+    shares, span, total, queries, rows, student_factor, teacher_factor, student_slope, teacher_slope, boost,
+    FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    work = tl.program_id(0)
+    out = work % (FEATURES // OUT) * OUT
+    work = work // (FEATURES // OUT)
+    share = work % shares
+    blocks = tl.cdiv(rows, BLOCK_M)
+    first = work // shares % blocks * BLOCK_M
+    group = tl.cast(work // shares // blocks, tl.int64)
+    s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
+    b_rows = bank + group * rows * FEATURES
+    q = group * queries
+    begin = share * span
+    end = tl.minimum(begin + span, queries)
+
+    b_tile = load_rows(b_rows, first, rows, FEATURES, 0, BLOCK_M, WIDTH)
+    b_scale = load_vector(bank_scale + group * rows, first, rows, BLOCK_M)[:, None]
+    row = first + tl.arange(0, BLOCK_M)
+    sums = tl.zeros((BLOCK_M, OUT), tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        s_tile = load_rows(s_rows, start, end, FEATURES, 0, BLOCK_N, WIDTH)
+        s, _ = pair_products(
+            b_rows, b_rows, b_tile, b_tile, first, rows, s_rows, s_tile, start, end,
+            False, FEATURES, WIDTH, BLOCK_M, BLOCK_N, PRECISION,
+        )  # fmt: skip
+        t_tile = load_rows(t_rows, start, end, FEATURES, 0, BLOCK_N, WIDTH)
+        t, _ = pair_products(
+            b_rows, b_rows, b_tile, b_tile, first, rows, t_rows, t_tile, start, end,
+            False, FEATURES, WIDTH, BLOCK_M, BLOCK_N, PRECISION,
+        )  # fmt: skip
+        s_scale = load_vector(student_scale + q, start, end, BLOCK_N)[None, :]
+        t_scale = load_vector(teacher_scale + q, start, end, BLOCK_N)[None, :]
+        s_center = load_vector(student_center + q, start, end, BLOCK_N)[None, :]
+        t_center = load_vector(teacher_center + q, start, end, BLOCK_N)[None, :]
+        s_rest = load_vector(student_rest + q, start, end, BLOCK_N)[None, :]
+        t_rest = load_vector(teacher_rest + q, start, end, BLOCK_N)[None, :]
+        grad = load_vector(upstream + q, start, end, BLOCK_N)[None, :] * boost
+        kl = load_vector(divergence + q, start, end, BLOCK_N)[None, :]
+        log_s = (s * s_scale * b_scale - s_center) * student_factor - s_rest
+        log_t = (t * t_scale * b_scale - t_center) * teacher_factor - t_rest
+        p_s, p_t = tl.exp2(log_s), tl.exp2(log_t)
+        inside = (start + tl.arange(0, BLOCK_N) < end)[None, :] & (row < rows)[:, None]
+        s_weight = tl.where(inside, grad * s_scale * student_slope * (p_s - p_t), 0.0)
+        t_weight = tl.where(inside, grad * t_scale * teacher_slope * (p_t * ((log_t - log_s) - kl)), 0.0)
+        if FEATURES != WIDTH:
+            s_tile = load_rows(s_rows, start, end, FEATURES, out, BLOCK_N, OUT)
+            t_tile = load_rows(t_rows, start, end, FEATURES, out, BLOCK_N, OUT)
+        sums = weighted(s_weight, s_tile, sums, PRECISION)
+        sums = weighted(t_weight, t_tile, sums, PRECISION)
+    place = (tl.cast(share, tl.int64) * total + group * rows + row)[:, None] * FEATURES
+    tl.store(partial + place + out + tl.arange(0, OUT)[None, :], sums, mask=(row < rows)[:, None])
+
+
+def _center(lse: Tensor, temp: float) -> tuple[Tensor, Tensor]:
+    """log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp."""
+    center = (lse * temp).float()
+    return center, ((lse - center.double() / temp) * _LOG2E).float()
+
+
+def _boost(normalize: bool) -> float:
+    """Factor on weights: scales of unit rows are 1/256 to 1/128; float16 has its finest numbers around 1 to 1000."""
+    return 2.0**16 if normalize else 1.0
+
+
+def _shares(device: torch.device, blocks: int, length: int, block: int) -> tuple[int, int]:
+    """(number of shares, elements in each) of a loop over ``length``; none is empty."""
+    span = -(-length // (splits(device, blocks, length, 2 * block) * block)) * block
+    return -(-length // span), span
+
+
+def direction(
+    student: Rows,
+    teacher: Rows,
+    bank: Rows,
+    tile: Tile,
+    raw: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    """d kl_i / d student_i [G, N, D] for the raw student rows ``raw``."""
+    groups, queries, features = student.data.shape
+    rows, device = bank.data.shape[1], raw.device
+    out = tile.out(features)
+    blocks = groups * -(-queries // tile.block_n) * (features // out)
+    shares, span = _shares(device, blocks, rows, tile.block_m)
+    partial = torch.empty((shares, groups, queries, features), dtype=torch.float32, device=device)
+    boost = _boost(normalize)
+    with on_device(raw):
+        _direction[(blocks * shares,)](
+            *student, *teacher, *bank, partial, *_center(student_lse, student_temp),
+            *_center(teacher_lse, teacher_temp), shares, span, groups * queries, queries, rows,
+            _LOG2E / student_temp, _LOG2E / teacher_temp, boost,
+            FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
+            PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    return finish(partial, raw, normalize, 1.0 / (student_temp * boost))
+
+
+def bank_gradient(
+    grad_kl: Tensor,
+    student: Rows,
+    teacher: Rows,
+    bank: Rows,
+    tile: Tile,
+    raw: Tensor,
+    kl: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    """Gradient [G, M, D] of sum(grad_kl * kl) in the raw bank rows ``raw``."""
+    groups, queries, features = student.data.shape
+    rows, device = bank.data.shape[1], raw.device
+    out = tile.out(features)
+    blocks = groups * -(-rows // tile.block_m) * (features // out)
+    shares, span = _shares(device, blocks, queries, tile.block_n)
+    partial = torch.empty((shares, groups, rows, features), dtype=torch.float32, device=device)
+    # Weights stay of order 1: the largest upstream gradient's power of two and the smaller temperature go in at the end.
+    _, exponent = torch.frexp(grad_kl.abs().amax())
+    factor = torch.ldexp(torch.ones((), device=device), exponent)
+    temp = min(student_temp, teacher_temp)
+    boost = _boost(normalize)
+    with on_device(raw):
+        _bank_gradient[(blocks * shares,)](
+            torch.ldexp(grad_kl, -exponent), kl * _LOG2E, *student, *teacher, *bank, partial,
+            *_center(student_lse, student_temp), *_center(teacher_lse, teacher_temp),
+            shares, span, groups * rows, queries, rows, _LOG2E / student_temp, _LOG2E / teacher_temp,
+            temp / student_temp, temp / teacher_temp / _LOG2E, boost,
+            FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
+            PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    return finish(partial, raw, normalize, 1.0 / (temp * boost), factor)

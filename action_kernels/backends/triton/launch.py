@@ -1,0 +1,49 @@
+"""Where kernels run: the tensor's own device and its current stream, or Triton's interpreter on the CPU.
+
+The interpreter (``TRITON_INTERPRET=1`` before Triton is imported) is for tests: it runs the same kernels in NumPy.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+_one_at_a_time = threading.RLock()  # the interpreter patches triton.language while a kernel runs
+
+
+def on_device(x: Tensor) -> AbstractContextManager:
+    """Launches inside the ``with`` block go to the device of ``x``."""
+    return _one_at_a_time if INTERPRETED else torch.cuda.device(x.device)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU. The interpreter pretends to have a few, so that work is split there too."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def splits(device: torch.device, programs: int, length: int, shortest: int) -> int:
+    """Into how many parts of at least ``shortest`` a loop of ``length`` goes, so that two programs per processor run."""
+    return max(1, min(2 * processors(device) // programs, length // shortest))
+
+
+def float32_precision() -> str:
+    """How float32 products are taken, by PyTorch's own setting for CUDA matrix products."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        tf32 = matmul.fp32_precision == "tf32"
+    except AttributeError:  # before PyTorch 2.9
+        tf32 = matmul.allow_tf32
+    return "tf32" if tf32 else "ieee"
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least ``n``."""
+    return 1 << (n - 1).bit_length()

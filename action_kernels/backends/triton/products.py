@@ -1,0 +1,68 @@
+"""Products of tiles, and what the streaming kernels make of them."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import INTERPRETED as _INTERPRETED
+
+INTERPRETED = tl.constexpr(_INTERPRETED)
+
+
+@triton.jit
+def dot(a, b, c, PRECISION: tl.constexpr):
+    """a @ b + c in float32."""
+    if INTERPRETED:  # NumPy has no bfloat16: its products would be those of the bit patterns
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, c, input_precision=PRECISION)
+
+
+@triton.jit
+def weighted(w, rows, c, PRECISION: tl.constexpr):
+    """w @ rows + c for float32 weights. With 16-bit rows a weight goes in as two terms, which keeps 16 or more bits."""
+    high = w.to(rows.dtype)
+    c = dot(high, rows, c, PRECISION)
+    if rows.dtype != tl.float32:
+        c = dot((w - high.to(tl.float32)).to(rows.dtype), rows, c, PRECISION)
+    return c
+
+
+@triton.jit
+def load_rows(data, start, end, FEATURES: tl.constexpr, first, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows start... of [end, FEATURES], features first..., as [BLOCK, WIDTH]; zeros from row `end` on."""
+    row = tl.arange(0, BLOCK)
+    base = data + tl.cast(start, tl.int64) * FEATURES + first
+    offset = row[:, None] * FEATURES + tl.arange(0, WIDTH)[None, :]
+    return tl.load(base + offset, mask=(row < end - start)[:, None], other=0.0)
+
+
+@triton.jit
+def pair_products(
+    x, y, x_tile, y_tile, x_start, x_end, z, z_tile, z_start, z_end,
+    PAIR: tl.constexpr, FEATURES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Z: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """x @ z^T and y @ z^T (the first again unless PAIR). Where all features fit, from the tiles that are there."""
+    a = tl.zeros((BLOCK_X, BLOCK_Z), tl.float32)
+    b = a
+    if FEATURES == WIDTH:
+        a = dot(x_tile, tl.trans(z_tile), a, PRECISION)
+        if PAIR:
+            b = dot(y_tile, tl.trans(z_tile), b, PRECISION)
+    else:
+        for first in range(0, FEATURES, WIDTH):
+            tile = tl.trans(load_rows(z, z_start, z_end, FEATURES, first, BLOCK_Z, WIDTH))
+            a = dot(load_rows(x, x_start, x_end, FEATURES, first, BLOCK_X, WIDTH), tile, a, PRECISION)
+            if PAIR:
+                b = dot(load_rows(y, x_start, x_end, FEATURES, first, BLOCK_X, WIDTH), tile, b, PRECISION)
+    if not PAIR:
+        b = a
+    return a, b
+
+
+@triton.jit
+def load_vector(values, start, end, BLOCK: tl.constexpr):
+    """Elements start... of a vector of length `end`, zeros behind."""
+    i = tl.arange(0, BLOCK)
+    return tl.load(values + tl.cast(start, tl.int64) + i, mask=i < end - start, other=0)

@@ -1,0 +1,177 @@
+"""One pass over the bank: both log-sum-exps, the divergence between the two softmaxes, and the selection.
+
+A program keeps a block of queries and walks through its share of the bank. Similarities live in registers only. Running
+maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
+Shares are merged afterwards, so that few queries against a long bank still fill a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import float32_precision, on_device, processors, splits
+from .products import load_rows, load_vector, pair_products
+from .rows import Rows
+from .selection import EMPTY, LOWEST, append, buffer_shape, compact
+from .tiles import Tile
+
+_LOG2E = math.log2(math.e)
+
+
+class Scan(NamedTuple):
+    """Sums over the bank per query: what is left of the softmaxes."""
+
+    kl: Tensor | None  # [G, N]
+    student_lse: Tensor | None  # [G, N] float64
+    teacher_lse: Tensor | None  # [G, N] float64
+    keys: Tensor | None  # [G, N, any number] candidates among which the selection is
+
+
+@triton.jit
+def _scan(
+    student, student_scale, teacher, teacher_scale, bank, bank_scale, statistics,
+    query_labels, bank_labels, keys, buffer,
+    works, shares, span, total, queries, rows, student_factor, teacher_factor, k, limit, capacity,
+    DISTILL: tl.constexpr, SELECT: tl.constexpr, LABELLED: tl.constexpr, FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # The selection needs scratch per program: there fewer programs than blocks of work walk through all of it.
+    for work in range(tl.program_id(0), works, tl.num_programs(0)):
+        share = work % shares
+        blocks = tl.cdiv(queries, BLOCK_N)
+        first = work // shares % blocks * BLOCK_N
+        group = tl.cast(work // shares // blocks, tl.int64)
+        s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
+        b_rows = bank + group * rows * FEATURES
+        begin = share * span
+        end = tl.minimum(begin + span, rows)
+
+        s_scale = load_vector(student_scale + group * queries, first, queries, BLOCK_N)
+        s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+        s_max = tl.full((BLOCK_N,), LOWEST, tl.float32)
+        t_tile, t_scale, t_max = s_tile, s_scale, s_max
+        if DISTILL:
+            t_scale = load_vector(teacher_scale + group * queries, first, queries, BLOCK_N)
+            t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+        s_sum = tl.zeros((BLOCK_N,), tl.float32)
+        t_sum = tl.zeros((BLOCK_N,), tl.float32)
+        gap = tl.zeros((BLOCK_N,), tl.float32)
+        row = first + tl.arange(0, BLOCK_N)
+        if SELECT:
+            count = tl.zeros((BLOCK_N,), tl.int32)
+            threshold = tl.where(row < queries, LOWEST, float("inf"))
+            lines = buffer + (tl.cast(tl.program_id(0), tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)) * capacity
+            if LABELLED:
+                own_label = load_vector(query_labels + group * queries, first, queries, BLOCK_N)
+
+        for start in range(begin, end, BLOCK_M):
+            b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH)
+            s, t = pair_products(
+                s_rows, t_rows, s_tile, t_tile, first, queries, b_rows, b_tile, start, end,
+                DISTILL, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
+            )  # fmt: skip
+            column = start + tl.arange(0, BLOCK_M)
+            inside = (column < end)[None, :]
+            b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
+            s = tl.where(inside, s * s_scale[:, None] * b_scale, LOWEST)
+            if DISTILL:
+                t = tl.where(inside, t * t_scale[:, None] * b_scale, LOWEST)
+                s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, tl.max(t, 1))
+                s_logit = (s - s_top[:, None]) * student_factor
+                t_logit = (t - t_top[:, None]) * teacher_factor
+                s_shift, t_shift = (s_max - s_top) * student_factor, (t_max - t_top) * teacher_factor
+                s_decay, t_decay = tl.exp2(s_shift), tl.exp2(t_shift)
+                p = tl.exp2(t_logit)
+                # gap = sum of p (t_logit - s_logit): when the maxima move, so does every difference in it.
+                gap = t_decay * (gap + t_sum * (t_shift - s_shift)) + tl.sum(p * (t_logit - s_logit), 1)
+                t_sum = t_decay * t_sum + tl.sum(p, 1)
+                s_sum = s_decay * s_sum + tl.sum(tl.exp2(s_logit), 1)
+                s_max, t_max = s_top, t_top
+            if SELECT:
+                # Later rows lose ties, so that only a larger similarity than the k-th best so far can enter.
+                better = s > threshold[:, None]
+                if LABELLED:
+                    label = load_vector(bank_labels + group * rows, start, end, BLOCK_M)[None, :]
+                    better = better & (label >= 0) & (label != own_label[:, None])
+                if tl.max(tl.max(better.to(tl.int32), 1), 0) > 0:
+                    count = append(lines, count, s, column, better)
+                    if tl.max(count, 0) > capacity - BLOCK_M:
+                        count, threshold = compact(lines, lines, count, threshold, k, limit, BLOCK_N)
+
+        if DISTILL:
+            place = statistics + tl.cast(share, tl.int64) * total + group * queries + row
+            step = tl.cast(shares, tl.int64) * total
+            tl.store(place, s_max, mask=row < queries)
+            tl.store(place + step, s_sum, mask=row < queries)
+            tl.store(place + 2 * step, t_max, mask=row < queries)
+            tl.store(place + 3 * step, t_sum, mask=row < queries)
+            tl.store(place + 4 * step, gap, mask=row < queries)
+        if SELECT:
+            results = keys + ((group * queries + row) * shares + share) * k
+            compact(lines, results, count, threshold, k, k, BLOCK_N)
+
+
+def scan(
+    student: Rows,
+    teacher: Rows | None,
+    bank: Rows,
+    tile: Tile,
+    k: int,
+    student_temp: float = 1.0,
+    teacher_temp: float = 1.0,
+    query_labels: Tensor | None = None,
+    bank_labels: Tensor | None = None,
+) -> Scan:
+    """The pass over the bank. Without a teacher there is only a selection, with k = 0 none."""
+    groups, queries, features = student.data.shape
+    rows, device = bank.data.shape[1], student.data.device
+    blocks = groups * -(-queries // tile.block_n)
+    shares = splits(device, blocks, rows, 2 * tile.block_m)
+    span = -(-rows // (shares * tile.block_m)) * tile.block_m
+    shares = -(-rows // span)  # none is empty
+    works = programs = blocks * shares
+
+    statistics = keys = buffer = None
+    kept, limit, capacity = min(k, span), 0, 0
+    if teacher is not None:
+        statistics = torch.empty((5, shares, groups, queries), dtype=torch.float32, device=device)
+    if k > 0:
+        programs = min(works, 4 * processors(device))
+        capacity, limit = buffer_shape(kept, tile.block_m)
+        buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
+        keys = torch.full((groups, queries, shares * kept), EMPTY, dtype=torch.int64, device=device)
+        if query_labels is not None and bank_labels is not None:
+            query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
+    with on_device(student.data):
+        _scan[(programs,)](
+            *student, *(teacher or student), *bank, statistics,
+            query_labels, bank_labels, keys, buffer,
+            works, shares, span, groups * queries, queries, rows,
+            _LOG2E / student_temp, _LOG2E / teacher_temp, kept, limit, capacity,
+            DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
+            BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    if statistics is None:
+        return Scan(None, None, None, keys)
+    return Scan(*_merge(statistics, student_temp, teacher_temp), keys)
+
+
+def _merge(statistics: Tensor, student_temp: float, teacher_temp: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(kl, student_lse, teacher_lse) from the shares' sums [5, shares, G, N]."""
+    s_part, s_sum, t_part, t_sum, gap = statistics
+    s_max, t_max = s_part.amax(0), t_part.amax(0)
+    s_shift, t_shift = (s_part - s_max) / student_temp, (t_part - t_max) / teacher_temp
+    t_decay = t_shift.exp()
+    gap = (t_decay * (gap * math.log(2) + t_sum * (t_shift - s_shift))).sum(0)
+    s_log = (s_shift.exp() * s_sum).sum(0).log()
+    t_sum = (t_decay * t_sum).sum(0)
+    t_log = t_sum.log()
+    kl = gap / t_sum + (s_log - t_log)
+    return kl, s_max.double() / student_temp + s_log, t_max.double() / teacher_temp + t_log

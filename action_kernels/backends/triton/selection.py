@@ -1,0 +1,110 @@
+"""The k largest similarities of a row, exactly: an append buffer, cleared by bisection.
+
+A candidate is one int64 key: the bits of its similarity, put into order, above its inverted row number. Keys are
+unique, and the larger key is the better candidate: more similar, or equally similar and earlier in the bank. Candidates
+better than the row's threshold are appended to a buffer in global memory; when it is full, bisection finds a key that
+at least k and at most `limit` candidates reach, those stay, and that key's similarity is the new threshold. A tile
+without such a candidate costs a comparison. The survivors are put into order at the end, by a sort of k keys a row.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; finite, so that differences are, too
+EMPTY = -(2**63)
+_EMPTY = tl.constexpr(-(2**63))
+_LARGEST = tl.constexpr(2**63 - 1)
+_CHUNK = tl.constexpr(32)
+
+
+@triton.jit
+def _key(similarity, index):
+    bits = tl.where(similarity == 0.0, 0.0, similarity).to(tl.int32, bitcast=True)  # -0 and 0 are a tie
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
+
+
+@triton.jit
+def _similarity(key):
+    ordered = (key >> 32).to(tl.int32)
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def append(lines, count, similarity, column, chosen):
+    """Put the chosen entries of a tile [BLOCK_N, BLOCK_M] behind the `count` keys of each line of the buffer."""
+    slot = count[:, None] + tl.cumsum(chosen.to(tl.int32), 1) - 1
+    tl.store(lines[:, None] + slot, _key(similarity, column[None, :]), mask=chosen)
+    tl.debug_barrier()  # the stores are read by other threads
+    return count + tl.sum(chosen.to(tl.int32), 1)
+
+
+@triton.jit
+def _load_keys(lines, count, first):
+    slot = first + tl.arange(0, _CHUNK)[None, :]
+    present = slot < count[:, None]
+    return tl.load(lines[:, None] + slot, mask=present, other=_EMPTY), present
+
+
+@triton.jit
+def compact(lines, target, count, threshold, k, limit, BLOCK_N: tl.constexpr):
+    """Keep k to `limit` of the best keys of each line, in `target`; all of a line with no more than `limit`.
+
+    Returns how many were kept, and the similarity that a later candidate has to exceed.
+    """
+    longest = tl.max(count, 0)
+    low = tl.full((BLOCK_N,), _LARGEST, tl.int64)  # `reach` keys, at least k, are not below `low`; `high` is too high
+    high = tl.full((BLOCK_N,), _EMPTY, tl.int64)
+    for first in range(0, longest, _CHUNK):
+        key, present = _load_keys(lines, count, first)
+        low = tl.minimum(low, tl.min(tl.where(present, key, _LARGEST), 1))
+        high = tl.maximum(high, tl.max(key, 1))
+    high += 1
+    reach = count
+    while tl.max(reach, 0) > limit:
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        above = tl.zeros((BLOCK_N,), tl.int32)
+        for first in range(0, longest, _CHUNK):
+            key, present = _load_keys(lines, count, first)
+            above += tl.sum((present & (key >= middle[:, None])).to(tl.int32), 1)
+        enough = above >= k
+        searching = reach > limit
+        low = tl.where(searching & enough, middle, low)
+        reach = tl.where(searching & enough, above, reach)
+        high = tl.where(searching & ~enough, middle, high)
+    threshold = tl.where(reach >= k, tl.maximum(threshold, _similarity(low)), threshold)
+
+    kept = tl.zeros((BLOCK_N,), tl.int32)
+    for first in range(0, longest, _CHUNK):
+        key, present = _load_keys(lines, count, first)
+        keep = present & (key >= low[:, None])
+        slot = kept[:, None] + tl.cumsum(keep.to(tl.int32), 1) - 1
+        tl.debug_barrier()  # all of the chunk is read before any of it is overwritten
+        tl.store(target[:, None] + slot, key, mask=keep)
+        kept += tl.sum(keep.to(tl.int32), 1)
+    tl.debug_barrier()
+    return kept, threshold
+
+
+def buffer_shape(k: int, tile: int) -> tuple[int, int]:
+    """(capacity of a line, limit of what a clearing may leave) for k of a bank that comes in tiles."""
+    room = max(k, 4 * tile)  # for new candidates
+    return k + room + tile, k + room // 4
+
+
+def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities and rows, both [..., k], of the k best of ``keys`` [..., at least 1], in descending order."""
+    if keys.shape[-1] > 2 * k:
+        keys = keys.topk(k, sorted=True).values
+    else:
+        keys = keys.sort(dim=-1, descending=True).values[..., :k]
+    keys = torch.nn.functional.pad(keys, (0, k - keys.shape[-1]), value=EMPTY)
+    empty = keys == EMPTY
+    ordered = (keys >> 32).int()
+    similarity = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    index = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+    return similarity.masked_fill(empty, -torch.inf), index.masked_fill(empty, -1)
