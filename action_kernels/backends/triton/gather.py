@@ -141,7 +141,7 @@ def _scatter_gradient(
     query_g, query_n, query_d, bank_g, bank_n, bank_d,
     NORMALIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """grad_j = sum of weights[e] unit(query of e) over the entries e, in order[starts[j] : starts[j + 1]], that name j."""
+    """grad_j = sum of weights[e] unit(query of e) over the entries e = order[starts[j] : starts[j + 1]] that name j."""
     blocks = tl.cdiv(rows, BLOCK_M)
     group = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -166,7 +166,7 @@ def _blocks(features: int, entries: int) -> dict[str, int]:
     """Sizes of a tile of named rows: about 4096 elements on a GPU; in the interpreter every program is slow."""
     wide = power_of_two(features)
     outer = 16 if INTERPRETED else 1
-    inner = min(power_of_two(entries), 16 if INTERPRETED else max(1, min(32, 4096 // wide)))
+    inner = min(power_of_two(entries), 64 if INTERPRETED else max(1, min(32, 4096 // wide)))
     return {"outer": outer, "inner": inner, "BLOCK_D": wide}
 
 

@@ -6,7 +6,7 @@ The interpreter (``TRITON_INTERPRET=1`` before Triton is imported) is for tests:
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -20,7 +20,9 @@ _one_at_a_time = threading.RLock()  # the interpreter patches triton.language wh
 
 def on_device(x: Tensor) -> AbstractContextManager:
     """Launches inside the ``with`` block go to the device of ``x``."""
-    return _one_at_a_time if INTERPRETED else torch.cuda.device(x.device)
+    if INTERPRETED:
+        return _one_at_a_time
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # tensors without data: compiling, not running
 
 
 @cache
@@ -30,7 +32,7 @@ def processors(device: torch.device) -> int:
 
 
 def splits(device: torch.device, programs: int, length: int, shortest: int) -> int:
-    """Into how many parts of at least ``shortest`` a loop of ``length`` goes, so that two programs per processor run."""
+    """Parts of at least ``shortest`` that a loop of ``length`` is cut into, so that two programs per processor run."""
     return max(1, min(2 * processors(device) // programs, length // shortest))
 
 

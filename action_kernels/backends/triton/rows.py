@@ -119,7 +119,7 @@ def _finish(
 
 
 def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor: Tensor | None = None) -> Tensor:
-    """Gradient [G, N, D] in the raw rows ``x`` from partial sums [parts, G, N, padded D] times ``constant * factor``."""
+    """Gradient [G, N, D] in the raw rows ``x``: partial sums [parts, G, N, padded D] times ``constant * factor``."""
     parts, groups, rows, padded = partial.shape
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     wide = power_of_two(padded)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .launch import float32_precision, on_device, processors, splits
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
-from .selection import EMPTY, LOWEST, append, buffer_shape, compact
+from .selection import EMPTY, LOWEST, append, buffer_shape, clear
 from .tiles import Tile
 
 _LOG2E = math.log2(math.e)
@@ -36,7 +36,7 @@ class Scan(NamedTuple):
 @triton.jit
 def _scan(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, statistics,
-    query_labels, bank_labels, keys, buffer,
+    query_labels, bank_labels, keys, buffer, counts, thresholds,
     works, shares, span, total, queries, rows, student_factor, teacher_factor, k, limit, capacity,
     DISTILL: tl.constexpr, SELECT: tl.constexpr, LABELLED: tl.constexpr, FEATURES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
@@ -66,7 +66,7 @@ def _scan(
         if SELECT:
             count = tl.zeros((BLOCK_N,), tl.int32)
             threshold = tl.where(row < queries, LOWEST, float("inf"))
-            lines = buffer + (tl.cast(tl.program_id(0), tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)) * capacity
+            line = tl.cast(tl.program_id(0), tl.int64) * BLOCK_N
             if LABELLED:
                 own_label = load_vector(query_labels + group * queries, first, queries, BLOCK_N)
 
@@ -100,9 +100,12 @@ def _scan(
                     label = load_vector(bank_labels + group * rows, start, end, BLOCK_M)[None, :]
                     better = better & (label >= 0) & (label != own_label[:, None])
                 if tl.max(tl.max(better.to(tl.int32), 1), 0) > 0:
-                    count = append(lines, count, s, column, better)
+                    count = append(buffer + line * capacity, count, s, column, better, capacity, BLOCK_N)
                     if tl.max(count, 0) > capacity - BLOCK_M:
-                        count, threshold = compact(lines, lines, count, threshold, k, limit, BLOCK_N)
+                        count, threshold = clear(
+                            buffer + line * capacity, counts + line, thresholds + line, count, threshold,
+                            buffer + line * capacity, capacity, k, limit, capacity, BLOCK_N,
+                        )  # fmt: skip
 
         if DISTILL:
             place = statistics + tl.cast(share, tl.int64) * total + group * queries + row
@@ -113,8 +116,10 @@ def _scan(
             tl.store(place + 3 * step, t_sum, mask=row < queries)
             tl.store(place + 4 * step, gap, mask=row < queries)
         if SELECT:
-            results = keys + ((group * queries + row) * shares + share) * k
-            compact(lines, results, count, threshold, k, k, BLOCK_N)
+            clear(
+                buffer + line * capacity, counts + line, thresholds + line, count, threshold,
+                keys + ((group * queries + first) * shares + share) * k, shares * k, k, k, capacity, BLOCK_N,
+            )  # fmt: skip
 
 
 def scan(
@@ -137,7 +142,7 @@ def scan(
     shares = -(-rows // span)  # none is empty
     works = programs = blocks * shares
 
-    statistics = keys = buffer = None
+    statistics = keys = buffer = counts = thresholds = None
     kept, limit, capacity = min(k, span), 0, 0
     if teacher is not None:
         statistics = torch.empty((5, shares, groups, queries), dtype=torch.float32, device=device)
@@ -145,18 +150,20 @@ def scan(
         programs = min(works, 4 * processors(device))
         capacity, limit = buffer_shape(kept, tile.block_m)
         buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
+        counts = torch.empty((programs, tile.block_n), dtype=torch.int32, device=device)
+        thresholds = torch.empty((programs, tile.block_n), dtype=torch.float32, device=device)
         keys = torch.full((groups, queries, shares * kept), EMPTY, dtype=torch.int64, device=device)
         if query_labels is not None and bank_labels is not None:
             query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
     with on_device(student.data):
         _scan[(programs,)](
             *student, *(teacher or student), *bank, statistics,
-            query_labels, bank_labels, keys, buffer,
+            query_labels, bank_labels, keys, buffer, counts, thresholds,
             works, shares, span, groups * queries, queries, rows,
             _LOG2E / student_temp, _LOG2E / teacher_temp, kept, limit, capacity,
             DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
             BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
-            num_warps=tile.warps, num_stages=tile.stages,
+            num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
     if statistics is None:
         return Scan(None, None, None, keys)

@@ -14,11 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import INTERPRETED
+
 LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; finite, so that differences are, too
 EMPTY = -(2**63)
 _EMPTY = tl.constexpr(-(2**63))
 _LARGEST = tl.constexpr(2**63 - 1)
-_CHUNK = tl.constexpr(32)
+_CHUNK = tl.constexpr(256 if INTERPRETED else 32)  # keys of a line that are read at a time
 
 
 @triton.jit
@@ -35,12 +37,27 @@ def _similarity(key):
 
 
 @triton.jit
-def append(lines, count, similarity, column, chosen):
+def append(buffer, count, similarity, column, chosen, capacity, BLOCK_N: tl.constexpr):
     """Put the chosen entries of a tile [BLOCK_N, BLOCK_M] behind the `count` keys of each line of the buffer."""
+    lines = buffer + tl.arange(0, BLOCK_N) * capacity
     slot = count[:, None] + tl.cumsum(chosen.to(tl.int32), 1) - 1
     tl.store(lines[:, None] + slot, _key(similarity, column[None, :]), mask=chosen)
-    tl.debug_barrier()  # the stores are read by other threads
     return count + tl.sum(chosen.to(tl.int32), 1)
+
+
+@triton.jit
+def clear(
+    buffer, counts, thresholds, count, threshold, target, target_line, k, limit, capacity, BLOCK_N: tl.constexpr
+):  # fmt: skip
+    """Keep k to `limit` of the best keys of each line, in `target`; all of a line with no more than `limit`.
+
+    Returns how many were kept, and the similarity that a later candidate has to exceed.
+    """
+    line = tl.arange(0, BLOCK_N)
+    tl.store(counts + line, count)
+    tl.store(thresholds + line, threshold)
+    _clear(buffer, counts, thresholds, target, target_line, k, limit, capacity, BLOCK_N)
+    return tl.load(counts + line), tl.load(thresholds + line)
 
 
 @triton.jit
@@ -50,12 +67,14 @@ def _load_keys(lines, count, first):
     return tl.load(lines[:, None] + slot, mask=present, other=_EMPTY), present
 
 
-@triton.jit
-def compact(lines, target, count, threshold, k, limit, BLOCK_N: tl.constexpr):
-    """Keep k to `limit` of the best keys of each line, in `target`; all of a line with no more than `limit`.
-
-    Returns how many were kept, and the similarity that a later candidate has to exceed.
-    """
+# A function of its own: inlined, its loops and barriers would keep the loop over the bank from being pipelined. Such a
+# function takes scalars only, so that the counts go through memory.
+@triton.jit(noinline=True)
+def _clear(buffer, counts, thresholds, target, target_line, k, limit, capacity, BLOCK_N: tl.constexpr):
+    tl.debug_barrier()  # what some threads stored others read, here and at the end
+    line = tl.arange(0, BLOCK_N)
+    lines, targets = buffer + line * capacity, target + line * tl.cast(target_line, tl.int64)
+    count, threshold = tl.load(counts + line), tl.load(thresholds + line)
     longest = tl.max(count, 0)
     low = tl.full((BLOCK_N,), _LARGEST, tl.int64)  # `reach` keys, at least k, are not below `low`; `high` is too high
     high = tl.full((BLOCK_N,), _EMPTY, tl.int64)
@@ -76,7 +95,6 @@ def compact(lines, target, count, threshold, k, limit, BLOCK_N: tl.constexpr):
         low = tl.where(searching & enough, middle, low)
         reach = tl.where(searching & enough, above, reach)
         high = tl.where(searching & ~enough, middle, high)
-    threshold = tl.where(reach >= k, tl.maximum(threshold, _similarity(low)), threshold)
 
     kept = tl.zeros((BLOCK_N,), tl.int32)
     for first in range(0, longest, _CHUNK):
@@ -84,10 +102,11 @@ def compact(lines, target, count, threshold, k, limit, BLOCK_N: tl.constexpr):
         keep = present & (key >= low[:, None])
         slot = kept[:, None] + tl.cumsum(keep.to(tl.int32), 1) - 1
         tl.debug_barrier()  # all of the chunk is read before any of it is overwritten
-        tl.store(target[:, None] + slot, key, mask=keep)
+        tl.store(targets[:, None] + slot, key, mask=keep)
         kept += tl.sum(keep.to(tl.int32), 1)
+    tl.store(counts + line, kept)
+    tl.store(thresholds + line, tl.where(kept >= k, tl.maximum(threshold, _similarity(low)), threshold))
     tl.debug_barrier()
-    return kept, threshold
 
 
 def buffer_shape(k: int, tile: int) -> tuple[int, int]:
