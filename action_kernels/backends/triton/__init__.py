@@ -23,7 +23,7 @@ from .launch import INTERPRETED
 from .rows import Rows, prepare
 from .scan import scan
 from .selection import in_order
-from .tiles import gradient_tile, scan_tile, width
+from .tiles import bank_tile, direction_tile, scan_tile, width
 
 __all__ = [
     "action_contrast",
@@ -70,11 +70,11 @@ def action_contrast(
     direction: bool,
 ) -> ContrastResult:
     rows = _prepare(normalize, student, teacher, bank)
-    features, dtype = rows[0].data.shape[2], rows[0].data.dtype
-    tile = scan_tile(features, dtype)
+    kind = student.shape[2], rows[0].data.dtype, student.device
+    tile = scan_tile(*kind, selects=k > 0)
     kl, student_lse, teacher_lse, keys = scan(*rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels)
     if direction:
-        tile = gradient_tile(features, dtype)
+        tile = direction_tile(*kind)
         slope = gradients.direction(
             *rows, tile, student, student_lse, teacher_lse, student_temp, teacher_temp, normalize
         )
@@ -100,7 +100,7 @@ def contrast_bank_gradient(
     normalize: bool,
 ) -> Tensor:
     rows = _prepare(normalize, student, teacher, bank)
-    tile = gradient_tile(rows[0].data.shape[2], rows[0].data.dtype)
+    tile = bank_tile(bank.shape[2], rows[0].data.dtype, bank.device)
     return gradients.bank_gradient(
         grad_kl, *rows, tile, bank, kl, student_lse, teacher_lse, student_temp, teacher_temp, normalize
     )
@@ -115,7 +115,7 @@ def hard_negatives(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     query_rows, bank_rows = _prepare(normalize, query, bank)
-    tile = scan_tile(query_rows.data.shape[2], query_rows.data.dtype)
+    tile = scan_tile(query.shape[2], query_rows.data.dtype, query.device, selects=True)
     keys = scan(query_rows, None, bank_rows, tile, k, query_labels=query_labels, bank_labels=bank_labels).keys
     return in_order(keys, k)
 
@@ -128,4 +128,4 @@ anatomical_contrast_gradient = gather.info_nce_gradient
 def _prepare(normalize: bool, *tensors: Tensor) -> list[Rows]:
     """All in one dtype for the products: their own if they share it, otherwise float32."""
     dtype = tensors[0].dtype if len({x.dtype for x in tensors}) == 1 else torch.float32
-    return [prepare(x, dtype, width(x.shape[2]), normalize) for x in tensors]
+    return [prepare(x, dtype, width(x.shape[2], dtype), normalize) for x in tensors]

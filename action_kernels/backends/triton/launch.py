@@ -31,6 +31,13 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
+@cache
+def capability(device: torch.device) -> int:
+    """Compute capability of a GPU: 90 for 9.0."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
+    return 10 * major + minor
+
+
 def splits(device: torch.device, programs: int, length: int, shortest: int) -> int:
     """Parts of at least ``shortest`` that a loop of ``length`` is cut into, so that two programs per processor run."""
     return max(1, min(2 * processors(device) // programs, length // shortest))

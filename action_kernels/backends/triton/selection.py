@@ -20,7 +20,7 @@ LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; fin
 EMPTY = -(2**63)
 _EMPTY = tl.constexpr(-(2**63))
 _LARGEST = tl.constexpr(2**63 - 1)
-_CHUNK = tl.constexpr(256 if INTERPRETED else 32)  # keys of a line that are read at a time
+_CHUNK = tl.constexpr(256 if INTERPRETED else 16)  # keys of a line that are read at a time
 
 
 @triton.jit

@@ -1,4 +1,8 @@
-"""Which tile a kernel runs with: rows of both sides, features at a time, warps, pipeline stages."""
+"""Which tile a streaming kernel runs with, by features, dtype and GPU.
+
+``python -m benchmarks.occupancy`` compiles every choice without a GPU and checks it: no spills on the way through the
+loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from .launch import INTERPRETED, power_of_two
+from .launch import INTERPRETED, capability, float32_precision, power_of_two
 
 
 class Tile(NamedTuple):
@@ -14,23 +18,64 @@ class Tile(NamedTuple):
 
     block_n: int  # queries
     block_m: int  # bank rows
-    width: int  # features a product takes at a time
+    width: int  # features that a product takes at a time
     warps: int
     stages: int
 
     def out(self, features: int) -> int:
         """Columns of a gradient that one program accumulates."""
-        return features if features == self.width else self.width
+        return features if features == self.width else min(128, features & -features)
 
 
-def width(features: int) -> int:
-    """Features that a product takes at a time: all of them up to 128, which then stay where they are loaded."""
-    return max(16, power_of_two(features)) if features <= 128 else (64 if INTERPRETED else 128)
+def width(features: int, dtype: torch.dtype) -> int:
+    """Features that a product takes at a time: all, which then stay where they were loaded, or 64."""
+    return max(16, power_of_two(features)) if features <= _kept(dtype) else 64
 
 
-def scan_tile(features: int, dtype: torch.dtype) -> Tile:
-    return Tile(128, 128, width(features), 8, 2) if INTERPRETED else Tile(64, 64, width(features), 8, 2)
+def _kept(dtype: torch.dtype) -> int:
+    """Up to how many features a program keeps its block of rows; with more, it loads both sides again and again."""
+    return 64 if dtype == torch.float32 else 128
 
 
-def gradient_tile(features: int, dtype: torch.dtype) -> Tile:
-    return Tile(128, 128, width(features), 8, 2) if INTERPRETED else Tile(64, 64, width(features), 8, 2)
+def _tile(features: int, dtype: torch.dtype, block_n: int, block_m: int, warps: int, stages: int) -> Tile:
+    if INTERPRETED:  # programs and operations cost, elements hardly do
+        block_n = block_m = 128
+    return Tile(block_n, block_m, width(features, dtype), warps, stages)
+
+
+def _exact(dtype: torch.dtype) -> bool:
+    """float32 products without tensor cores, which take many registers."""
+    return dtype == torch.float32 and float32_precision() == "ieee"
+
+
+def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
+    """For the pass over the bank; the selection takes registers from the block of queries."""
+    if _exact(dtype):
+        return _tile(features, dtype, 32, 32, 4, 2)
+    kept = features <= _kept(dtype)
+    if dtype == torch.float32:
+        return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
+    if not kept:
+        return _tile(features, dtype, 64, 64, 8, 2)
+    if selects:
+        return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3)
+    return _tile(features, dtype, 128, 64, 8, 3)
+
+
+def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+    """For the student's gradient."""
+    if _exact(dtype):
+        return _tile(features, dtype, 32, 32, 4, 2)
+    if dtype == torch.float32 or features > _kept(dtype):
+        return _tile(features, dtype, 64, 64, 8, 2)
+    large = capability(device) >= 90
+    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
+
+
+def bank_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+    """For the bank's gradient, where queries pass by a block of bank rows."""
+    if _exact(dtype):
+        return _tile(features, dtype, 32, 32, 4, 2)
+    if dtype == torch.float32 or features > _kept(dtype):
+        return _tile(features, dtype, 32, 64, 8, 2)
+    return _tile(features, dtype, 32, 128, 8, 3)

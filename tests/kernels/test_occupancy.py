@@ -1,0 +1,47 @@
+"""The reading of compiled kernels in benchmarks.occupancy, on a loop written for the purpose."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("no Triton", allow_module_level=True)
+
+from benchmarks.occupancy import CHIPS, _spills
+
+# A loop over blocks of work around the loop over rows, which has a branch with a call.
+SASS = """
+.L_outer:
+  STL [R1], R2 ;
+.L_rows:
+  LDL R3, [R1+0x8] ;
+  HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+  MUFU.EX2 R5, R5 ;
+  @!P0 BRA `(.L_none) ;
+  LDL R6, [R1+0x10] ;
+  STL [R1+0x14], R6 ;
+  CALL.REL.NOINC `(clear) ;
+.L_none:
+  @P1 BRA `(.L_rows) ;
+  LDL R2, [R1] ;
+  @P2 BRA `(.L_outer) ;
+"""
+
+
+def test_spills_are_told_apart() -> None:
+    assert _spills(SASS.splitlines()) == (1, 2)
+    assert _spills(SASS.replace("  LDL R3, [R1+0x8] ;\n", "").splitlines()) == (0, 2)
+    unguarded = SASS.replace("  @!P0 BRA `(.L_none) ;\n", "")
+    assert _spills(unguarded.splitlines()) == (3, 0)
+
+
+def test_programs_on_a_multiprocessor() -> None:
+    """The scarcest of registers, shared memory and threads counts."""
+    chip = CHIPS[0]
+    assert chip.programs(registers=128, shared=0, threads=256) == 2
+    assert chip.programs(registers=121, shared=0, threads=256) == 2  # registers come in eights
+    assert chip.programs(registers=32, shared=81 << 10, threads=256) == 2
+    assert chip.programs(registers=16, shared=0, threads=1024) == 2
+    assert chip.programs(registers=16, shared=200 << 10, threads=128) == 0
