@@ -231,11 +231,11 @@ def _spills(sass: list[str]) -> tuple[int, int]:
 
 def problems(everything: bool) -> list[Problem]:
     """What can be asked for. One of float16 and bfloat16 stands for both, unless everything is wanted."""
-    kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32")]
+    kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
     calls = [{}, {"k": 64, "labelled": True}]
     if everything:
-        kinds += [(torch.float16, "ieee"), (torch.float32, "ieee")]
+        kinds += [(torch.float16, "ieee")]
         features += [16, 32, 192, 512]
         calls += [{"k": 64}, {"k": 64, "distill": False}, {"k": 64, "distill": False, "labelled": True}]
     return [Problem(*kind, d, **call) for kind, d, call in product(kinds, features, calls)]

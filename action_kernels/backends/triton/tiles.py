@@ -28,12 +28,14 @@ class Tile(NamedTuple):
 
 
 def width(features: int, dtype: torch.dtype) -> int:
-    """Features that a product takes at a time: all, which then stay where they were loaded, or 64."""
-    return max(16, power_of_two(features)) if features <= _kept(dtype) else 64
+    """Features that a product takes at a time: all, which then stay where they were loaded, or a part."""
+    return max(16, power_of_two(features)) if features <= _kept(dtype) else min(_kept(dtype), 64)
 
 
 def _kept(dtype: torch.dtype) -> int:
     """Up to how many features a program keeps its block of rows; with more, it loads both sides again and again."""
+    if _exact(dtype):
+        return 32
     return 64 if dtype == torch.float32 else 128
 
 
@@ -45,13 +47,13 @@ def _tile(features: int, dtype: torch.dtype, block_n: int, block_m: int, warps: 
 
 def _exact(dtype: torch.dtype) -> bool:
     """float32 products without tensor cores, which take many registers."""
-    return dtype == torch.float32 and float32_precision() == "ieee"
+    return dtype == torch.float32 and float32_precision() == "ieee" and not INTERPRETED
 
 
 def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
     """For the pass over the bank; the selection takes registers from the block of queries."""
     if _exact(dtype):
-        return _tile(features, dtype, 32, 32, 4, 2)
+        return _tile(features, dtype, 16 if selects else 32, 32, 4, 2)
     kept = features <= _kept(dtype)
     if dtype == torch.float32:
         return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
