@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import float32_precision, on_device, splits
+from .launch import float32_precision, on_device, shares
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish
 from .tiles import Tile
@@ -144,12 +144,6 @@ def _boost(normalize: bool) -> float:
     return 2.0**16 if normalize else 1.0
 
 
-def _shares(device: torch.device, blocks: int, length: int, block: int) -> tuple[int, int]:
-    """(number of shares, elements in each) of a loop over ``length``; none is empty."""
-    span = -(-length // (splits(device, blocks, length, 2 * block) * block)) * block
-    return -(-length // span), span
-
-
 def direction(
     student: Rows,
     teacher: Rows,
@@ -167,13 +161,13 @@ def direction(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-queries // tile.block_n) * (features // out)
-    shares, span = _shares(device, blocks, rows, tile.block_m)
-    partial = torch.empty((shares, groups, queries, features), dtype=torch.float32, device=device)
+    parts, span = shares(device, blocks, rows, tile.block_m)
+    partial = torch.empty((parts, groups, queries, features), dtype=torch.float32, device=device)
     boost = _boost(normalize)
     with on_device(raw):
-        _direction[(blocks * shares,)](
+        _direction[(blocks * parts,)](
             *student, *teacher, *bank, partial, *_center(student_lse, student_temp),
-            *_center(teacher_lse, teacher_temp), shares, span, groups * queries, queries, rows,
+            *_center(teacher_lse, teacher_temp), parts, span, groups * queries, queries, rows,
             _LOG2E / student_temp, _LOG2E / teacher_temp, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
@@ -200,18 +194,18 @@ def bank_gradient(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-rows // tile.block_m) * (features // out)
-    shares, span = _shares(device, blocks, queries, tile.block_n)
-    partial = torch.empty((shares, groups, rows, features), dtype=torch.float32, device=device)
+    parts, span = shares(device, blocks, queries, tile.block_n)
+    partial = torch.empty((parts, groups, rows, features), dtype=torch.float32, device=device)
     # Weights stay of order 1: the power of two of the largest upstream gradient, and a temperature, go in at the end.
     _, exponent = torch.frexp(grad_kl.abs().amax())
     factor = torch.ldexp(torch.ones((), device=device), exponent)
     temp = min(student_temp, teacher_temp)
     boost = _boost(normalize)
     with on_device(raw):
-        _bank_gradient[(blocks * shares,)](
+        _bank_gradient[(blocks * parts,)](
             torch.ldexp(grad_kl, -exponent), kl * _LOG2E, *student, *teacher, *bank, partial,
             *_center(student_lse, student_temp), *_center(teacher_lse, teacher_temp),
-            shares, span, groups * rows, queries, rows, _LOG2E / student_temp, _LOG2E / teacher_temp,
+            parts, span, groups * rows, queries, rows, _LOG2E / student_temp, _LOG2E / teacher_temp,
             temp / student_temp, temp / teacher_temp / _LOG2E, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,

@@ -38,9 +38,14 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def splits(device: torch.device, programs: int, length: int, shortest: int) -> int:
-    """Parts of at least ``shortest`` that a loop of ``length`` is cut into, so that two programs per processor run."""
-    return max(1, min(2 * processors(device) // programs, length // shortest))
+def shares(device: torch.device, programs: int, length: int, block: int) -> tuple[int, int]:
+    """(number of shares, elements in each) of a loop over ``length`` in blocks, so that two programs per processor run.
+
+    A share has two blocks or more, where there are so many; none is empty.
+    """
+    wanted = max(1, min(2 * processors(device) // programs, length // (2 * block)))
+    span = -(-length // (wanted * block)) * block
+    return -(-length // span), span
 
 
 def float32_precision() -> str:

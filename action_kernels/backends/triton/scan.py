@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import float32_precision, on_device, processors, splits
+from .launch import float32_precision, on_device, processors, shares
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import EMPTY, LOWEST, append, buffer_shape, clear
@@ -137,29 +137,27 @@ def scan(
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
-    shares = splits(device, blocks, rows, 2 * tile.block_m)
-    span = -(-rows // (shares * tile.block_m)) * tile.block_m
-    shares = -(-rows // span)  # none is empty
-    works = programs = blocks * shares
+    parts, span = shares(device, blocks, rows, tile.block_m)
+    works = programs = blocks * parts
 
     statistics = keys = buffer = counts = thresholds = None
     kept, limit, capacity = min(k, span), 0, 0
     if teacher is not None:
-        statistics = torch.empty((5, shares, groups, queries), dtype=torch.float32, device=device)
+        statistics = torch.empty((5, parts, groups, queries), dtype=torch.float32, device=device)
     if k > 0:
         programs = min(works, 4 * processors(device))
         capacity, limit = buffer_shape(kept, tile.block_m)
         buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
         counts = torch.empty((programs, tile.block_n), dtype=torch.int32, device=device)
         thresholds = torch.empty((programs, tile.block_n), dtype=torch.float32, device=device)
-        keys = torch.full((groups, queries, shares * kept), EMPTY, dtype=torch.int64, device=device)
+        keys = torch.full((groups, queries, parts * kept), EMPTY, dtype=torch.int64, device=device)
         if query_labels is not None and bank_labels is not None:
             query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
     with on_device(student.data):
         _scan[(programs,)](
             *student, *(teacher or student), *bank, statistics,
             query_labels, bank_labels, keys, buffer, counts, thresholds,
-            works, shares, span, groups * queries, queries, rows,
+            works, parts, span, groups * queries, queries, rows,
             _LOG2E / student_temp, _LOG2E / teacher_temp, kept, limit, capacity,
             DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
             BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
