@@ -113,7 +113,7 @@ class ContrastPass {
                Cutter::size<float>(maxima());
     if (keep_) panel += Cutter::size<float>(part_rows() * width_);
     if (a.direction) panel += Cutter::size<float>(features * L);
-    if (a.k > 0) panel += Cutter::size<Selection<NV>>(1) + Cutter::size<int32_t>(2 * L * entries_);
+    if (a.k > 0) panel += Cutter::size<Selection<NV>>(1) + Cutter::size<float>(L * entries_) + Cutter::size<int32_t>(L * entries_);
     int64_t shared = Cutter::size<Panel>(panels) + Cutter::size<float>(features) +
                      Cutter::size<float>(tile_ * features) + Cutter::size<float>(tile_ * width_);
     if (a.direction) shared += Cutter::size<float>(packed_floats(tile_, features));
@@ -223,7 +223,8 @@ class ContrastPass {
     if (a.direction) q.direction = cut.take(features * L);
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
-      q.selection->start(cut.take<int32_t>(2 * L * entries_), entries_, a.k,
+      float* scores = cut.take(L * entries_);
+      q.selection->start(scores, cut.take<int32_t>(L * entries_), entries_, a.k,
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
     }
   }

@@ -5,6 +5,7 @@
 // of equal scores the first stays.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "tile.h"
@@ -31,31 +32,52 @@ inline float score_of(int32_t key) {
   return score;
 }
 
-inline int64_t count_above(const int32_t* keys, int64_t count, int32_t bound) {
-  int32_t above = 0;
-  for (int64_t i = 0; i < count; ++i) above += keys[i] > bound;
+inline int64_t count_above(const float* scores, int64_t count, float bound) {
+  const vf bounds = set1(bound);
+  int64_t above = 0, i = 0;
+  for (; i + kWidth <= count; i += kWidth) above += __builtin_popcount(lanes_above(load(scores + i), bounds));
+  for (; i < count; ++i) above += scores[i] > bound;
   return above;
+}
+
+inline float mean_distance(const float* scores, int64_t count, float base) {
+  const vf bases = set1(base);
+  vf vectors{};
+  float rest = 0.0f;
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const vf distance = load(scores + i) - bases;
+    vectors += max(distance, -distance);
+  }
+  for (; i < count; ++i) rest += std::fabs(scores[i] - base);
+  return (sum(vectors) + rest) / static_cast<float>(count);
 }
 
 struct Kept {
   int64_t count;
-  int32_t bound;  // a later key is among the k largest only if it exceeds this
+  float bound;  // a later score is among the k largest only if it exceeds this
 };
 
-// Keeps the `least` to `most` largest of `count` keys (least <= most < count) in their order, with their indices.
-// At least `least` keys must reach `floor`.
-__attribute__((noinline)) inline Kept keep_largest(int32_t* keys, int32_t* index, int64_t count, int64_t least,
-                                                   int64_t most, int32_t floor) {
-  int32_t top = floor;
-  for (int64_t i = 0; i < count; ++i) top = keys[i] > top ? keys[i] : top;
-  // Search for a bound that so many keys exceed: `least` or more exceed `low`, fewer exceed `high`. Interpolation and
-  // bisection take turns; where keys are equal there may be none, and `high` ends as the key of rank `least`.
-  const int64_t wanted = (least + most) / 2;
-  int64_t low = static_cast<int64_t>(floor) - 1, high = top, above_low = count, above_high = 0;
-  for (bool bisect = false; high - low > 1 && above_low > most; bisect = !bisect) {
-    const int64_t step = bisect ? (high - low) / 2 : (high - low) * (above_low - wanted) / (above_low - above_high);
-    const int64_t middle = low + (step < 1 ? 1 : step > high - low - 1 ? high - low - 1 : step);
-    const int64_t above = count_above(keys, count, static_cast<int32_t>(middle));
+// Keeps the `least` to `most` largest of `count` scores (least <= most < count) in their order, with their indices. None
+// lies below `floor`, or all exceed -inf.
+__attribute__((noinline)) inline Kept keep_largest(float* scores, int32_t* index, int64_t count, int64_t least,
+                                                   int64_t most, float floor) {
+  // Search for a bound that so many scores exceed: `least` or more exceed `low`, fewer exceed `high`. The tail of a
+  // distribution falls about exponentially, so that a bound which n times too many exceed is too low by log(n) times
+  // the mean distance from the floor. Where a few such guesses fail (equal scores, say) bisection ends the search: there
+  // may be no such bound, and `high` ends as the score of rank `least`.
+  constexpr int kGuesses = 6;
+  const bool first = floor == -INFINITY;  // then take the scores for centred at 0
+  float guess = first ? 0.0f : floor;
+  const float scale = mean_distance(scores, count, guess), wanted = 0.5f * static_cast<float>(least + most);
+  int64_t low = ordered(floor) - !first, high = ordered(INFINITY), above = first ? least : count;
+  int64_t above_low = count, above_high = 0;
+  for (int step = 0; high - low > 1 && above_low > most; ++step) {
+    int64_t middle = low + (high - low) / 2;
+    guess += scale * std::log((static_cast<float>(above) + 0.5f) / wanted);
+    if (step < kGuesses && guess > score_of(static_cast<int32_t>(low)) && guess < score_of(static_cast<int32_t>(high)))
+      middle = ordered(guess);
+    above = count_above(scores, count, score_of(static_cast<int32_t>(middle)));
     if (above < least) {
       high = middle;
       above_high = above;
@@ -66,32 +88,35 @@ __attribute__((noinline)) inline Kept keep_largest(int32_t* keys, int32_t* index
   }
   int64_t kept = 0;
   if (above_low <= most) {
-    const int32_t bound = static_cast<int32_t>(low);
-    const vi bounds = set1(bound);
+    const float bound = score_of(static_cast<int32_t>(low));
+    const vf bounds = set1(bound);
     int64_t i = 0;
     for (; i + kWidth <= count; i += kWidth) {  // what is stored has been read: kept <= i
-      const vi key = load(keys + i), row = load(index + i);
-      const uint32_t bits = lanes_above(key, bounds);
-      store_lanes(keys + kept, key, bits);
+      const vf score = load(scores + i);
+      const vi row = load(index + i);
+      const uint32_t bits = lanes_above(score, bounds);
+      store_lanes(scores + kept, score, bits);
       kept += store_lanes(index + kept, row, bits);
     }
     for (; i < count; ++i) {
-      const int32_t key = keys[i], row = index[i];
-      keys[kept] = key;
+      const float score = scores[i];
+      const int32_t row = index[i];
+      scores[kept] = score;
       index[kept] = row;
-      kept += key > bound;
+      kept += score > bound;
     }
     return {kept, bound};
   }
-  const int32_t bound = static_cast<int32_t>(high);
-  int64_t ties = least - above_high;  // of the keys equal to the bound, the first ones
+  const float bound = score_of(static_cast<int32_t>(high));
+  int64_t ties = least - above_high;  // of the scores equal to the bound, the first ones
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t key = keys[i], row = index[i];
-    const bool tie = key == bound && ties > 0;
+    const float score = scores[i];
+    const int32_t row = index[i];
+    const bool tie = score == bound && ties > 0;
     ties -= tie;
-    keys[kept] = key;
+    scores[kept] = score;
     index[kept] = row;
-    kept += key > bound || tie;
+    kept += score > bound || tie;
   }
   return {kept, bound};
 }
@@ -104,6 +129,7 @@ struct BankLabels {
 template <int NV>
 class Selection {
   static constexpr int L = kLanes<NV>;
+  static constexpr int64_t kBatch = 32;  // bank rows compared with the same thresholds
 
  public:
   // Entries of a lane's buffer for the k best of `rows` scores.
@@ -112,14 +138,16 @@ class Selection {
     return wanted < rows ? wanted : rows;
   }
 
-  // `buffer` holds 2 * L * entries. `labels` of the panel's `count` queries, or nullptr.
-  void start(int32_t* buffer, int64_t entries, int64_t k, const int64_t* labels, int64_t count) {
-    keys_ = buffer;
-    index_ = buffer + L * entries;
+  // `scores` and `index` hold L * entries each. `labels` of the panel's `count` queries, or nullptr.
+  void start(float* scores, int32_t* index, int64_t entries, int64_t k, const int64_t* labels, int64_t count) {
+    scores_ = scores;
+    index_ = index;
     entries_ = entries;
     k_ = k;
     for (int lane = 0; lane < L; ++lane) {
-      size_[lane] = 0;
+      end_[lane] = lane * entries;
+      // Where k or fewer rows come, a buffer that is full needs no threshold.
+      full_[lane] = entries > k ? (lane + 1) * entries : -1;
       threshold_[lane] = lane < count ? -INFINITY : INFINITY;
       label_[lane] = lane < count && labels ? labels[lane] : -1;
       short_label_[lane] = static_cast<int32_t>(label_[lane]);
@@ -127,56 +155,67 @@ class Selection {
   }
 
   // scores[j * stride + lane] belongs to bank row first + j.
+  //
+  // The places of the scores that beat the thresholds go to a list first, without a branch: at the rate at which they
+  // do, a branch for each vector would be mispredicted too often.
   __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
-    constexpr int64_t R = 64 / L;  // rows whose comparisons fill one word
-    vf threshold[NV];
-    for (int v = 0; v < NV; ++v) threshold[v] = load(threshold_ + v * kWidth);
-    for (int64_t j = 0; j < count; j += R) {
-      const int64_t rows = count - j < R ? count - j : R;
-      uint64_t hits = 0;
-      if (rows == R) {
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) hits |= above(scores + (j + r) * stride, threshold) << (r * L);
-      } else {
-        for (int r = 0; r < rows; ++r) hits |= above(scores + (j + r) * stride, threshold) << (r * L);
+    int32_t list[kBatch * L + kWidth];
+    float* const kept = scores_;  // (what is stored could be these pointers, for all the compiler knows)
+    int32_t* const index = index_;
+    for (int64_t j = 0; j < count; j += kBatch) {
+      const float* batch = scores + j * stride;
+      const int64_t rows = count - j < kBatch ? count - j : kBatch;
+      const int64_t* label = bank.label + first + j;
+      const int64_t found = !bank.label ? above<Labels::none>(batch, stride, rows, label, list)
+                            : bank.fit  ? above<Labels::fit>(batch, stride, rows, label, list)
+                                        : above<Labels::wide>(batch, stride, rows, label, list);
+      for (int64_t i = 0; i < found; ++i) {
+        const uint32_t place = static_cast<uint32_t>(list[i]), lane = place % L, row = place / L;
+        const int64_t at = end_[lane];
+        const float score = batch[row * stride + lane];
+        kept[at] = score;
+        index[at] = static_cast<int32_t>(first + j + row);
+        end_[lane] = at + (score > threshold_[lane]);  // which may have risen since the list was made
+        if (end_[lane] == full_[lane]) shrink(static_cast<int>(lane), k_ + (entries_ - k_) / 4);
       }
-      if (hits == 0) continue;
-      if (bank.label)
-        for (int r = 0; r < rows; ++r) hits &= ~(excluded(bank.label[first + j + r], bank.fit) << (r * L));
-      bool risen = false;
-      for (; hits; hits &= hits - 1) {
-        const int bit = __builtin_ctzll(hits), lane = bit % L, row = bit / L;
-        risen |= put(lane, ordered(scores[(j + row) * stride + lane]), static_cast<int32_t>(first + j + row));
-      }
-      if (risen)
-        for (int v = 0; v < NV; ++v) threshold[v] = load(threshold_ + v * kWidth);
     }
   }
 
   // Adds what another selection found among bank rows of higher index.
   void take_over(const Selection& later) {
     for (int lane = 0; lane < L; ++lane)
-      for (int64_t i = lane * entries_; i < lane * entries_ + later.size_[lane]; ++i)
-        if (later.keys_[i] > ordered(threshold_[lane])) put(lane, later.keys_[i], later.index_[i]);
+      for (int64_t i = lane * entries_; i < later.end_[lane]; ++i)
+        if (later.scores_[i] > threshold_[lane]) put(lane, later.scores_[i], later.index_[i]);
   }
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
   __attribute__((noinline)) void finish(int lane, float* similarity, int64_t* index) {
-    if (size_[lane] > k_) shrink(lane, k_);
-    const int64_t count = size_[lane];
-    const int32_t *keys = keys_ + lane * entries_, *rows = index_ + lane * entries_;
+    const int64_t start = lane * entries_;
+    const int64_t spare = k_ + kSpare <= kShort ? kSpare : 0;
+    if (end_[lane] - start > k_ + spare) shrink(lane, k_ + spare / 2);
+    const float* scores = scores_ + start;
+    const int32_t* rows = index_ + start;
+    const int64_t count = end_[lane] - start;
     if (count <= kShort) {
-      uint8_t equal[kShort] = {};  // keys already placed at this rank
-      for (int64_t i = 0; i < count; ++i) {
-        int32_t rank = 0;
-        for (int64_t j = 0; j < count; ++j) rank += keys[j] > keys[i];
-        rank += equal[rank]++;
-        similarity[rank] = score_of(keys[i]);
-        index[rank] = rows[i];
+      float copy[kShort + kWidth] = {};
+      std::memcpy(copy, scores, sizeof(float) * count);
+      int32_t rank[kShort + kWidth];
+      for (int64_t i = 0; i < count; i += kWidth) {
+        const vf mine = load(copy + i);
+        vi larger{};
+        for (int64_t j = 0; j < count; ++j) larger -= set1(copy[j]) > mine;
+        store(rank + i, larger);
+      }
+      uint8_t equal[kShort] = {};  // scores already placed at this rank
+      int32_t order[kShort];
+      for (int64_t i = 0; i < count; ++i) order[rank[i] + equal[rank[i]]++] = static_cast<int32_t>(i);
+      for (int64_t i = 0; i < std::min(count, k_); ++i) {
+        similarity[i] = copy[order[i]];
+        index[i] = rows[order[i]];
       }
     } else {
       for (int64_t i = 0; i < count; ++i)
-        index[i] = static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(keys[i])) << 32 |
+        index[i] = static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(ordered(scores[i]))) << 32 |
                                         (0xffffffffu - static_cast<uint32_t>(rows[i])));
       sort_descending(index, count);
       for (int64_t i = 0; i < count; ++i) {
@@ -192,53 +231,58 @@ class Selection {
 
  private:
   static constexpr int64_t kShort = 192;  // up to here counting ranks is faster than sorting
+  static constexpr int64_t kSpare = 16;   // then so many more than k may be ordered, which saves a search
 
-  static uint64_t above(const float* row, const vf* threshold) {
-    uint64_t hits = 0;
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v)
-      hits |= static_cast<uint64_t>(lanes_above(load(row + v * kWidth), threshold[v])) << (v * kWidth);
-    return hits;
-  }
+  enum class Labels { none, fit, wide };
 
-  // Lanes that may not select a bank row of this label.
-  uint64_t excluded(int64_t label, bool fit) const {
-    uint64_t lanes = 0;
-    if (label < 0) return ~uint64_t{0} >> (64 - L);
-    if (fit) {
-      const vi wanted = set1(static_cast<int32_t>(label));
-      for (int v = 0; v < NV; ++v)
-        lanes |= static_cast<uint64_t>(lanes_equal(load(short_label_ + v * kWidth), wanted)) << (v * kWidth);
-    } else {
-      for (int lane = 0; lane < L; ++lane) lanes |= static_cast<uint64_t>(label_[lane] == label) << lane;
+  // Places (row * L + lane) of the scores above their lane's threshold that its label does not exclude, row by row.
+  template <Labels labels>
+  int64_t above(const float* scores, int64_t stride, int64_t rows, const int64_t* label, int32_t* list) const {
+    vf threshold[NV];
+    vi place[NV], lane_label[NV];
+    for (int v = 0; v < NV; ++v) {
+      threshold[v] = load(threshold_ + v * kWidth);
+      lane_label[v] = load(short_label_ + v * kWidth);
+      for (int i = 0; i < kWidth; ++i) place[v][i] = v * kWidth + i;
     }
-    return lanes;
+    int64_t found = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int v = 0; v < NV; ++v) {
+        uint32_t bits = lanes_above(load(scores + r * stride + v * kWidth), threshold[v]);
+        if (labels == Labels::fit) {
+          bits &= ~lanes_equal(lane_label[v], set1(static_cast<int32_t>(label[r])));
+          bits = label[r] < 0 ? 0 : bits;
+        }
+        if (labels == Labels::wide)
+          for (int i = 0; i < kWidth; ++i)
+            if (label[r] < 0 || label_[v * kWidth + i] == label[r]) bits &= ~(1u << i);
+        found += store_lanes(list + found, place[v], bits);
+        place[v] += L;
+      }
+    }
+    return found;
   }
 
-  // Whether the threshold has risen.
-  bool put(int lane, int32_t key, int32_t index) {
-    const int64_t at = lane * entries_ + size_[lane]++;
-    keys_[at] = key;
+  void put(int lane, float score, int32_t index) {
+    const int64_t at = end_[lane]++;
+    scores_[at] = score;
     index_[at] = index;
-    if (size_[lane] < entries_ || entries_ <= k_) return false;
-    shrink(lane, k_ + (entries_ - k_) / 4);
-    return true;
+    if (at + 1 == full_[lane]) shrink(lane, k_ + (entries_ - k_) / 4);
   }
 
   // Leaves the k to `most` best.
   void shrink(int lane, int64_t most) {
-    // k scores reach the threshold, once there is one.
-    const int32_t floor = ordered(threshold_[lane]);
-    int32_t *keys = keys_ + lane * entries_, *index = index_ + lane * entries_;
-    const Kept kept = keep_largest(keys, index, size_[lane], k_, most, floor);
-    threshold_[lane] = score_of(kept.bound);
-    size_[lane] = kept.count;
+    const int64_t start = lane * entries_;
+    const Kept kept = keep_largest(scores_ + start, index_ + start, end_[lane] - start, k_, most, threshold_[lane]);
+    threshold_[lane] = kept.bound;
+    end_[lane] = start + kept.count;
   }
 
   alignas(64) float threshold_[L];
   alignas(64) int32_t short_label_[L];
-  int64_t label_[L], size_[L];
-  int32_t *keys_, *index_;  // [L][entries]
+  int64_t label_[L], end_[L], full_[L];
+  float* scores_;   // [L][entries]
+  int32_t* index_;  // [L][entries]
   int64_t entries_, k_;
 };
 

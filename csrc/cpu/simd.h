@@ -36,6 +36,7 @@ using vi_unaligned = int32_t __attribute__((vector_size(4 * kWidth), aligned(4),
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+inline void store(int32_t* p, vi x) { *reinterpret_cast<vi_unaligned*>(p) = x; }
 inline vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
 
 inline vf set1(float x) {
@@ -74,9 +75,13 @@ inline vf rounded(vf x) {
 }
 
 inline float sum(vf x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
   float total = 0;
   for (int i = 0; i < kWidth; ++i) total += x[i];
   return total;
+#endif
 }
 
 // Bit i is set where lane i of a comparison holds.
@@ -133,7 +138,8 @@ inline constexpr SetBits kSetBits;
 #endif
 
 // Stores the lanes whose bits are set one after another, and anything behind them up to kWidth; returns their number.
-inline int store_lanes(int32_t* out, vi x, uint32_t bits) {
+template <class Lane, class Vector>
+int store_lanes(Lane* out, Vector x, uint32_t bits) {
 #if defined(__AVX512F__)
   _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)x));
 #elif defined(__AVX2__)

@@ -114,11 +114,20 @@ def test_gradients(backend: str, device: str, shape: tuple, dtype: torch.dtype, 
 
 
 def test_identical_rows_come_in_order(backend: str, device: str) -> None:
-    query = torch.randn(5, 16, device=device)
-    bank = torch.randn(1, 16, device=device).expand(300, 16)
+    query, bank = torch.randn(5, 16, device=device), torch.randn(1, 16, device=device).expand(300, 16)
     for normalize in (True, False):
         _, index = hard_negatives(query, bank, 40, normalize=normalize)
         assert torch.equal(index.cpu(), torch.arange(40).expand(5, 40))
+
+
+@pytest.mark.parametrize("k", [1, 40, 64, 100])
+@pytest.mark.parametrize("better", [1, 39, 50, 90])
+def test_ties_stay_in_order_when_better_rows_come_late(backend: str, device: str, k: int, better: int) -> None:
+    bank = torch.zeros(400, 3, device=device)
+    bank[152 : 152 + better] = 1.0
+    _, index = hard_negatives(torch.ones(4, 3, device=device), bank, k, normalize=False)
+    expected = [*range(152, 152 + better), *range(152)][:k]
+    assert index.tolist() == [expected] * 4
 
 
 @pytest.mark.parametrize("function", ["hard_negatives", "action_contrast"])
