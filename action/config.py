@@ -139,6 +139,9 @@ class AnatomicalContrastConfig:
         mix: how slices of the strong view are mixed.
         strong_threshold: confidence above which a pseudo-label counts for an image's weight.
         pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
+        pseudo_label_flips: whether pseudo-labels come from the teacher's mean over a slice and its two mirror images,
+            as others average them at inference. Better where organs differ by texture and shape (CT), worse where
+            their side tells them apart (the ventricles of the phantom).
         pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
             alone (published): in a short run that teaches the student background, which most pixels are.
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
@@ -155,12 +158,13 @@ class AnatomicalContrastConfig:
         pixel_bank: rows of the pixel bank.
     """
 
-    iterations: int = 1100
+    iterations: int = 2120
     labeled: int = 3
     unlabeled: int = 3
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
     strong_threshold: float = 0.97
     pseudo_label_threshold: float = 0.7
+    pseudo_label_flips: bool = False
     pseudo_label_dice: bool = True
     weak_threshold: float = 0.7
     unsupervised_weight: float = 1.0
@@ -239,7 +243,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     global_distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=370))
+    local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=100))
     anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

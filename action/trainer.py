@@ -118,7 +118,7 @@ class Trainer:
         self.optimizer.step()
         self.learner.update_teacher(self.step)
         stage.finish_step(self.learner)
-        return {"lr": lr, **{name: float(value) for name, value in losses.items()}}
+        return {"lr": lr, **{name: value.item() for name, value in losses.items()}}
 
     def _validate(self) -> dict[str, float]:
         """Dice of each class, and of all, meaned over the validation cases."""

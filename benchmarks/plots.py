@@ -73,7 +73,7 @@ def growth(rows: list[Row]) -> Figure:
         time.set_title(f"{other} = {', '.join(str(i) for i in sorted(fixed))}")
         memory.set_xlabel(label)
     axes[0, 0].set_ylabel("forward + backward, ms")
-    axes[1, 0].set_ylabel("peak above inputs, results and gradients, MiB")
+    axes[1, 0].set_ylabel("peak above the tensors, MiB")
     for axis in (axes[0, 0], axes[1, 0]):
         axis.legend()
     figure.suptitle(_title(sizes))
@@ -84,7 +84,7 @@ def floor(rows: list[Row]) -> Figure:
     """The share of the floor's speed that every program reaches, against D."""
     sizes = [row for row in rows if row["sweep"] == "features"]
     operators = list(dict.fromkeys(row["operator"] for row in sizes))
-    figure = Figure(figsize=(5 * len(operators), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(operators), 4.5), layout="constrained")
     for axis, operator in zip(
         figure.subplots(1, len(operators), sharey=True, squeeze=False)[0], operators, strict=True
     ):
@@ -99,7 +99,7 @@ def floor(rows: list[Row]) -> Figure:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("share of the floor's speed, %")
-    figure.axes[0].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(_title(sizes))
     return figure
 

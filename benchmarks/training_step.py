@@ -34,12 +34,19 @@ CHANNELS = (16, 32, 64, 128, 256)
 
 
 def published(size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS) -> TrainConfig:
-    """The published settings, with images of ``size`` x ``size`` pixels."""
+    """The published settings, without dropout (both programs compute the same), with ``size`` x ``size`` pixels."""
     return TrainConfig(
         input=InputConfig(size=(size, size)),
         model=ModelConfig(channels=tuple(channels), embedding=features, window=size // 4, stride=size // 8, pooled=8),
         anatomical_contrast=AnatomicalContrastConfig(
-            labeled=4, unlabeled=4, queries=QUERIES, keys=QUERIES, negatives_per_query=512, ramp_up=0.0
+            labeled=4,
+            unlabeled=4,
+            pseudo_label_threshold=0.0,
+            pseudo_label_dice=False,
+            ramp_up=0.0,
+            queries=QUERIES,
+            keys=QUERIES,
+            negatives_per_query=512,
         ),
     )
 

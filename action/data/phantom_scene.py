@@ -60,16 +60,16 @@ class Anatomy:
 class Appearance:
     """Brightness of the tissues relative to blood, and what the scanner adds."""
 
-    muscle: float = _between(0.245, 0.505)  # of the heart
-    rv_blood: float = _between(0.76, 1.14)
-    fat: float = _between(0.474, 1.03)
-    lung: float = _between(0.03, 0.22)
-    liver: float = _between(0.221, 0.879)
-    skeletal: float = _between(0.194, 0.556)
-    stomach: float = _between(0.117, 1.08)
+    muscle: float = _between(0.267, 0.483)  # of the heart
+    rv_blood: float = _between(0.792, 1.11)
+    fat: float = _between(0.52, 0.98)
+    lung: float = _between(0.0458, 0.204)
+    liver: float = _between(0.276, 0.824)
+    skeletal: float = _between(0.224, 0.526)
+    stomach: float = _between(0.197, 1)
     texture: float = _between(0.0272, 0.0728)
-    gamma: float = _between(0.671, 1.42)
-    bias: float = _between(0.0454, 0.305)
+    gamma: float = _between(0.734, 1.36)
+    bias: float = _between(0.067, 0.283)
     bias_angle: float = _between(-2.81, -0.29)
     blur: float = _between(0.422, 0.878)  # voxels
     noise: float = _between(0.0156, 0.0444)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from action.config import TrainConfig
 from action.data.augment import Augmentation, each
@@ -54,7 +54,11 @@ class AnatomicalContrast:
         labeled = len(batch["label"])
         with torch.no_grad():
             teacher = learner.teacher(batch["weak"])
-            confidence, label = teacher.logits.softmax(dim=1).max(dim=1, keepdim=True)
+            probability = teacher.logits.softmax(dim=1)
+            if config.pseudo_label_flips:
+                probability[labeled:] += mirrored(learner.teacher, batch["weak"][labeled:])
+                probability[labeled:] /= 3
+            confidence, label = probability.max(dim=1, keepdim=True)
         pseudo = {"image": batch["weak"], "label": label.float(), "confidence": confidence}
         pseudo = self.strong_view({key: value[labeled:] for key, value in pseudo.items()}, rng)
 
@@ -141,6 +145,11 @@ class AnatomicalContrast:
 
     def finish_step(self, learner: Learner) -> None:
         learner.pixel_bank.push(self._keys, self._key_labels)
+
+
+def mirrored(network: nn.Module, image: Tensor) -> Tensor:
+    """Sum of the class probabilities [B, C, H, W] of both mirror images of slices [B, 1, H, W], mirrored back."""
+    return sum(network(image.flip(axis)).logits.softmax(dim=1).flip(axis) for axis in (2, 3))
 
 
 def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:

@@ -96,15 +96,17 @@ def test_the_first_stages_take_the_momentum_that_is_configured(config):
 @pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
 def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, learner, data, monkeypatch):
     stage = stage_named(config, name)
-    seen = {}
+    seen = {"student": [], "teacher": []}
     for role in ("student", "teacher"):
         network = getattr(learner, role).network
-        network.encoder[0].register_forward_pre_hook(lambda _, x, role=role: seen.update({role: x[0].clone()}))
+        network.encoder[0].register_forward_pre_hook(lambda _, x, role=role: seen[role].append(x[0].clone()))
     batch = stage.batch(data, 0, step_generator(0, 0, 0))
     before = {key: value.clone() for key, value in batch.items()}
     stage.losses(learner, batch, 0, step_generator(0, 0, 0))
-    assert torch.equal(seen["teacher"], before["weak"])
-    assert not any(torch.equal(image, other) for image in seen["student"] for other in before["weak"])
+    weak, *mirrored = seen["teacher"]
+    assert torch.equal(weak, before["weak"])
+    assert all(any(torch.equal(x.flip(axis), weak[-len(x) :]) for axis in (2, 3)) for x in mirrored)
+    assert not any(torch.equal(image, other) for images in seen["student"] for image in images for other in weak)
     assert torch.equal(batch["weak"], before["weak"])
 
 
@@ -171,6 +173,28 @@ def test_stage_3_moves_image_pseudo_label_and_confidence_together(config):
     assert agrees[inside].float().mean() > 0.95
     close = ((strong["confidence"] - 0.5) * 4 - strong["image"]).abs() < 0.15
     assert close[inside].float().mean() > 0.85  # all but interpolated edges
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, flips, monkeypatch):
+    settings = dataclasses.replace(config.anatomical_contrast, pseudo_label_flips=flips)
+    stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
+    seen = {}
+    original = AnatomicalContrast.strong_view
+    monkeypatch.setattr(
+        AnatomicalContrast, "strong_view", lambda self, pseudo, rng: seen.update(pseudo) or original(self, pseudo, rng)
+    )
+    rng = step_generator(0, 0, 0)
+    batch = stage.batch(data, 0, rng)
+    stage.losses(learner, batch, 0, rng)
+    with torch.no_grad():
+        image = batch["weak"][2:]  # the unlabelled slices
+        views = [(), (2,), (3,)] if flips else [()]
+        probability = [learner.teacher(image.flip(axes)).logits.softmax(1).flip(axes) for axes in views]
+        confidence, label = torch.stack(probability).mean(0).max(1, keepdim=True)
+    torch.testing.assert_close(seen["confidence"], confidence, rtol=1e-4, atol=1e-5)
+    assert (seen["label"] == label).float().mean() > 0.999
+    assert len(seen["label"]) == 2
 
 
 def outputs(learner, images):
