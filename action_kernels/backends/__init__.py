@@ -24,10 +24,10 @@ __all__ = ["backends", "select", "use_backend"]
 
 ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
 
-_NAMES = ("reference", "cpu", "triton")
+_NAMES = ("reference", "cpu", "triton", "cuda")
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "cpu": ("cpu",),
-    "cuda": ("triton",),
+    "cuda": ("triton", "cuda"),
 }  # by device; the reference is everybody's last choice
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 
+import cuda_host
 import pytest
 import torch
 
 import action_kernels
 
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+
 # Where each backend's tests run. Another backend joins the whole suite with a line here.
-DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
+DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": GPU, "cuda": GPU}
+
+# Without a GPU the CUDA kernels run on the CPU, compiled for it.
+if GPU == "cpu" and "ACTION_CUDA_HOST" not in os.environ and not cuda_host.missing():
+    os.environ["ACTION_CUDA_HOST"] = str(cuda_host.build())
+CUDA_HOST = os.environ.get("ACTION_CUDA_HOST")
 
 # Names (comma-separated) that must run: there a missing backend is a failure, not a skip.
 REQUIRED = set(filter(None, os.environ.get("ACTION_KERNELS_TEST_BACKENDS", "").split(",")))
 
 
-@pytest.fixture(params=DEVICES)
+# `pytest -m gpu` selects what runs on a GPU; where there is none, that is nothing.
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (DEVICES[name] == "cuda")) for name in DEVICES])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the backend in force during the test."""
     name = request.param
     state = action_kernels.backends()[name]
     if state != "ready" and name not in REQUIRED:
         pytest.skip(f"backend {name}: {state}")
-    with action_kernels.use_backend(name):
+    checks = cuda_host.checked(CUDA_HOST) if name == "cuda" and CUDA_HOST else nullcontext()
+    with checks, action_kernels.use_backend(name):
         yield name
 
 

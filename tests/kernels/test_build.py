@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of what the build reads, never built."""
     for name in ("action_kernels", "csrc"):
         shutil.copytree(
-            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_cpu_build.txt", "__pycache__")
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_*_build.txt", "__pycache__")
         )
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -32,10 +33,11 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def build(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Builds the copy's native modules, the CUDA one only if the environment says for which architecture."""
     return subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
         cwd=checkout,
-        env={**os.environ, **environment},
+        env={**os.environ, "ACTION_CUDA_ARCHS": "none", **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -59,7 +61,7 @@ def state(checkout: Path) -> str:
 def test_no_compiler(checkout: Path) -> None:
     result = build(checkout, CXX="no-such-compiler")
     assert result.returncode == 0, result.stderr
-    said = [line for line in result.stderr.splitlines() if "left out" in line]
+    said = [line for line in result.stderr.splitlines() if "CPU module left out" in line]
     assert said == ["action_kernels: native CPU module left out: no C++ compiler found (no-such-compiler)"]
     assert "no C++ compiler found (no-such-compiler)" in state(checkout)
 
@@ -75,6 +77,85 @@ def test_failing_compilation(checkout: Path) -> None:
     reason = state(checkout)
     assert "this source is broken" in reason
     assert len(reason.splitlines()) == 1
+
+
+# A CUDA module of two small sources in place of the kernels.
+ANSWER = """
+#include "launch.cuh"
+namespace action { int answer(); }
+ACTION_EXPORT int action_answer() { return action::answer(); }
+"""
+KERNEL = """
+#include "launch.cuh"
+namespace {
+__global__ void kernel(int* x) { *x = 42; }
+}
+namespace action {
+int answer() { return launch(kernel, 1, 1, 0, nullptr, nullptr) == cudaSuccess ? 0 : 42; }
+}
+"""
+LIBRARY, REASON = "action_kernels/_cuda_kernels.so", "action_kernels/_cuda_build.txt"
+
+
+@pytest.fixture
+def cuda_checkout(checkout: Path) -> Path:
+    for source in (checkout / "csrc/cuda").glob("*.cu"):
+        source.unlink()
+    (checkout / "csrc/cuda/answer.cu").write_text(ANSWER)
+    (checkout / "csrc/cuda/kernel.cu").write_text(KERNEL)
+    for source in checkout.glob("csrc/*/*.cpp"):
+        source.write_text("")
+    return checkout
+
+
+needs_nvcc = pytest.mark.skipif(
+    not shutil.which("nvcc") and not Path("/usr/local/cuda/bin/nvcc").exists(), reason="no nvcc"
+)
+
+
+@needs_nvcc
+def test_cuda_module(cuda_checkout: Path) -> None:
+    (cuda_checkout / REASON).write_text("of an earlier build\n")
+    result = build(cuda_checkout, ACTION_CUDA_ARCHS="sm_80, 9.0")
+    assert result.returncode == 0, result.stderr
+    assert "CUDA module left out" not in result.stderr
+    assert not (cuda_checkout / REASON).exists()
+    library = ctypes.CDLL(str(cuda_checkout / LIBRARY))
+    assert library.action_answer() in (0, 42)  # without a driver the launch fails
+    with pytest.raises(AttributeError):
+        _ = library._ZN6action6answerEv
+    binary = (cuda_checkout / LIBRARY).read_bytes()
+    assert b"sm_80" in binary and b"sm_90" in binary and b"sm_100" not in binary
+    linked = subprocess.run(["ldd", cuda_checkout / LIBRARY], capture_output=True, text=True).stdout
+    assert "cudart" not in linked and "torch" not in linked
+
+
+@needs_nvcc
+def test_failing_cuda_compilation(cuda_checkout: Path) -> None:
+    (cuda_checkout / "csrc/cuda/kernel.cu").write_text("#error this kernel is broken\n")
+    result = build(cuda_checkout, ACTION_CUDA_ARCHS="90")
+    assert result.returncode == 0, result.stderr
+    assert not (cuda_checkout / LIBRARY).exists()
+    reason = (cuda_checkout / REASON).read_text().splitlines()
+    assert len(reason) == 1 and "this kernel is broken" in reason[0]
+
+
+def test_no_cuda_module_where_there_is_no_nvcc(checkout: Path) -> None:
+    script = (
+        "import setuptools; setuptools.setup = lambda **_: None\n"
+        "import setup, shutil; shutil.which = lambda *_, **__: None; setup.find_nvcc()"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, text=True)
+    assert "BuildError: nvcc not found (in PATH, CUDA_HOME, /usr/local/cuda)" in result.stderr
+
+
+def test_cuda_module_can_be_left_out(cuda_checkout: Path) -> None:
+    result = build(cuda_checkout, ACTION_CUDA_ARCHS="none")
+    assert result.returncode == 0, result.stderr
+    said = [line for line in result.stderr.splitlines() if "CUDA module left out" in line]
+    reason = (cuda_checkout / REASON).read_text().strip()
+    assert said == [f"action_kernels: native CUDA module left out: {reason}"]
+    assert reason == "ACTION_CUDA_ARCHS is none"
 
 
 def test_unbuilt_checkout_still_works(checkout: Path) -> None:

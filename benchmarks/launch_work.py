@@ -1,0 +1,106 @@
+"""What a streaming kernel's launch does: tiles, flop, exponentials and bytes, by its grid and its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .compiled import Launch
+
+
+@dataclass(frozen=True)
+class Work:
+    """A launch's work.
+
+    Attributes:
+        works: walks over a share of the streamed side by a block of the other; all alike.
+        tiles: of a walk.
+        pair_flop: of a pair of rows, in one walk.
+        splits: walks that share a pair, each for other columns of a gradient.
+    """
+
+    works: int
+    tiles: int
+    splits: int
+    tile_pairs: int
+    pairs: int
+    pair_flop: int
+    pair_exponentials: int
+    compulsory: int  # bytes of memory, each array once
+    streamed: int  # bytes of the streamed side's arrays for one group
+    reread: int  # bytes of the streamed side, once for each block that walks over it
+    tile_bytes: int  # that a tile loads
+
+    @property
+    def flop(self) -> int:
+        return self.pairs * self.splits * self.pair_flop
+
+    @property
+    def exponentials(self) -> int:
+        return self.pairs * self.splits * self.pair_exponentials
+
+    def traffic(self, l2_size: int) -> int:
+        """Bytes of memory: blocks that walk at the same time share rows where a group's streamed side fits the L2."""
+        if self.streamed <= l2_size:
+            return self.compulsory
+        return self.most_traffic
+
+    @property
+    def most_traffic(self) -> int:
+        """Bytes of memory if the L2 never had a row that another block has read."""
+        return self.compulsory + self.reread
+
+
+def work(launch: Launch) -> Work:
+    """The work of a recorded launch."""
+    bank_gradient, scan = launch.name == "bank_gradient", launch.name == "scan"
+    padded, size = launch["FEATURES"], launch["student"].element_size()
+    out = padded if scan else launch["OUT"]
+    both = 2 if not scan or launch["DISTILL"] else 1  # student and teacher
+    queries, rows = launch["queries"], launch["rows"]
+    groups = launch["total"] // (rows if bank_gradient else queries)
+    n, m = launch["BLOCK_N"], launch["BLOCK_M"]
+    step = n if bank_gradient else m
+    works = launch["works"] if scan else launch.grid[0]
+    terms = 1 if launch["student"].dtype == torch.float32 else 2  # of a gradient's weight
+    products = both * padded + (0 if scan else both * terms * out if bank_gradient else terms * out)
+
+    line = padded * size + 4  # with its scale
+    labels = 8 if scan and launch["LABELLED"] else 0
+    query_side, bank_side = both * queries * line + labels * queries, rows * (line + labels)
+    streamed = query_side if bank_gradient else bank_side
+    written = [launch["statistics"], launch["keys"]] if scan else [launch["partial"]]
+    blocks = works // launch["shares"] // groups  # of one group
+
+    kept = launch["WIDTH"] == padded
+    tile_bytes = step * padded * size * (2 if bank_gradient else 1)
+    if not kept:  # both sides are loaded again, and the columns of the gradient
+        tile_bytes = size * padded * (2 * (n + m) if bank_gradient else both * n + m)
+        tile_bytes += 0 if scan else size * out * (2 * n if bank_gradient else m)
+    return Work(
+        works=works,
+        tiles=-(-launch["span"] // step),
+        splits=1 if scan else padded // out,
+        tile_pairs=n * m,
+        pairs=groups * queries * rows,
+        pair_flop=2 * products,
+        pair_exponentials=2 if both == 2 else 0,
+        compulsory=groups * (query_side + bank_side) + sum(x.nbytes for x in written if x is not None),
+        streamed=streamed,
+        reread=groups * streamed * (blocks - 1),
+        tile_bytes=tile_bytes,
+    )
+
+
+def tiles_with_candidates(launch: Launch, tiles: int) -> float:
+    """Share of a walk's tiles in which a row is among the k best so far of some query, on average.
+
+    Rows come in random order, so that row j is among the k best of the first j with probability k / j; the threshold is
+    taken as current, while the kernel's lags behind: the true share is no smaller.
+    """
+    if launch.name != "scan" or not launch["SELECT"]:
+        return 0.0
+    k, pairs, step = launch["k"], launch["BLOCK_N"] * launch["BLOCK_M"], launch["BLOCK_M"]
+    none = (max(0.0, 1 - k / max(1, i * step)) ** pairs for i in range(tiles))
+    return 1 - sum(none) / tiles

@@ -1,0 +1,72 @@
+// The divergence between two softmaxes in one pass: sums that follow running maxima.
+//
+// Maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
+#pragma once
+
+#include "rows.cuh"
+
+namespace action {
+
+constexpr float kLowest = -1e30f;  // similarities of bank rows that do not exist; finite, so that differences are, too
+
+__device__ inline float exp2_fast(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+/// What was seen of one query's row of similarities. Factors are log2(e) / temperature.
+struct Divergence {
+  float s_max = kLowest, s_sum = 0.0f;  // student: largest similarity, sum of 2^((s - s_max) factor)
+  float t_max = kLowest, t_sum = 0.0f;  // teacher
+  float gap = 0.0f;                     // sum of the teacher's terms times the difference of both exponents
+
+  /// Refers the sums to other maxima. When they move, so does every difference in the gap.
+  __device__ void move(float s_top, float t_top, float s_factor, float t_factor) {
+    const float s_shift = (s_max - s_top) * s_factor, t_shift = (t_max - t_top) * t_factor;
+    const float s_decay = exp2_fast(s_shift), t_decay = exp2_fast(t_shift);
+    gap = t_decay == 0.0f ? 0.0f : t_decay * (gap + t_sum * (t_shift - s_shift));
+    t_sum *= t_decay;
+    s_sum *= s_decay;
+    s_max = s_top;
+    t_max = t_top;
+  }
+
+  __device__ void add(float s, float t, float s_factor, float t_factor) {
+    const float s_logit = (s - s_max) * s_factor, t_logit = (t - t_max) * t_factor;
+    const float p = exp2_fast(t_logit);
+    t_sum += p;
+    gap = fmaf(p, t_logit - s_logit, gap);
+    s_sum += exp2_fast(s_logit);
+  }
+
+  __device__ void merge(Divergence other, float s_factor, float t_factor) {
+    const float s_top = fmaxf(s_max, other.s_max), t_top = fmaxf(t_max, other.t_max);
+    move(s_top, t_top, s_factor, t_factor);
+    other.move(s_top, t_top, s_factor, t_factor);
+    s_sum += other.s_sum;
+    t_sum += other.t_sum;
+    gap += other.gap;
+  }
+
+  /// Merges what LANES neighbouring lanes have seen of the same row.
+  template <int LANES>
+  __device__ void merge_lanes(float s_factor, float t_factor) {
+#pragma unroll
+    for (int step = 1; step < LANES; step *= 2) {
+      Divergence other;
+      other.s_max = __shfl_xor_sync(kAllLanes, s_max, step);
+      other.s_sum = __shfl_xor_sync(kAllLanes, s_sum, step);
+      other.t_max = __shfl_xor_sync(kAllLanes, t_max, step);
+      other.t_sum = __shfl_xor_sync(kAllLanes, t_sum, step);
+      other.gap = __shfl_xor_sync(kAllLanes, gap, step);
+      merge(other, s_factor, t_factor);
+    }
+  }
+};
+
+}  // namespace action

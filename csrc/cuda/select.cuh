@@ -1,0 +1,168 @@
+// The k largest similarities of a row, exactly: a buffer of candidates per row, cleared by bisection. Work of one warp.
+//
+// A candidate is a 64-bit key: the bits of its similarity, put into order, above its inverted row number. Keys are
+// unique, and the larger key is the better candidate: more similar, or equally similar and earlier in the bank. Only
+// candidates that beat the row's threshold enter the buffer; when it is full, bisection finds a key that at least k and
+// at most `limit` of them reach, those stay, and that key's similarity is the new threshold. A tile without a candidate
+// costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so that any k goes.
+#pragma once
+
+#include "products.cuh"
+
+namespace action {
+
+constexpr int64_t kEmptyKey = INT64_MIN;
+
+/// Bits of a float32 as an integer of the same order.
+__device__ inline int ordered(float x) {
+  const int bits = __float_as_int(x == 0.0f ? 0.0f : x);  // -0 and 0 are a tie
+  return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+}
+__device__ inline float from_ordered(int x) { return __int_as_float(x ^ ((x >> 31) & 0x7FFFFFFF)); }
+
+__device__ inline int64_t make_key(float similarity, int64_t index) {
+  return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(ordered(similarity))) << 32 |
+                              (0xFFFFFFFFu - static_cast<uint32_t>(index)));
+}
+__device__ inline int high_word(int64_t key) { return static_cast<int>(key >> 32); }
+__device__ inline float key_similarity(int64_t key) { return from_ordered(high_word(key)); }
+__device__ inline int64_t key_index(int64_t key) { return 0xFFFFFFFFu - static_cast<uint32_t>(key); }
+
+struct Kept {
+  int count;
+  float threshold;  // what a later candidate has to exceed
+};
+
+/// Moves k to `limit` of the best of `count` keys to the front of `target`, which may be where they are; all of them if
+/// there are no more than `limit`. With fewer than k, `threshold` stays.
+__device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target, int k, int limit, float threshold) {
+  const int lane = lane_id();
+  int64_t low = kEmptyKey;  // `reach` keys, at least k if there are, are not below `low`
+  int reach = count;
+  if (count > limit) {
+    int smallest = INT32_MAX, largest = INT32_MIN;
+    for (int i = lane; i < count; i += 32) {
+      const int word = high_word(keys[i]);
+      smallest = smallest < word ? smallest : word;
+      largest = largest > word ? largest : word;
+    }
+    low = static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32);
+    int64_t high = (static_cast<int64_t>(__reduce_max_sync(kAllLanes, largest)) + 1) * (int64_t{1} << 32);  // too high
+    while (reach > limit) {
+      const int64_t middle = (low >> 1) + (high >> 1) + (low & high & 1);
+      int above = 0;
+      for (int i = lane; i < count; i += 32) above += keys[i] >= middle;
+      above = __reduce_add_sync(kAllLanes, above);
+      if (above >= k) {
+        low = middle;
+        reach = above;
+      } else {
+        high = middle;
+      }
+    }
+  }
+  int kept = 0;
+  for (int first = 0; first < count; first += 32) {
+    const int64_t key = first + lane < count ? keys[first + lane] : kEmptyKey;
+    const bool keep = first + lane < count && key >= low;
+    const unsigned keepers = __ballot_sync(kAllLanes, keep);
+    __syncwarp();  // all have read before any writes
+    if (keep) target[kept + __popc(keepers & ((1u << lane) - 1))] = key;
+    kept += __popc(keepers);
+  }
+  __syncwarp();
+  if (count > limit) threshold = fmaxf(threshold, key_similarity(low));
+  return {kept, threshold};
+}
+
+/// The candidates of a warp's 16 rows.
+template <class Math>
+struct Selection {
+  using Block = Scores<Math>;
+
+  int64_t* buffer;   // [16, capacity] in global memory
+  int* counts;       // [16] in shared memory, as the next
+  float* limits;     // [16] thresholds
+  const int64_t* bank_labels;   // of the group, or null
+  const int64_t* query_labels;  // of the 16 rows; read when they matter, since registers are scarcer than loads
+  int k, limit, capacity;
+  float threshold[Block::kRows];
+
+  static constexpr int kShared = kWarpRows * (sizeof(int) + sizeof(float));  // bytes a warp
+
+  /// Before a walk: rows `first`... are this warp's.
+  __device__ void start(char* shared, int64_t first, int64_t end) {
+    counts = reinterpret_cast<int*>(shared);
+    limits = reinterpret_cast<float*>(shared) + kWarpRows;
+    __syncwarp();
+    if (lane_id() < kWarpRows) {
+      counts[lane_id()] = 0;
+      limits[lane_id()] = first + lane_id() < end ? -INFINITY : INFINITY;
+    }
+    __syncwarp();
+    reload();
+  }
+
+  /// Later tiles lose ties, so that only a larger similarity than the k-th best can enter.
+  __device__ void take(Block& s, int64_t start, int64_t end) {
+    unsigned better = 0;
+#pragma unroll
+    for (int r = 0; r < Block::kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Block::kColumns; ++c) {
+        better |= static_cast<unsigned>(s.at(r, c) > threshold[r]) << (r * Block::kColumns + c);
+      }
+    }
+    if (!__any_sync(kAllLanes, better != 0)) return;
+#pragma unroll
+    for (int r = 0; r < Block::kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Block::kColumns; ++c) {
+        if (better >> (r * Block::kColumns + c) & 1) {
+          const int64_t column = start + Block::column(c);
+          bool eligible = column < end;
+          if (bank_labels && eligible) {
+            const int64_t label = bank_labels[column];
+            eligible = label >= 0 && label != query_labels[Block::row(r)];
+          }
+          if (eligible) {
+            const int slot = atomicAdd(counts + Block::row(r), 1);
+            buffer[int64_t{Block::row(r)} * capacity + slot] = make_key(s.at(r, c), column);
+          }
+        }
+      }
+    }
+    __syncwarp();
+    unsigned full = __ballot_sync(kAllLanes, counts[lane_id() % kWarpRows] > capacity - kBlock) & 0xFFFF;
+    if (full == 0) return;
+    for (; full; full &= full - 1) {
+      const int row = __ffs(full) - 1;
+      int64_t* keys = buffer + int64_t{row} * capacity;
+      const Kept kept = keep_best(keys, counts[row], keys, k, limit, limits[row]);
+      if (lane_id() == 0) {
+        counts[row] = kept.count;
+        limits[row] = kept.threshold;
+      }
+    }
+    __syncwarp();
+    reload();
+  }
+
+  /// After a walk: the best k keys of row i go to target + i * pitch, behind them empty ones.
+  __device__ void finish(int64_t* target, int64_t pitch, int rows) {
+    __syncwarp();
+    for (int row = 0; row < rows; ++row) {
+      int64_t* out = target + row * pitch;
+      const Kept kept = keep_best(buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
+      for (int i = kept.count + lane_id(); i < k; i += 32) out[i] = kEmptyKey;
+    }
+  }
+
+ private:
+  __device__ void reload() {
+#pragma unroll
+    for (int r = 0; r < Block::kRows; ++r) threshold[r] = limits[Block::row(r)];
+  }
+};
+
+}  // namespace action

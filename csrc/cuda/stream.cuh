@@ -1,0 +1,154 @@
+// A block's walk: it keeps 64 rows on the left (or two sets of them) and streams rows on the right past them, tile by
+// tile, through two stages of shared memory: while one is used, the other is being filled.
+//
+// Few features: a step brings a whole tile. Many: a step brings one chunk of 128 bytes a row, with the left rows' chunk
+// where those do not stay, and a kernel that sums rows up gets its columns of the tile in a further step.
+#pragma once
+
+#include "products.cuh"
+
+namespace action {
+
+constexpr int kSharedGoal = 96 << 10;  // bytes that left rows may take up to, so that two blocks share a processor
+
+struct Plan {
+  int64_t pitch;  // bytes of a row, a multiple of 32
+  int chunks;     // of 128 bytes, the last one may be shorter
+  bool whole;     // a step is a tile
+  bool resident;  // left rows stay
+  int left_tiles, stage_tiles;
+};
+
+inline Plan make_plan(int64_t pitch, int lefts, int rights, bool sums) {
+  Plan p{pitch, static_cast<int>((pitch + kChunk - 1) / kChunk), false, false, 0, 0};
+  p.whole = p.chunks <= 2;
+  const int step = rights * (p.whole ? p.chunks : sums ? 2 : 1);
+  p.resident = p.whole || (lefts * p.chunks + 2 * step) * kTile <= kSharedGoal;
+  p.left_tiles = p.resident ? lefts * p.chunks : 0;
+  p.stage_tiles = p.resident || rights + lefts <= step ? step : rights + lefts;
+  return p;
+}
+
+/// Shared memory of a block: tiles, two sets of terms, and what the kernel wants besides.
+inline int shared_bytes(const Plan& p, int terms, int besides) {
+  return (p.left_tiles + 2 * p.stage_tiles) * kTile + 2 * kBlock * terms * 4 + besides;
+}
+
+/// TERMS float32 come with every row on the right. SUMS: the use of a tile's similarities is to sum its rows up.
+template <class Math, int LEFTS, int RIGHTS, int TERMS, bool SUMS>
+struct Stream {
+  static constexpr bool kPair = LEFTS == 2 || RIGHTS == 2;
+
+  Plan plan;
+  const char* left[LEFTS];    // rows of this group, of which those from `first` to before `left_end` are ours
+  const char* right[RIGHTS];  // rows of this group
+  const float* terms;         // [rows on the right, TERMS], padded to whole tiles
+  int64_t first, left_end;
+  int out;  // first chunk of the columns that are summed up
+
+  __device__ char* stage(int i) const { return shared_memory + (plan.left_tiles + i * plan.stage_tiles) * kTile; }
+  __device__ float* term_slot(int i) const {
+    return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS;
+  }
+  /// Shared memory behind that of the stream.
+  __device__ char* besides() const { return reinterpret_cast<char*>(term_slot(2)); }
+
+  __device__ int width(int chunk) const {
+    const int64_t left = plan.pitch - int64_t{chunk} * kChunk;
+    return left < kChunk ? static_cast<int>(left) : kChunk;
+  }
+
+  /// Streams rows begin... to before end. For every tile use(start, a, b, terms) turns similarities into weights in
+  /// place, then sum(a, b, rows0, rows1) adds up rows (with SUMS), which lie in two tiles each.
+  template <class Use, class Sum>
+  __device__ void run(int64_t begin, int64_t end, Use use, Sum sum) const {
+    const int per_tile = plan.whole ? 1 : plan.chunks;
+    const int phases = per_tile + (SUMS && !plan.whole ? 1 : 0);
+    Scores<Math> a, b;
+    int64_t start = begin, next_start = begin;
+    int phase = 0, next_phase = 0, parity = 0, tile = 0;
+    __syncthreads();  // an earlier walk has ended
+    if (plan.resident) {
+#pragma unroll
+      for (int l = 0; l < LEFTS; ++l) {
+        for (int chunk = 0; chunk < plan.chunks; ++chunk) {
+          load_tile(shared_memory + (l * plan.chunks + chunk) * kTile, left[l], first, left_end, plan.pitch,
+                    int64_t{chunk} * kChunk);
+        }
+      }
+    }
+    load(begin, end, 0, per_tile, stage(0), term_slot(0));
+    cp_async_commit();
+#pragma unroll 1
+    while (start < end) {
+      cp_async_wait<0>();
+      __syncthreads();  // this step's tiles are there, and all have used those of the last one
+      if (++next_phase == phases) {
+        next_phase = 0;
+        next_start += kBlock;
+      }
+      if (next_start < end) {
+        load(next_start, end, next_phase, per_tile, stage(parity ^ 1), term_slot((tile + 1) & 1));
+      }
+      cp_async_commit();
+      const char* now = stage(parity);
+      if (phase == 0) {
+        a.clear();
+        if constexpr (kPair) b.clear();
+      }
+      if (phase < per_tile) {
+        const int chunks = plan.whole ? plan.chunks : 1;
+#pragma unroll 1
+        for (int i = 0; i < chunks; ++i) {
+          const int chunk = phase + i;
+          const char* x = plan.resident ? shared_memory + chunk * kTile : now + RIGHTS * kTile;
+          const char* y = x + (LEFTS == 2 ? (plan.resident ? plan.chunks * kTile : kTile) : 0);
+          const char* z = now + i * kTile;
+          Products<Math, LEFTS == 2, RIGHTS == 2>::add(x, y, z, z + (RIGHTS == 2 ? chunks * kTile : 0), width(chunk), a,
+                                                       b);
+        }
+      }
+      if (phase == per_tile - 1) use(start, a, b, term_slot(tile & 1));
+      if constexpr (SUMS) {
+        if (phase == phases - 1) sum(a, b, now, now + (plan.whole ? plan.chunks : 2) * kTile);
+      }
+      phase = next_phase;
+      start = next_start;
+      parity ^= 1;
+      if (phase == 0) ++tile;
+    }
+  }
+
+  /// Bytes of a row that are summed up.
+  __device__ int out_width() const {
+    const int64_t left = plan.pitch - int64_t{out} * kChunk;
+    return left < 2 * kChunk ? static_cast<int>(left) : 2 * kChunk;
+  }
+
+ private:
+  __device__ void load(int64_t start, int64_t end, int phase, int per_tile, char* stage, float* slot) const {
+    const bool columns = phase == per_tile;  // the step after the products
+    const int from = columns ? out : phase, rest = plan.chunks - from;
+    const int chunks = !columns && !plan.whole ? 1 : rest < 2 ? rest : 2;
+    const int pitch = columns ? 2 : plan.whole ? plan.chunks : 1;
+#pragma unroll
+    for (int r = 0; r < RIGHTS; ++r) {
+      for (int i = 0; i < chunks; ++i) {
+        load_tile(stage + (r * pitch + i) * kTile, right[r], start, end, plan.pitch, int64_t{from + i} * kChunk);
+      }
+    }
+    if (!plan.resident && !columns) {
+#pragma unroll
+      for (int l = 0; l < LEFTS; ++l) {
+        load_tile(stage + (RIGHTS + l) * kTile, left[l], first, left_end, plan.pitch, int64_t{from} * kChunk);
+      }
+    }
+    if (phase == 0) {
+      for (int piece = threadIdx.x; piece < kBlock * TERMS / 4; piece += kThreads) {
+        cp_async_16(slot + 4 * piece, terms + start * TERMS + 4 * piece, true);
+      }
+    }
+  }
+};
+
+}  // namespace action

@@ -1,0 +1,291 @@
+"""What only the CUDA backend does: a missing library, tf32, wide rows, merged shares, selection under pressure, graphs.
+
+Without a GPU its kernels run compiled for the CPU, where every access of theirs is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import cuda_host
+import formulas
+import pytest
+import torch
+from formulas import neighbours
+from torch import Tensor
+
+import action_kernels
+from action_kernels import action_contrast, contrastive_distillation, hard_negatives, use_backend
+
+HOST = os.environ.get("ACTION_CUDA_HOST")
+DEVICE = "cpu" if HOST else "cuda"
+
+pytestmark = [pytest.mark.skipif(action_kernels.backends()["cuda"] != "ready", reason="no CUDA kernels")]
+pytestmark += [pytest.mark.gpu] * (not HOST)
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """The CUDA backend in force, its memory accesses checked where that is possible."""
+    with cuda_host.checked(HOST) if HOST else nullcontext(), use_backend("cuda"):
+        yield
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+# -------------------------------------------------------------------------------------------------- availability
+
+
+def state(**environment: str) -> str:
+    """What the report of another process says of the backend."""
+    rest = {name: value for name, value in os.environ.items() if name != "ACTION_CUDA_HOST"}
+    command = [sys.executable, "-m", "action_kernels"]
+    out = subprocess.run(command, env=rest | environment, capture_output=True, text=True, check=True).stdout
+    return next(x for x in out.splitlines() if x.split()[:2] == ["backend", "cuda"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_reason_is_reported() -> None:
+    assert "PyTorch finds no CUDA device" in state()
+
+
+def test_a_library_that_is_not_there_or_not_one_is_reported(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.so"
+    assert f"the kernels were not built: {missing} does not exist" in state(ACTION_CUDA_HOST=str(missing))
+    broken = tmp_path / "broken.so"
+    broken.write_text("no library")
+    assert "the kernels do not load:" in state(ACTION_CUDA_HOST=str(broken))
+
+
+def test_only_takes_its_own_device_and_is_no_automatic_choice_on_the_cpu() -> None:
+    from action_kernels.backends import cuda, select
+
+    other = "cuda" if HOST else "cpu"
+    assert cuda.supports(DEVICE, (torch.bfloat16,)) is None
+    assert other in cuda.supports(other, (torch.bfloat16,))
+    assert "float64" in cuda.supports(DEVICE, (torch.float64,))
+    with use_backend(None):
+        assert select("cpu", (torch.bfloat16,) * 3) is not cuda
+
+
+@pytest.mark.skipif(not HOST, reason="a GPU would not notice")
+def test_a_failed_launch_names_its_kernel(kernels: None) -> None:
+    from action_kernels.backends import cuda
+
+    labels = torch.zeros(1, 3, dtype=torch.int64)
+    tables = labels, torch.ones(1, 2, 2, dtype=torch.int64), torch.tensor([[0, 1, 2]]), torch.arange(2).unsqueeze(0)
+    too_short = torch.empty(1, 3, 1, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="CUDA kernel relation_negatives: "):
+        cuda._launch("relation_negatives", labels, *tables, too_short, 1, 3, 2, 2, 5, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- tiles
+
+
+def results(rows: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """Divergences and their gradients in student and bank."""
+    student, teacher, bank = (x.to(DEVICE) for x in rows)
+    return formulas.differentiate(
+        lambda s, b: contrastive_distillation(s, teacher, b, teacher_temp=0.05, reduction="none"),
+        (student, bank),
+        upstream,
+    )
+
+
+# Features: one chunk of a row, two, more with the queries kept in shared memory, and without.
+@pytest.mark.parametrize("features", [24, 60, 130, 400])
+def test_tf32_products(kernels: None, tf32: None, features: int) -> None:
+    rows = neighbours(70, 150, features)
+    upstream = torch.randn(70)
+    ours = results(rows, upstream)
+    truth = formulas.differentiate(
+        lambda s, b: formulas.distillation(s, rows[1].double(), b, teacher_temp=0.05),
+        (rows[0].double(), rows[2].double()),
+        upstream,
+    )
+    # A rounding to 11 bits of both factors of every product, divided by the temperature.
+    worst = [max(formulas.errors(x, y)) for x, y in zip(ours, truth, strict=True)]
+    assert max(worst) < 10 * 2.0**-11
+    assert max(worst) > 2.0**-18  # those of exact products would be far smaller
+
+
+@pytest.mark.parametrize("features", [24, 400])
+def test_tf32_selection_is_exact_where_tf32_is(kernels: None, tf32: None, features: int) -> None:
+    query, bank = torch.randint(-2, 3, (70, features)).float(), torch.randint(-2, 3, (300, features)).float()
+    similarity, index = hard_negatives(query.to(DEVICE), bank.to(DEVICE), 20, normalize=False)
+    exact = (query @ bank.T).double()
+    expected = torch.tensor(formulas.selection(exact, 20))
+    assert torch.equal(index.cpu(), expected)
+    assert torch.equal(similarity.cpu().double(), exact.gather(1, expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("features", [300, 450])
+def test_wide_rows(kernels: None, features: int, dtype: torch.dtype) -> None:
+    """Rows in several chunks and gradients in several blocks of columns, at every place of the last one."""
+    rows = [x.to(dtype) for x in neighbours(20, 70, features)]
+    upstream = torch.randn(20)
+    ours = results(rows, upstream)
+    truth = formulas.differentiate(
+        lambda s, b: formulas.distillation(s, rows[1].double(), b, teacher_temp=0.05),
+        (rows[0].double(), rows[2].double()),
+        upstream,
+    )
+    last = 2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    for x, y, tolerance in zip(ours, truth, (2e-5, last, last), strict=True):
+        assert max(formulas.errors(x, y)) < tolerance
+
+
+def test_more_work_than_blocks(kernels: None) -> None:
+    """Blocks that walk through several queries' tiles start each selection and each sum afresh."""
+    student, teacher, bank = (x.to(DEVICE) for x in neighbours(3, 70, 16, groups=40))
+    many = action_contrast(student, teacher, bank, 5, reduction="none")
+    for g in (0, 17, 39):
+        one = action_contrast(student[g], teacher[g], bank[g], 5, reduction="none")
+        for x, y in zip(many, one, strict=True):
+            assert torch.equal(x[g], y)
+
+
+# ------------------------------------------------------------------------------------------------------ selection
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "all equal"])
+@pytest.mark.parametrize("k", [1, 40])
+def test_selection_whose_buffer_fills(kernels: None, order: str, k: int) -> None:
+    """In rising order every row of the bank beats all before it; equal ones must all be turned away."""
+    m = 1500
+    position = {"rising": torch.arange(m), "falling": torch.arange(m).flip(0), "all equal": torch.zeros(m)}[order]
+    bank = torch.stack([position.float() - 700, torch.ones(m)], dim=-1).to(DEVICE)
+    query = torch.tensor([[1.0, 0.0], [2.0, 5.0], [-1.0, 0.0]], device=DEVICE)
+    similarity, index = hard_negatives(query, bank, k, normalize=False)
+    exact = (query.double() @ bank.double().T).cpu()
+    expected = torch.tensor(formulas.selection(exact, k))
+    assert torch.equal(index.cpu(), expected)
+    assert torch.equal(similarity.cpu().double(), exact.gather(1, expected))
+
+
+@pytest.mark.parametrize("k", [4096, 4097, 5000])
+def test_more_than_a_block_sorts(kernels: None, k: int) -> None:
+    query, bank = torch.randn(2, 3), torch.randn(4500, 3)
+    similarity, index = hard_negatives(query.to(DEVICE), bank.to(DEVICE), k)
+    exact = formulas.similarities(query.double(), bank.double()).sort(descending=True).values
+    kept = min(k, 4500)
+    torch.testing.assert_close(similarity[:, :kept].double().cpu(), exact[:, :kept], rtol=0, atol=5e-7)
+    assert (index[:, kept:] == -1).all() and (similarity[:, kept:] == -torch.inf).all()
+    assert all(len(set(row[:kept].tolist())) == kept for row in index)
+
+
+def test_similarities_of_any_size(kernels: None) -> None:
+    """The selection needs no smallest number of its own."""
+    query = torch.tensor([[1e19, 0.0]], device=DEVICE)
+    bank = torch.tensor([[-1e19, 0.0], [-3e18, 0.0], [torch.inf, 0.0], [1e19, 0.0]], device=DEVICE)
+    similarity, index = hard_negatives(query, bank, 4, normalize=False)
+    # inf * 1e19 + 0 * 0 is infinite, and the largest.
+    assert index.tolist() == [[2, 3, 1, 0]]
+    assert similarity[0, 3] < -9e37
+
+
+def test_zeros_of_both_signs_are_a_tie(kernels: None) -> None:
+    query = torch.tensor([[1.0, 0.0]], device=DEVICE)
+    bank = torch.tensor([[-0.0, 1.0], [0.0, 1.0], [-0.0, -1.0], [-1.0, 0.0]], device=DEVICE)
+    _, index = hard_negatives(query, bank, 4, normalize=False)
+    assert index.tolist() == [[0, 1, 2, 3]]
+
+
+# ---------------------------------------------------------------------------------------------------------- range
+
+
+@pytest.mark.parametrize("size", [1e-4, 200.0])
+def test_float16_rows_of_any_length(kernels: None, size: float) -> None:
+    """Lengths and upstream gradients at which float16 products or weights would leave its range."""
+    rows = [(x * size).half() for x in neighbours(20, 150, 12)]
+    upstream = torch.randn(20) * 1e6
+    backend_rows = [x.unsqueeze(0).to(DEVICE) for x in rows]
+    ops = torch.ops.action_kernels
+    kl, s_lse, t_lse, direction, *_ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
+    grad_bank = ops.contrast_bank_gradient(
+        upstream.unsqueeze(0).to(DEVICE), *backend_rows, kl, s_lse, t_lse, 0.1, 0.01, True
+    )
+    student, teacher, bank = (x.double() for x in rows)
+    truth = formulas.differentiate(lambda s, b: formulas.distillation(s, teacher, b), (student, bank), upstream)
+    torch.testing.assert_close(kl[0].double().cpu(), truth[0], rtol=2e-5, atol=2e-5)
+    grad_student = direction[0].double().cpu() * upstream.double().unsqueeze(-1)
+    for result, expected in ((grad_student, truth[1]), (grad_bank[0].double().cpu(), truth[2])):
+        assert max(formulas.errors(result, expected)) < 2e-5
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_float32_rows_whose_squares_leave_the_range(kernels: None, size: float) -> None:
+    query, positive, bank = (x.to(DEVICE) for x in neighbours(9, 40, 12))
+    index = torch.randint(-1, 40, (9, 7), device=DEVICE)
+    for function in (
+        lambda b: action_kernels.anatomical_contrast(query, positive, b, index, reduction="none"),
+        lambda b: contrastive_distillation(query, positive, b, reduction="none"),
+    ):
+        if size > 1:
+            torch.testing.assert_close(function(bank * size), function(bank), rtol=1e-5, atol=1e-5)
+        else:  # below 1e-12 a norm counts as that, so that all similarities are nearly zero
+            torch.testing.assert_close(function(bank * size), function(bank * 0.0), rtol=1e-5, atol=1e-5)
+
+
+def test_offsets_beyond_32_bits() -> None:
+    """Bank rows 2**30 elements apart; the memory between them is never touched."""
+    m, d = 5, 8
+    memory = torch.empty(4 * 2**30 + d, dtype=torch.float16, device=DEVICE)
+    bank = memory.as_strided((m, d), (2**30, 1))
+    query, _, rows = (x.half().to(DEVICE) for x in neighbours(3, m, d))
+    bank.copy_(rows)
+    index = torch.tensor([[4, 0, 2], [1, 3, 4], [4, 4, -1]], device=DEVICE)
+    with use_backend("cuda"):
+        for function in (
+            lambda b: contrastive_distillation(query, query, b, teacher_temp=0.05, reduction="none"),
+            lambda b: hard_negatives(query, b, 5)[0],
+            lambda b: action_kernels.anatomical_contrast(query, query, b, index, reduction="none"),
+        ):
+            assert torch.equal(function(bank), function(rows))
+
+
+# ------------------------------------------------------------------------------------------------- PyTorch on CUDA
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(HOST), reason="needs a GPU")
+def test_graphs_capture_forward_and_backward(kernels: None) -> None:
+    """A capture fails at any synchronisation, at work on another stream, and replays on new values."""
+    student, teacher, bank = (x.to(DEVICE) for x in neighbours(130, 600, 40))
+    labels = {
+        "query_labels": torch.randint(3, (130,)).to(DEVICE),
+        "bank_labels": torch.randint(-1, 3, (600,)).to(DEVICE),
+    }
+    leaves = [student.requires_grad_(), bank.requires_grad_()]
+
+    def step() -> list[Tensor]:
+        divergence, similarity, index = action_contrast(leaves[0], teacher, leaves[1], 8, **labels)
+        loss = divergence + torch.where(index >= 0, similarity, 0.0).sum()
+        loss = loss + action_kernels.anatomical_contrast(leaves[0], teacher, leaves[1], index)
+        return [loss, *torch.autograd.grad(loss, leaves)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        leaves[0].copy_(torch.randn_like(student))
+    graph.replay()
+    for x, y in zip(captured, step(), strict=True):
+        assert torch.equal(x, y)
