@@ -106,6 +106,21 @@ def test_huge_logits_stay_finite_and_exact(backend: str, device: str) -> None:
         assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_far_softmaxes_have_finite_gradients(backend: str, device: str, dtype: torch.dtype) -> None:
+    """The teacher sees two rows alike, the student one of them: divergence and weights are in the thousands."""
+    bank = torch.randn(40, 24)
+    teacher = torch.nn.functional.normalize(bank[0:2]).sum(0).expand(5, 24) + 1e-3 * torch.randn(5, 24)
+    student = bank[0] - bank[1] + 0.1 * torch.randn(5, 24)
+    rows = [x.to(dtype).to(device) for x in (student, teacher, bank)]
+    leaves = [rows[0].requires_grad_(), rows[1], rows[2].requires_grad_()]
+    value = ours(*leaves, student_temp=1e-4, teacher_temp=0.1)
+    assert value.min() > 1000
+    for gradient in torch.autograd.grad(value.sum(), leaves[::2]):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
+
+
 def test_reductions_and_upstream_gradients(backend: str, device: str) -> None:
     student, teacher, bank = (x.to(device) for x in neighbours(5, 37, 24, groups=3))
     weight = torch.randn(3, 5, device=device)

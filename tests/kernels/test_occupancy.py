@@ -1,4 +1,4 @@
-"""The reading of compiled kernels in benchmarks.occupancy, on a loop written for the purpose."""
+"""The reading of compiled kernels in benchmarks.sass and benchmarks.compiled, on a loop written for the purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
-from benchmarks.occupancy import CHIPS, _spills
+from benchmarks.compiled import CHIPS
+from benchmarks.sass import Loop
 
 # A loop over blocks of work around the loop over rows, which has a branch with a call.
 SASS = """
@@ -31,10 +32,23 @@ SASS = """
 
 
 def test_spills_are_told_apart() -> None:
-    assert _spills(SASS.splitlines()) == (1, 2)
-    assert _spills(SASS.replace("  LDL R3, [R1+0x8] ;\n", "").splitlines()) == (0, 2)
+    assert Loop(SASS.splitlines()).spills() == (1, 2)
+    assert Loop(SASS.replace("  LDL R3, [R1+0x8] ;\n", "").splitlines()).spills() == (0, 2)
     unguarded = SASS.replace("  @!P0 BRA `(.L_none) ;\n", "")
-    assert _spills(unguarded.splitlines()) == (3, 0)
+    assert Loop(unguarded.splitlines()).spills() == (3, 0)
+
+
+def test_a_loop_that_ends_in_a_call_of_a_label_calls_no_function() -> None:
+    """The smaller loop over the features has products and such an end, and is not the loop over the rows."""
+    features = """
+.L_features:
+  FFMA R4, R8, R10, R4 ;
+  @P0 CALL.REL.NOINC `(.L_done) ;
+  BRA `(.L_features) ;
+.L_done:
+"""
+    head = ".L_rows:\n"
+    assert Loop(SASS.replace(head, head + features).splitlines()).spills() == (1, 2)
 
 
 def test_programs_on_a_multiprocessor() -> None:

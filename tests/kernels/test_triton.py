@@ -13,7 +13,8 @@ from formulas import neighbours
 import action_kernels
 from action_kernels import contrastive_distillation, hard_negatives, use_backend
 
-pytestmark = pytest.mark.skipif(action_kernels.backends()["triton"] != "ready", reason="no Triton")
+pytestmark = [pytest.mark.skipif(action_kernels.backends()["triton"] != "ready", reason="no Triton")]
+pytestmark += [pytest.mark.gpu] * torch.cuda.is_available()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -70,6 +71,21 @@ def test_selection_whose_buffer_fills(order: str, k: int) -> None:
     expected = torch.tensor(formulas.selection(exact, k))
     assert torch.equal(index.cpu(), expected)
     assert torch.equal(similarity.cpu().double(), exact.gather(1, expected))
+
+
+@pytest.mark.parametrize("m", [11, 30])  # a few more keys than are wanted, and many
+def test_keys_are_put_into_order_in_parts(monkeypatch: pytest.MonkeyPatch, m: int) -> None:
+    from action_kernels.backends.triton import selection
+
+    keys = torch.randint(-(2**63), 2**63 - 1, (2, 7, m))
+    keys[0, 3] = selection.EMPTY
+    whole = selection.in_order(keys, 8)
+    monkeypatch.setattr(selection, "SORTED", 3 * m)
+    parts = selection.in_order(keys, 8)
+    assert torch.equal(parts[1], whole[1]) and torch.equal(parts[0].nan_to_num(), whole[0].nan_to_num())
+    assert (whole[1][0, 3] == -1).all() and (whole[0][0, 3] == -torch.inf).all()
+    expected = keys.sort(dim=-1, descending=True).values[..., :8] & 0xFFFFFFFF
+    assert torch.equal(whole[1][1], 0xFFFFFFFF - expected[1])
 
 
 def test_zeros_of_both_signs_are_a_tie() -> None:

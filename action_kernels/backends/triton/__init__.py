@@ -5,7 +5,7 @@
     selection  an exact top-k by a buffer of candidates
     gradients  the divergence's gradients in student and bank, one pass each
     gather     InfoNCE and gradients over bank rows that an index names
-    tiles      which configuration a kernel runs with
+    tiles      which configuration a kernel runs with; `tuned`: the one that was measured to be the fastest
 
 Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
 selection a buffer per running program. Nothing synchronises with the host; the same input gives the same bits.

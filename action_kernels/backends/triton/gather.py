@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, on_device, power_of_two
+from .launch import INTERPRETED, LOG2E, on_device, power_of_two
 from .rows import raw_gradient, unit_factor
 from .selection import LOWEST
 
-_LOG2E = tl.constexpr(1.4426950408889634)
+_LOG2E = tl.constexpr(LOG2E)
 
 
 @triton.jit
@@ -202,7 +202,7 @@ def info_nce_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in query and positive [G, N, D] and bank [G, M, D]; [0] where not wanted."""
     center = (lse * temp).float()
-    rest = ((lse - center.double() / temp) * _LOG2E.value).float()
+    rest = ((lse - center.double() / temp) * LOG2E).float()
     index = index.contiguous()
     weights = query.new_empty(index.shape, dtype=torch.float32) if bank_gradient else None
     terms = (grad_loss / temp).contiguous(), center.contiguous(), rest.contiguous()

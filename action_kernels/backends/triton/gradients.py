@@ -10,19 +10,15 @@ result and takes the similarities over all features again.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import float32_precision, on_device, shares
+from .launch import LOG2E, float32_precision, on_device, shares
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish
 from .tiles import Tile
-
-_LOG2E = math.log2(math.e)
 
 
 @triton.jit
@@ -136,7 +132,7 @@ def _bank_gradient(
 def _center(lse: Tensor, temp: float) -> tuple[Tensor, Tensor]:
     """log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp."""
     center = (lse * temp).float()
-    return center, ((lse - center.double() / temp) * _LOG2E).float()
+    return center, ((lse - center.double() / temp) * LOG2E).float()
 
 
 def _boost(normalize: bool) -> float:
@@ -168,7 +164,7 @@ def direction(
         _direction[(blocks * parts,)](
             *student, *teacher, *bank, partial, *_center(student_lse, student_temp),
             *_center(teacher_lse, teacher_temp), parts, span, groups * queries, queries, rows,
-            _LOG2E / student_temp, _LOG2E / teacher_temp, boost,
+            LOG2E / student_temp, LOG2E / teacher_temp, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
@@ -196,17 +192,19 @@ def bank_gradient(
     blocks = groups * -(-rows // tile.block_m) * (features // out)
     parts, span = shares(device, blocks, queries, tile.block_n)
     partial = torch.empty((parts, groups, rows, features), dtype=torch.float32, device=device)
-    # Weights stay of order 1: the power of two of the largest upstream gradient, and a temperature, go in at the end.
-    _, exponent = torch.frexp(grad_kl.abs().amax())
+    # Weights stay of order 1: the power of two of the largest possible one, and a temperature, go in at the end.
+    # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
+    largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
+    _, exponent = torch.frexp(largest)
     factor = torch.ldexp(torch.ones((), device=device), exponent)
     temp = min(student_temp, teacher_temp)
     boost = _boost(normalize)
     with on_device(raw):
         _bank_gradient[(blocks * parts,)](
-            torch.ldexp(grad_kl, -exponent), kl * _LOG2E, *student, *teacher, *bank, partial,
+            torch.ldexp(grad_kl, -exponent), kl * LOG2E, *student, *teacher, *bank, partial,
             *_center(student_lse, student_temp), *_center(teacher_lse, teacher_temp),
-            parts, span, groups * rows, queries, rows, _LOG2E / student_temp, _LOG2E / teacher_temp,
-            temp / student_temp, temp / teacher_temp / _LOG2E, boost,
+            parts, span, groups * rows, queries, rows, LOG2E / student_temp, LOG2E / teacher_temp,
+            temp / student_temp, temp / teacher_temp / LOG2E, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip

@@ -5,6 +5,7 @@ The interpreter (``TRITON_INTERPRET=1`` before Triton is imported) is for tests:
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -14,6 +15,8 @@ import triton
 from torch import Tensor
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
+
+LOG2E = math.log2(math.e)  # exponentials are taken to the base 2
 
 _one_at_a_time = threading.RLock()  # the interpreter patches triton.language while a kernel runs
 

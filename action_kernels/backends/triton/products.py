@@ -13,8 +13,11 @@ INTERPRETED = tl.constexpr(_INTERPRETED)
 @triton.jit
 def dot(a, b, c, PRECISION: tl.constexpr):
     """a @ b + c in float32."""
-    if INTERPRETED:  # NumPy has no bfloat16: its products would be those of the bit patterns
-        a, b = a.to(tl.float32), b.to(tl.float32)
+    if INTERPRETED:
+        # In float64: as in a GPU's tiles, an element is then the same whatever the tile's shape; a float32 BLAS rounds
+        # as it likes. (NumPy also has no bfloat16: its products would be those of the bit patterns.)
+        product = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
+        return (c.to(tl.float64) + product).to(tl.float32)
     return tl.dot(a, b, c, input_precision=PRECISION)
 
 

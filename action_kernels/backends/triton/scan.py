@@ -15,13 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import float32_precision, on_device, processors, shares
+from .launch import LOG2E, float32_precision, on_device, processors, shares
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import EMPTY, LOWEST, append, buffer_shape, clear
 from .tiles import Tile
 
-_LOG2E = math.log2(math.e)
+LINES = 128  # queries of the selection's buffer on a multiprocessor: more programs than that are hardly resident
 
 
 class Scan(NamedTuple):
@@ -145,7 +145,7 @@ def scan(
     if teacher is not None:
         statistics = torch.empty((5, parts, groups, queries), dtype=torch.float32, device=device)
     if k > 0:
-        programs = min(works, 4 * processors(device))
+        programs = min(works, max(1, LINES // tile.block_n) * processors(device))
         capacity, limit = buffer_shape(kept, tile.block_m)
         buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
         counts = torch.empty((programs, tile.block_n), dtype=torch.int32, device=device)
@@ -158,7 +158,7 @@ def scan(
             *student, *(teacher or student), *bank, statistics,
             query_labels, bank_labels, keys, buffer, counts, thresholds,
             works, parts, span, groups * queries, queries, rows,
-            _LOG2E / student_temp, _LOG2E / teacher_temp, kept, limit, capacity,
+            LOG2E / student_temp, LOG2E / teacher_temp, kept, limit, capacity,
             DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
             BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,

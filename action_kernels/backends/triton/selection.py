@@ -18,6 +18,7 @@ from .launch import INTERPRETED
 
 LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; finite, so that differences are, too
 EMPTY = -(2**63)
+SORTED = 1 << 20  # keys that are put into order at a time: sorting takes several times their memory
 _EMPTY = tl.constexpr(-(2**63))
 _LARGEST = tl.constexpr(2**63 - 1)
 _CHUNK = tl.constexpr(256 if INTERPRETED else 16)  # keys of a line that are read at a time
@@ -117,6 +118,18 @@ def buffer_shape(k: int, tile: int) -> tuple[int, int]:
 
 def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Similarities and rows, both [..., k], of the k best of ``keys`` [..., at least 1], in descending order."""
+    shape = (*keys.shape[:-1], k)
+    similarity = torch.empty(shape, dtype=torch.float32, device=keys.device)
+    index = torch.empty(shape, dtype=torch.int64, device=keys.device)
+    lines = max(1, SORTED // keys.shape[-1])
+    parts = (x.flatten(0, -2).split(lines) for x in (keys, similarity, index))
+    for part, part_similarity, part_index in zip(*parts, strict=True):
+        _write_in_order(part, part_similarity, part_index)
+    return similarity, index
+
+
+def _write_in_order(keys: Tensor, similarity: Tensor, index: Tensor) -> None:
+    k = similarity.shape[-1]
     if keys.shape[-1] > 2 * k:
         keys = keys.topk(k, sorted=True).values
     else:
@@ -124,6 +137,6 @@ def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     keys = torch.nn.functional.pad(keys, (0, k - keys.shape[-1]), value=EMPTY)
     empty = keys == EMPTY
     ordered = (keys >> 32).int()
-    similarity = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    index = 0xFFFFFFFF - (keys & 0xFFFFFFFF)
-    return similarity.masked_fill(empty, -torch.inf), index.masked_fill(empty, -1)
+    values = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    similarity.copy_(values.masked_fill_(empty, -torch.inf))
+    index.copy_((0xFFFFFFFF - (keys & 0xFFFFFFFF)).masked_fill_(empty, -1))

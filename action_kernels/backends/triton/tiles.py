@@ -1,7 +1,8 @@
 """Which tile a streaming kernel runs with, by features, dtype and GPU.
 
 ``python -m benchmarks.occupancy`` compiles every choice without a GPU and checks it: no spills on the way through the
-loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here.
+loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here. Where
+``python -m benchmarks.tune`` has measured the GPU, its table goes before the rules.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from .launch import INTERPRETED, capability, float32_precision, power_of_two
+from .tuned import tuned
 
 
 class Tile(NamedTuple):
@@ -50,25 +52,38 @@ def _exact(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and float32_precision() == "ieee" and not INTERPRETED
 
 
+def _by_rows(device: torch.device) -> bool:
+    """Before sm_90 all warps of a product stand side by side along its rows, 16 each; a further one repeats another."""
+    return capability(device) < 90 and not INTERPRETED
+
+
 def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
     """For the pass over the bank; the selection takes registers from the block of queries."""
+    if found := tuned("selection" if selects else "scan", features, dtype, device):
+        return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 16 if selects else 32, 32, 4, 2)
     kept = features <= _kept(dtype)
-    if dtype == torch.float32:
-        return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
-    if not kept:
+    if not kept or dtype == torch.float32:
+        if _by_rows(device):
+            return _tile(features, dtype, 64, 32 if selects else 64, 4, 2)
+        if dtype == torch.float32:
+            return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     if selects:
-        return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3)
+        return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2)
     return _tile(features, dtype, 128, 64, 8, 3)
 
 
 def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """For the student's gradient."""
+    if found := tuned("direction", features, dtype, device):
+        return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
+        if _by_rows(device):
+            return _tile(features, dtype, 64, 64 if dtype == torch.float32 else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     large = capability(device) >= 90
     return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
@@ -76,8 +91,10 @@ def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
 
 def bank_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """For the bank's gradient, where queries pass by a block of bank rows."""
+    if found := tuned("bank_gradient", features, dtype, device):
+        return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
-        return _tile(features, dtype, 32, 64, 8, 2)
+        return _tile(features, dtype, 32, 64, 4 if _by_rows(device) else 8, 2)
     return _tile(features, dtype, 32, 128, 8, 3)

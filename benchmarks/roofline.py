@@ -1,0 +1,263 @@
+"""``python -m benchmarks.roofline``: how long the Triton backend's streaming kernels should take, estimated.
+
+Nothing here is measured, and no GPU is needed. Two figures stand side by side for each kernel and for each call.
+
+Floor: the most of three times, of the products at the dense tensor rate, of the exponentials at 16 per clock and
+multiprocessor, and of the memory traffic; their sum is the pessimistic figure. A kernel's floor is that of the work it
+does; a call's is that of the least work for its results: a product for each similarity and one for each gradient (two
+and two more for the bank's), two exponentials for a pair, every input and result moved once. Memory traffic is that of
+the launch's geometry: the streamed side counts once where one group's fits the L2, otherwise once for every block that
+walks over it, which is an upper bound.
+
+Estimate: the kernel is compiled for the chip, and the instructions in its loop over the rows are counted. Each unit of
+a multiprocessor needs some clocks for them, per tile (benchmarks.throughput). Where all of them overlap perfectly, the
+unit that needs the most binds the kernel; where nothing overlaps the products, times add (``in series``). Blocks are
+spread over the multiprocessors, and the fullest one determines the time: blocks that are resident together share its
+units, so that more of them hide latency but add no rate. The products in the machine code are compared with those that
+the algorithm asks for; warps may repeat some. A tile with a candidate for the selection pays for the branch that takes
+it in; how many do is computed for rows in random order.
+
+Left out: latency, what comes before and after the loop, launches, the passes over single rows, the clearing of the
+selection's buffers, the final sorting, and clocks below the data sheet's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .compiled import Call, Compiled, launches
+from .launch_work import tiles_with_candidates, work
+from .occupancy import title
+from .problems import Problem
+from .sass import Loop
+from .throughput import RATES, Clocks, Rates, clocks, flop, merged
+
+TARGET = Call(torch.bfloat16, "ieee", 128, groups=1, queries=65536, rows=16384)
+_BOTH = replace(TARGET, k=64, gradient=True)
+CALLS = {
+    "design target, forward": TARGET,
+    "design target, forward, k": replace(TARGET, k=64),
+    "design target, gradient": replace(TARGET, gradient=True),
+    "design target, gradient, k": _BOTH,
+    "design target, both gradients": replace(TARGET, gradient=True, bank_gradient=True),
+    "D = 64": replace(_BOTH, features=64),
+    "D = 256": replace(_BOTH, features=256),
+    "tf32": replace(_BOTH, dtype=torch.float32, precision="tf32"),
+    "tf32, D = 64": replace(_BOTH, dtype=torch.float32, precision="tf32", features=64),
+    "float32, D = 64": replace(_BOTH, dtype=torch.float32, features=64),
+    "few queries": replace(_BOTH, queries=256, rows=1 << 20),
+    "stage 1": replace(_BOTH, k=0, features=512, queries=6, rows=36),
+    "stage 2": replace(_BOTH, k=0, features=256, queries=6, rows=36, groups=49),
+    "stage 3, hard negatives": replace(TARGET, k=64, distill=False, features=64, queries=1024, rows=8192),
+}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Milliseconds that each kind of work takes at the least."""
+
+    products: float
+    exponentials: float
+    memory: float
+
+    @property
+    def most(self) -> float:
+        return max(self.products, self.exponentials, self.memory)
+
+    @property
+    def sum(self) -> float:
+        return self.products + self.exponentials + self.memory
+
+
+def floor(rates: Rates, precision: str, flops: float, exponentials: float, traffic: float) -> Floor:
+    special = rates.special * rates.chip.processors * rates.clock
+    return Floor(
+        1000 * flops / rates.product_rate(precision), 1000 * exponentials / special, 1000 * traffic / rates.memory
+    )
+
+
+def least(call: Call) -> tuple[int, int, int]:
+    """(flop, exponentials, bytes) that a call cannot do without."""
+    operator = "action_contrast" if call.distill else "hard_negatives"
+    sizes = call.queries, call.rows, call.features
+    problem = Problem(operator, *sizes, groups=call.groups, bank_gradient=call.bank_gradient)
+    multiply_adds = problem.multiply_adds
+    if call.distill and not call.gradient:
+        multiply_adds -= problem.pairs * call.features
+    inputs = call.features * call.dtype.itemsize * ((1 + call.distill) * call.queries + call.rows)
+    inputs += 8 * (call.queries + call.rows) * call.labelled
+    selected = call.k * (4 + 8)
+    results = call.queries * (selected + (4 + 8 + 8) * call.distill + 4 * call.features * call.gradient)
+    results += 4 * call.rows * call.features * call.bank_gradient
+    return 2 * multiply_adds, problem.exponentials, call.groups * (inputs + results)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The estimate of one kernel, or of a call's kernels one after the other."""
+
+    chip: str
+    call: str
+    kernel: str
+    groups: int
+    n: int
+    m: int
+    d: int
+    k: int
+    dtype: str
+    tile: str
+    registers: int
+    programs: int  # resident on a multiprocessor
+    waves: float
+    flop: int
+    exponentials: int
+    bytes: int
+    bytes_without_l2: int
+    products_ms: float
+    exponentials_ms: float
+    memory_ms: float
+    floor_ms: float
+    sum_ms: float
+    binding: str
+    repeats: float  # products in the machine code over those that the algorithm asks for
+    branch: float  # share of tiles with a candidate for the selection
+    overlapped_ms: float
+    serial_ms: float
+
+    @property
+    def share(self) -> float:
+        """Of the floor's speed, at the best."""
+        return self.floor_ms / self.overlapped_ms
+
+    HEADER = (
+        "| chip | call | kernel | tile, warps, stages | programs, waves | Tflop | G exp | MB (without L2) | "
+        "ms: products | exponentials | memory | floor | sum | bound by | ESTIMATE ms | in series | share of floor |"
+    )
+
+    def __str__(self) -> str:
+        spans = self.products_ms, self.exponentials_ms, self.memory_ms, self.floor_ms, self.sum_ms
+        cells = (
+            self.chip,
+            f"{self.call}: {self.sizes}",
+            self.kernel,
+            self.tile,
+            f"{self.programs}, {self.waves:.2f}" if self.tile else "",
+            f"{self.flop / 1e12:.4g}",
+            f"{self.exponentials / 1e9:.4g}",
+            f"{self.bytes / 1e6:.4g} ({self.bytes_without_l2 / 1e6:.4g})",
+            *(f"{x:.3g}" for x in spans),
+            self.binding + f", products × {self.repeats:.2f}" * (self.repeats > 1),
+            f"{self.overlapped_ms:.3g}",
+            f"{self.serial_ms:.3g}",
+            f"{self.share:.0%}",
+        )
+        return f"| {' | '.join(map(str, cells))} |"
+
+    @property
+    def sizes(self) -> str:
+        groups, k = f"G={self.groups} " * (self.groups > 1), f" k={self.k}" * (self.k > 0)
+        return f"{groups}N={self.n} M={self.m} D={self.d}{k} {self.dtype}"
+
+
+def tile_clocks(compiled: Compiled, rates: Rates, precision: str) -> tuple[Clocks, float, float]:
+    """(clocks of a tile, how often its machine code takes the products, how often the selection's branch).
+
+    Raises:
+        ValueError: the machine code has fewer products than the algorithm asks for.
+    """
+    launch, task = compiled.launch, work(compiled.launch)
+    once, inner, append = Loop(compiled.sass).parts()
+    steps = launch["FEATURES"] // launch["WIDTH"] if inner else 1
+    warps = compiled.threads // 32
+    through = merged([(once, 1), (inner, steps)])
+    expected = task.tile_pairs * task.pair_flop
+    repeats = flop(through, warps) / expected if precision != "ieee" else 1.0
+    if repeats < 1:
+        raise ValueError(
+            f"{launch.name} {launch.tile}: {repeats:.3f} of the products asked for are in the machine code"
+        )
+    entered = tiles_with_candidates(launch, task.tiles)
+    total = clocks(rates, through, warps, precision) + clocks(rates, append, warps, precision) * entered
+    loads = task.tile_bytes * rates.chip.processors / rates.l2
+    return total + Clocks(l2=loads), repeats, entered
+
+
+def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> Row:
+    """One kernel."""
+    task, launch = work(compiled.launch), compiled.launch
+    precision = "16" if call.dtype.itemsize == 2 else call.precision
+    traffic = task.traffic(rates.l2_size)
+    least_time = floor(rates, precision, task.flop, task.exponentials, traffic)
+    tile, repeats, entered = tile_clocks(compiled, rates, precision)
+    fullest = -(-task.works // rates.chip.processors) * task.tiles  # tiles of the multiprocessor with the most
+    spans = [1000 * fullest * x / rates.clock for x in (tile.overlapped, tile.serial)]
+    waves = task.works / (max(1, compiled.programs) * rates.chip.processors)
+    return Row(
+        *(rates.chip.name, name, title(launch.name, call)),
+        *(call.groups, call.queries, call.rows, call.features, call.k, call.kind),
+        *(launch.tile, compiled.registers, compiled.programs, waves),
+        *(task.flop, task.exponentials, traffic, task.most_traffic),
+        *(least_time.products, least_time.exponentials, least_time.memory, least_time.most, least_time.sum),
+        *("memory" if least_time.memory > spans[0] else tile.binding, repeats, entered),
+        *(max(x, least_time.memory) for x in spans),
+    )
+
+
+def estimates(name: str, call: Call, rates: Rates) -> Iterator[Row]:
+    """The kernels of a call, then all of them against the least work for its results."""
+    rows = [estimate(name, call, rates, launch.compile()) for launch in launches(rates.chip, call)]
+    yield from rows
+    precision = "16" if call.dtype.itemsize == 2 else call.precision
+    flops, exponentials, moved = least(call)
+    bound = floor(rates, precision, flops, exponentials, moved)
+    yield replace(
+        rows[0],
+        kernel="all",
+        tile="",
+        binding="",
+        repeats=1.0,
+        flop=flops,
+        exponentials=exponentials,
+        bytes=moved,
+        bytes_without_l2=sum(row.bytes_without_l2 for row in rows),
+        products_ms=bound.products,
+        exponentials_ms=bound.exponentials,
+        memory_ms=bound.memory,
+        floor_ms=bound.most,
+        sum_ms=bound.sum,
+        overlapped_ms=sum(row.overlapped_ms for row in rows),
+        serial_ms=sum(row.serial_ms for row in rows),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description="Estimates, not measurements.")
+    parser.add_argument("--chips", nargs="+", default=list(RATES), choices=list(RATES))
+    parser.add_argument("--calls", nargs="+", default=list(CALLS), choices=list(CALLS), metavar="CALL")
+    parser.add_argument("--csv", type=Path, help="also write the rows to this file")
+    arguments = parser.parse_args()
+    print("ESTIMATES from data sheets and compiled kernels; nothing here was measured.\n")
+    print(Row.HEADER)
+    print("|" + "---|" * (Row.HEADER.count("|") - 1))
+    rows = []
+    for chip in arguments.chips:
+        for name in arguments.calls:
+            for row in estimates(name, CALLS[name], RATES[chip]):
+                print(row, flush=True)
+                rows.append({**asdict(row), "share_of_floor": row.share, "source": "estimate"})
+    if arguments.csv:
+        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

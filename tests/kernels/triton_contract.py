@@ -1,0 +1,76 @@
+"""The Triton backend's functions on tensors without data, launching nothing: run by test_triton_contract.py.
+
+Prints, as JSON, the memory that they take beyond inputs and results, and the shapes of every function's results. A
+tensor without data has no values to bring to the host: whatever would wait for a GPU raises an error.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
+
+import torch
+from allocations import Allocations
+from triton.runtime.jit import JITFunction
+
+from action_kernels.backends import triton
+from benchmarks.compiled import H100, Call, recorded
+
+TARGET = Call(torch.bfloat16, "ieee", 128, k=64, groups=1, queries=65536, rows=16384)
+CALLS = {
+    "forward": replace(TARGET, k=0),
+    "gradient": replace(TARGET, k=0, gradient=True),
+    "forward, k": TARGET,
+    "gradient, k": replace(TARGET, gradient=True),
+}
+
+
+@contextmanager
+def launching_nothing():
+    """As on an H100; launches and their arguments are not even kept."""
+    with recorded(H100, "ieee"), mock.patch.object(JITFunction, "run", lambda *_, **__: None):
+        yield
+
+
+def extra(call: Call) -> int:
+    """Bytes at the peak, but for inputs and results."""
+    inputs = call.inputs()
+    with launching_nothing(), Allocations() as allocations:
+        results = call.run(inputs)
+    return allocations.peak(results)
+
+
+def shapes() -> dict[str, list[list[int]]]:
+    g, n, m, d, k = 2, 33, 70, 24, 5
+
+    def rows(length: int) -> torch.Tensor:
+        return torch.empty(g, length, d, dtype=torch.float16, device="meta")
+
+    student, teacher, bank = rows(n), rows(n), rows(m)
+    labels = [torch.empty(g, x, dtype=torch.int64, device="meta") for x in (n, m)]
+    index = torch.empty(g, n, k, dtype=torch.int64, device="meta")
+    line = torch.empty(g, n, device="meta")
+    with launching_nothing():
+        contrast = triton.action_contrast(student, teacher, bank, k, 0.1, 0.05, *labels, True, True)
+        saved = contrast.kl, contrast.student_lse, contrast.teacher_lse
+        loss, lse = triton.anatomical_contrast(student, teacher, bank, index, 0.5, True)
+        pairs = student, teacher, bank, index, lse, 0.5, True, True, True, True
+        results = {
+            "action_contrast": contrast,
+            "contrast_bank_gradient": [
+                triton.contrast_bank_gradient(line, student, teacher, bank, *saved, 0.1, 0.05, True)
+            ],
+            "hard_negatives": triton.hard_negatives(student, bank, k, *labels, True),
+            "selection_gradient": triton.selection_gradient(
+                contrast.similarity, student, bank, index, True, True, True
+            ),
+            "anatomical_contrast": [loss, lse],
+            "anatomical_contrast_gradient": triton.anatomical_contrast_gradient(line, *pairs),
+        }
+    return {name: [list(x.shape) for x in found] for name, found in results.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"extra": {name: extra(call) for name, call in CALLS.items()}, "shapes": shapes()}))
