@@ -83,7 +83,7 @@ def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         if _by_rows(device):
-            return _tile(features, dtype, 64, 64 if dtype == torch.float32 else 32, 4, 2)
+            return _tile(features, dtype, 64, 64 if dtype == torch.float32 and features <= 128 else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     large = capability(device) >= 90
     return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
