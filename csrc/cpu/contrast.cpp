@@ -48,6 +48,8 @@ class ContrastPass {
     const int64_t parts = groups * panels < threads_ ? std::min<int64_t>(threads_, tiles_) : 1;
     part_tiles_ = (tiles_ + parts - 1) / parts;
     parts_ = (tiles_ + part_tiles_ - 1) / part_tiles_;
+    // A look ahead saves little where the bank is short, and finds no bound where it sees few more than k rows.
+    ahead_ = a.k > 0 && tile_ * kAhead >= 3 * a.k && part_tiles_ >= 2 * kAhead ? kAhead : 0;
     if (keep_ && floats(1) > resources.scratch / 4 / threads_) keep_ = false;
     chunks_ = Chunks(groups, panels, threads_, resources.scratch, [this](int64_t p) { return floats(p); });
   }
@@ -85,13 +87,14 @@ class ContrastPass {
 
  private:
   static constexpr int L = kLanes<NV>;
+  static constexpr int64_t kAhead = 8;  // tiles
 
   struct Panel {
     int64_t first, count;  // queries
     float *student, *student_inverse, *teacher, *teacher_inverse;
     Softmax<NV>* softmax;
     Selection<NV>* selection;
-    float* kept;       // exponentials of the part's bank rows [rows][width]
+    float* kept;       // exponentials of the part's bank rows [rows][width], or scores of its first tiles
     float* maxima;     // what they are relative to, by tile (or of the last tile only)
     float* direction;  // [D][L]
   };
@@ -111,7 +114,7 @@ class ContrastPass {
     if (distil_)
       panel += Cutter::size<float>(features * L) + Cutter::size<float>(L) + Cutter::size<Softmax<NV>>(1) +
                Cutter::size<float>(maxima());
-    if (keep_) panel += Cutter::size<float>(part_rows() * width_);
+    panel += Cutter::size<float>(kept_rows() * width_);
     if (a.direction) panel += Cutter::size<float>(features * L);
     if (a.k > 0) panel += Cutter::size<Selection<NV>>(1) + Cutter::size<float>(L * entries_) + Cutter::size<int32_t>(L * entries_);
     int64_t shared = Cutter::size<Panel>(panels) + Cutter::size<float>(features) +
@@ -121,6 +124,7 @@ class ContrastPass {
   }
 
   int64_t part_rows() const { return std::min(part_tiles_ * tile_, rows); }
+  int64_t kept_rows() const { return keep_ ? part_rows() : ahead_ * tile_; }
   int64_t maxima() const { return 2 * L * (keep_ ? part_tiles_ : 1); }
 
   Part open(int64_t item, int64_t number, const Inverses& inverse, float* memory) const {
@@ -142,20 +146,35 @@ class ContrastPass {
     return part;
   }
 
-  // Selection, both softmaxes and their exponentials.
+  // Selection, both softmaxes and their exponentials. The selection sees the scores of the first tiles together before it
+  // takes any.
   void sweep(const Part& part) const {
     const BankLabels labels{a.bank_labels ? a.bank_labels + part.group * rows : nullptr, labels_fit_};
+    const int64_t ahead = part.tiles >= ahead_ ? ahead_ : 0;
     for (int64_t t = 0; t < part.tiles; ++t) {
       const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
       open_stream(part.bank, j, count, nullptr, part.stream);
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
-        float* tile = keep_ ? q.kept + t * tile_ * width_ : part.loose;
+        float* tile = keep_ || t < ahead ? q.kept + t * tile_ * width_ : part.loose;
         score_tile(q, part.stream, count, part.scale ? part.scale + j : nullptr, tile);
-        if (a.k > 0) q.selection->take(tile, width_, j, count, labels);
-        if (distil_) softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
+        if (t >= ahead) use(q, t, j, count, tile, labels);
+      }
+      if (t + 1 != ahead) continue;
+      for (int64_t p = 0; p < part.panels; ++p) {
+        const Panel& q = part.panel[p];
+        const int64_t first = part.first_tile * tile_;
+        q.selection->look(q.kept, width_, first, j + count - first, labels);
+        for (int64_t s = 0; s < ahead; ++s)
+          use(q, s, first + s * tile_, std::min(tile_, rows - first - s * tile_), q.kept + s * tile_ * width_, labels);
       }
     }
+  }
+
+  // Takes tile `t` of a part, whose first bank row is `j`, into the selection and the softmaxes.
+  void use(const Panel& q, int64_t t, int64_t j, int64_t count, float* tile, BankLabels labels) const {
+    if (a.k > 0) q.selection->take(tile, width_, j, count, labels);
+    if (distil_) softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
   }
 
   // Merges the parts and writes the rows' results.
@@ -219,7 +238,7 @@ class ContrastPass {
       q.softmax = cut.take<Softmax<NV>>(1);
       q.maxima = cut.take(maxima());
     }
-    if (keep_) q.kept = cut.take(part_rows() * width_);
+    q.kept = cut.take(kept_rows() * width_);
     if (a.direction) q.direction = cut.take(features * L);
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
@@ -259,6 +278,7 @@ class ContrastPass {
   const int64_t entries_;  // of a selection buffer
   const int64_t tile_, tiles_;
   int64_t parts_ = 1, part_tiles_;  // of the bank, where it is split over threads
+  int64_t ahead_;                   // tiles that are scored before the selection begins
   const Scales scales_;
   Chunks chunks_;
   int threads_;

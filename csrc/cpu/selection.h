@@ -129,14 +129,14 @@ struct BankLabels {
 template <int NV>
 class Selection {
   static constexpr int L = kLanes<NV>;
-  static constexpr int64_t kBatch = 32;  // bank rows compared with the same thresholds
+  static constexpr int64_t kBatch = 64;               // bank rows compared with the same thresholds
+  static constexpr int kBytes = (kWidth + 7) / 8;     // of a vector's comparison
+  static constexpr int kInByte = kWidth < 8 ? kWidth : 8;  // lanes
 
  public:
-  // Entries of a lane's buffer for the k best of `rows` scores.
-  static int64_t entries(int64_t k, int64_t rows) {
-    const int64_t wanted = k + (k > 64 ? k : 64);
-    return wanted < rows ? wanted : rows;
-  }
+  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of a buffer that is all but full,
+  // and one entry is written in vain.
+  static int64_t entries(int64_t k, int64_t rows) { return std::min(full(k) + kBatch, rows + 1); }
 
   // `scores` and `index` hold L * entries each. `labels` of the panel's `count` queries, or nullptr.
   void start(float* scores, int32_t* index, int64_t entries, int64_t k, const int64_t* labels, int64_t count) {
@@ -146,37 +146,79 @@ class Selection {
     k_ = k;
     for (int lane = 0; lane < L; ++lane) {
       end_[lane] = lane * entries;
-      // Where k or fewer rows come, a buffer that is full needs no threshold.
-      full_[lane] = entries > k ? (lane + 1) * entries : -1;
+      full_[lane] = lane * entries + full(k);
       threshold_[lane] = lane < count ? -INFINITY : INFINITY;
       label_[lane] = lane < count && labels ? labels[lane] : -1;
       short_label_[lane] = static_cast<int32_t>(label_[lane]);
     }
   }
 
+  // Raises the thresholds to bounds that k of the scores exceed, before any score is taken. Laid out as for take().
+  //
+  // The maxima of short runs of rows are fewer than the scores, and a bound that k of them exceed is one. Each lane's is
+  // found by bisection, between the least and the largest maximum.
+  __attribute__((noinline)) void look(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+    if (bank.label && !bank.fit) return;
+    const int64_t run = std::max(count / std::max<int64_t>(2 * k_, kRuns / 2), (count + kRuns - 1) / kRuns), runs = count / run;
+    float maxima[kRuns * L];
+    const vf lowest = set1(-INFINITY);
+    for (int v = 0; v < NV; ++v) {
+      const vi lane_label = load(short_label_ + v * kWidth);
+      vf low = set1(INFINITY), high = lowest;
+      for (int64_t i = 0; i < runs; ++i) {
+        vf largest = lowest;
+        for (int64_t j = i * run; j < (i + 1) * run; ++j) {
+          vf score = load(scores + j * stride + v * kWidth);
+          if (bank.label) {
+            const int64_t label = bank.label[first + j];
+            if (label < 0) continue;
+            score = lane_label == set1(static_cast<int32_t>(label)) ? lowest : score;
+          }
+          largest = max(largest, score);
+        }
+        store(maxima + i * L + v * kWidth, largest);
+        high = max(high, largest);
+        low = (largest > lowest) & (largest < low) ? largest : low;
+      }
+      vf bound = lowest;
+      for (int step = 0; step < kSteps; ++step) {
+        const vf middle = 0.5f * low + 0.5f * high;
+        vi above{};
+        for (int64_t i = 0; i < runs; ++i) above -= load(maxima + i * L + v * kWidth) > middle;
+        const vi enough = above >= set1(static_cast<int32_t>(k_));
+        bound = enough ? middle : bound;
+        low = enough ? middle : low;
+        high = enough ? high : middle;
+      }
+      float* threshold = threshold_ + v * kWidth;
+      store(threshold, max(load(threshold), bound));
+    }
+  }
+
   // scores[j * stride + lane] belongs to bank row first + j.
   //
-  // The places of the scores that beat the thresholds go to a list first, without a branch: at the rate at which they
-  // do, a branch for each vector would be mispredicted too often.
+  // A batch of rows is compared with the thresholds, row by row; then the comparisons' bits are transposed, and each lane
+  // takes its own in a loop.
   __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
-    int32_t list[kBatch * L + kWidth];
-    float* const kept = scores_;  // (what is stored could be these pointers, for all the compiler knows)
-    int32_t* const index = index_;
+    uint8_t above[NV * kBytes][kBatch] = {};
     for (int64_t j = 0; j < count; j += kBatch) {
       const float* batch = scores + j * stride;
-      const int64_t rows = count - j < kBatch ? count - j : kBatch;
+      const int64_t rows = std::min(count - j, kBatch);
       const int64_t* label = bank.label + first + j;
-      const int64_t found = !bank.label ? above<Labels::none>(batch, stride, rows, label, list)
-                            : bank.fit  ? above<Labels::fit>(batch, stride, rows, label, list)
-                                        : above<Labels::wide>(batch, stride, rows, label, list);
-      for (int64_t i = 0; i < found; ++i) {
-        const uint32_t place = static_cast<uint32_t>(list[i]), lane = place % L, row = place / L;
-        const int64_t at = end_[lane];
-        const float score = batch[row * stride + lane];
-        kept[at] = score;
-        index[at] = static_cast<int32_t>(first + j + row);
-        end_[lane] = at + (score > threshold_[lane]);  // which may have risen since the list was made
-        if (end_[lane] == full_[lane]) shrink(static_cast<int>(lane), k_ + (entries_ - k_) / 4);
+      if (!bank.label)
+        compare<Labels::none>(batch, stride, rows, label, above);
+      else if (bank.fit)
+        compare<Labels::fit>(batch, stride, rows, label, above);
+      else
+        compare<Labels::wide>(batch, stride, rows, label, above);
+      for (int byte = 0; byte < NV * kBytes; ++byte) {
+        if (rows < kBatch) std::memset(above[byte] + rows, 0, kBatch - rows);
+        uint64_t places[8];
+        transpose_bits(above[byte], places);
+        for (int i = 0; i < kInByte; ++i) {
+          const int lane = byte / kBytes * kWidth + byte % kBytes * 8 + i;
+          put(lane, places[i], batch + lane, stride, static_cast<int32_t>(first + j));
+        }
       }
     }
   }
@@ -185,7 +227,7 @@ class Selection {
   void take_over(const Selection& later) {
     for (int lane = 0; lane < L; ++lane)
       for (int64_t i = lane * entries_; i < later.end_[lane]; ++i)
-        if (later.scores_[i] > threshold_[lane]) put(lane, later.scores_[i], later.index_[i]);
+        if (later.scores_[i] > threshold_[lane]) put(lane, 1, later.scores_ + i, 0, later.index_[i]);
   }
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
@@ -231,21 +273,24 @@ class Selection {
 
  private:
   static constexpr int64_t kShort = 192;  // up to here counting ranks is faster than sorting
+  static constexpr int64_t kRuns = 256;   // whose maxima are looked at
+  static constexpr int kSteps = 8;        // of a bisection
   static constexpr int64_t kSpare = 16;   // then so many more than k may be ordered, which saves a search
 
   enum class Labels { none, fit, wide };
 
-  // Places (row * L + lane) of the scores above their lane's threshold that its label does not exclude, row by row.
+  // Scores of a lane's buffer from which on it is shrunk.
+  static int64_t full(int64_t k) { return k + std::max<int64_t>(k, 64); }
+
+  // Bits of the scores that exceed their lane's threshold and that its label does not exclude, row by row.
   template <Labels labels>
-  int64_t above(const float* scores, int64_t stride, int64_t rows, const int64_t* label, int32_t* list) const {
+  void compare(const float* scores, int64_t stride, int64_t rows, const int64_t* label, uint8_t (*above)[kBatch]) const {
     vf threshold[NV];
-    vi place[NV], lane_label[NV];
+    vi lane_label[NV];
     for (int v = 0; v < NV; ++v) {
       threshold[v] = load(threshold_ + v * kWidth);
       lane_label[v] = load(short_label_ + v * kWidth);
-      for (int i = 0; i < kWidth; ++i) place[v][i] = v * kWidth + i;
     }
-    int64_t found = 0;
     for (int64_t r = 0; r < rows; ++r) {
       for (int v = 0; v < NV; ++v) {
         uint32_t bits = lanes_above(load(scores + r * stride + v * kWidth), threshold[v]);
@@ -256,18 +301,28 @@ class Selection {
         if (labels == Labels::wide)
           for (int i = 0; i < kWidth; ++i)
             if (label[r] < 0 || label_[v * kWidth + i] == label[r]) bits &= ~(1u << i);
-        found += store_lanes(list + found, place[v], bits);
-        place[v] += L;
+        for (int b = 0; b < kBytes; ++b) above[v * kBytes + b][r] = static_cast<uint8_t>(bits >> 8 * b);
       }
     }
-    return found;
   }
 
-  void put(int lane, float score, int32_t index) {
-    const int64_t at = end_[lane]++;
-    scores_[at] = score;
-    index_[at] = index;
-    if (at + 1 == full_[lane]) shrink(lane, k_ + (entries_ - k_) / 4);
+  // Adds the scores of the rows whose bits are set, in order; row i's is scores[i * stride], and its index first + i.
+  //
+  // Mostly there are two or fewer: these are taken without a branch, which could not be predicted.
+  void put(int lane, uint64_t rows, const float* scores, int64_t stride, int32_t first) {
+    int64_t at = end_[lane];
+    auto take_next = [&] {
+      const int row = __builtin_ctzll(rows + (rows == 0));
+      scores_[at] = scores[row * stride];
+      index_[at] = first + row;
+      at += rows != 0;
+      rows &= rows - 1;
+    };
+    take_next();
+    take_next();
+    while (rows != 0) take_next();
+    end_[lane] = at;
+    if (at >= full_[lane]) shrink(lane, k_ + (full(k_) - k_) / 4);
   }
 
   // Leaves the k to `most` best.

@@ -153,6 +153,32 @@ int store_lanes(Lane* out, Vector x, uint32_t bits) {
   return __builtin_popcount(bits);
 }
 
+// The bits of 64 bytes, regrouped by their place: bit i of bits[b] is bit b of bytes[i].
+inline void transpose_bits(const uint8_t* bytes, uint64_t* bits) {
+#if defined(__AVX2__)
+  __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 32));
+  for (int b = 7; b >= 0; --b) {
+    bits[b] = static_cast<uint32_t>(_mm256_movemask_epi8(low)) | static_cast<uint64_t>(_mm256_movemask_epi8(high)) << 32;
+    low = _mm256_add_epi8(low, low);
+    high = _mm256_add_epi8(high, high);
+  }
+#else
+  for (int b = 0; b < 8; ++b) bits[b] = 0;
+  for (int i = 0; i < 64; i += 8) {
+    uint64_t square = 0;  // 8 x 8 bits, transposed by exchanging ever larger blocks across the diagonal
+    for (int j = 0; j < 8; ++j) square |= static_cast<uint64_t>(bytes[i + j]) << 8 * j;
+    uint64_t moved = (square ^ square >> 7) & 0x00aa00aa00aa00aaull;
+    square ^= moved ^ moved << 7;
+    moved = (square ^ square >> 14) & 0x0000cccc0000ccccull;
+    square ^= moved ^ moved << 14;
+    moved = (square ^ square >> 28) & 0x00000000f0f0f0f0ull;
+    square ^= moved ^ moved << 28;
+    for (int b = 0; b < 8; ++b) bits[b] |= (square >> 8 * b & 0xff) << i;
+  }
+#endif
+}
+
 // 2**x for x <= 127, relative error below 1.2e-7; 0 from 2**-126.5 down (and at -inf), NaN at NaN.
 // 2**x = 2**n * 2**f with n the nearest integer and |f| <= 1/2; the polynomial is 2**f's minimax fit of degree 6.
 inline vf exp2(vf x) {
