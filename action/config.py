@@ -137,6 +137,8 @@ class AnatomicalContrastConfig:
         labeled: labelled slices in a batch.
         unlabeled: unlabelled slices in a batch.
         mix: how slices of the strong view are mixed.
+        mix_with: what is mixed into an unlabelled slice: its neighbour in the batch with its pseudo-label (published),
+            or a labelled slice with its label, which is right (as in Bai et al., CVPR 2023).
         strong_threshold: confidence above which a pseudo-label counts for an image's weight.
         pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
         pseudo_label_flips: whether pseudo-labels come from the teacher's mean over a slice and its two mirror images,
@@ -162,6 +164,7 @@ class AnatomicalContrastConfig:
     labeled: int = 3
     unlabeled: int = 3
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
+    mix_with: Literal["unlabeled", "labeled"] = "unlabeled"
     strong_threshold: float = 0.97
     pseudo_label_threshold: float = 0.7
     pseudo_label_flips: bool = False

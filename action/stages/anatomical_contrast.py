@@ -59,8 +59,12 @@ class AnatomicalContrast:
                 probability[labeled:] += mirrored(learner.teacher, batch["weak"][labeled:])
                 probability[labeled:] /= 3
             confidence, label = probability.max(dim=1, keepdim=True)
-        pseudo = {"image": batch["weak"], "label": label.float(), "confidence": confidence}
-        pseudo = self.strong_view({key: value[labeled:] for key, value in pseudo.items()}, rng)
+            # A labelled pixel is certain.
+            label[:labeled] = batch["weak_label"].long()
+            confidence[:labeled] = 1.0
+        slices = {"image": batch["weak"], "label": label.float(), "confidence": confidence}
+        pseudo = {key: value[labeled:] for key, value in slices.items()}
+        pseudo = self.strong_view(pseudo, self.partners(slices, labeled, rng), rng)
 
         student = learner.student(torch.cat([batch["strong"], pseudo["image"]]))
         supervised = segmentation_loss(student.logits[:labeled], batch["label"])
@@ -72,9 +76,7 @@ class AnatomicalContrast:
             config.pseudo_label_threshold,
             config.pseudo_label_dice,
         )
-        # A labelled pixel is certain; a pixel that the weak threshold refuses has no class (-1).
-        label[:labeled] = batch["weak_label"].long()
-        confidence[:labeled] = 1.0
+        # A pixel that the weak threshold refuses has no class (-1).
         key_class = torch.where(confidence >= config.weak_threshold, label, -1)[:, 0]
         unlabeled_class = torch.where(pseudo["confidence"] >= config.weak_threshold, pseudo["label"].long(), -1)
         query_class = torch.cat([batch["label"].long(), unlabeled_class])[:, 0]
@@ -89,9 +91,18 @@ class AnatomicalContrast:
             "confident": confident,
         }
 
-    def strong_view(self, pseudo: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Mixed and augmented slices with their pseudo-labels and confidences, all moved together."""
-        mixed = mix(pseudo, self._config.mix, rng)
+    def partners(self, slices: dict[str, Tensor], labeled: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """For each unlabelled slice (those from ``labeled`` on) the one that is mixed into it."""
+        if self._config.mix_with == "unlabeled":
+            return {key: value[labeled:].roll(1, dims=0) for key, value in slices.items()}
+        chosen = torch.from_numpy(rng.integers(labeled, size=len(slices["image"]) - labeled))
+        return {key: value[chosen.to(value.device)] for key, value in slices.items()}
+
+    def strong_view(
+        self, pseudo: dict[str, Tensor], partner: dict[str, Tensor], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Mixed and augmented slices with their labels and confidences, all moved together."""
+        mixed = mix(pseudo, partner, self._config.mix, rng)
         device = mixed["image"].device
         strong = each(self._augmentation.strong, {key: value.cpu() for key, value in mixed.items()}, rng)
         return {key: value.to(device) for key, value in strong.items()}

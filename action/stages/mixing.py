@@ -11,23 +11,24 @@ from torch import Tensor
 from action.data.augment import Slice
 
 
-def mix(batch: Slice, how: Literal["cutmix", "classmix", "none"], rng: np.random.Generator) -> Slice:
-    """Paste a part of each slice's neighbour in the batch into it; new tensors, the input is not modified.
+def mix(batch: Slice, partner: Slice, how: Literal["cutmix", "classmix", "none"], rng: np.random.Generator) -> Slice:
+    """Paste a part of each slice's partner into it; new tensors, the inputs are not modified.
 
     CutMix (Yun et al., ICCV 2019): a random box of a quarter to a half of the area. ClassMix (Olsson et al., WACV
-    2021): the pixels of half of the classes that the neighbour's label shows.
+    2021): the pixels of half of the classes that the partner's label shows.
 
     Args:
-        batch: values [B, 1, H, W]; "label" decides for ClassMix.
+        batch: values [B, 1, H, W].
+        partner: values [B, 1, H, W] under the same keys; "label" decides for ClassMix.
     """
     if how == "none":
         return {key: value.clone() for key, value in batch.items()}
-    label = batch["label"]
+    label = partner["label"]
     if how == "cutmix":
         pasted = torch.stack([_box(label.shape[-2:], rng) for _ in label])[:, None].to(label.device)
     else:
-        pasted = torch.stack([_half_of_the_classes(neighbour, rng) for neighbour in label.roll(1, dims=0)])
-    return {key: torch.where(pasted, value.roll(1, dims=0), value) for key, value in batch.items()}
+        pasted = torch.stack([_half_of_the_classes(one, rng) for one in label])
+    return {key: torch.where(pasted, partner[key], value) for key, value in batch.items()}
 
 
 def _box(size: torch.Size, rng: np.random.Generator) -> Tensor:

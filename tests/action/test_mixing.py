@@ -14,9 +14,13 @@ def batch():
     return {"image": number + label / 10, "label": label, "confidence": (number + 1) / 5}
 
 
+def neighbours(batch):
+    return {key: value.roll(1, dims=0) for key, value in batch.items()}
+
+
 @pytest.mark.parametrize("how", ["cutmix", "classmix", "none"])
 def test_image_label_and_confidence_are_mixed_together(batch, how):
-    mixed = mix(batch, how, np.random.default_rng(0))
+    mixed = mix(batch, neighbours(batch), how, np.random.default_rng(0))
     source = (mixed["confidence"] * 5 - 1).round().long()
     for b in range(4):
         assert set(source[b].unique().tolist()) <= {b, (b - 1) % 4}
@@ -29,13 +33,15 @@ def test_image_label_and_confidence_are_mixed_together(batch, how):
 def test_cutmix_pastes_a_quarter_to_a_half(batch):
     own = torch.arange(4)[:, None, None, None]
     for seed in range(20):
-        source = (mix(batch, "cutmix", np.random.default_rng(seed))["confidence"] * 5 - 1).round().long()
+        source = (
+            (mix(batch, neighbours(batch), "cutmix", np.random.default_rng(seed))["confidence"] * 5 - 1).round().long()
+        )
         share = (source != own).float().mean(dim=(1, 2, 3))
         assert ((share > 0.15) & (share < 0.6)).all()
 
 
 def test_classmix_pastes_whole_classes(batch):
-    mixed = mix(batch, "classmix", np.random.default_rng(1))
+    mixed = mix(batch, neighbours(batch), "classmix", np.random.default_rng(1))
     source = (mixed["confidence"] * 5 - 1).round().long()
     for b in range(4):
         neighbour = batch["label"][(b - 1) % 4]

@@ -166,7 +166,8 @@ def test_stage_3_moves_image_pseudo_label_and_confidence_together(config):
     image[:, :, 8:20, 10:24] = 1.0
     image += torch.arange(3)[:, None, None, None] * 0.1
     pseudo = {"image": image, "label": (image > 0.5).float(), "confidence": 0.5 + image / 4}
-    strong = stage.strong_view(pseudo, np.random.default_rng(0))
+    partner = {key: value.roll(1, dims=0) for key, value in pseudo.items()}
+    strong = stage.strong_view(pseudo, partner, np.random.default_rng(0))
     inside = strong["confidence"] > 0
     agrees = (strong["image"] > 0.5) == (strong["label"] > 0.5)
     assert not torch.equal(strong["label"], pseudo["label"])
@@ -181,9 +182,7 @@ def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, fl
     stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
     seen = {}
     original = AnatomicalContrast.strong_view
-    monkeypatch.setattr(
-        AnatomicalContrast, "strong_view", lambda self, pseudo, rng: seen.update(pseudo) or original(self, pseudo, rng)
-    )
+    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.update(a[1]) or original(*a))
     rng = step_generator(0, 0, 0)
     batch = stage.batch(data, 0, rng)
     stage.losses(learner, batch, 0, rng)
@@ -195,6 +194,29 @@ def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, fl
     torch.testing.assert_close(seen["confidence"], confidence, rtol=1e-4, atol=1e-5)
     assert (seen["label"] == label).float().mean() > 0.999
     assert len(seen["label"]) == 2
+
+
+@pytest.mark.parametrize("mix_with", ["unlabeled", "labeled"])
+def test_partners_of_unlabelled_slices(config, learner, data, mix_with, monkeypatch):
+    settings = dataclasses.replace(config.anatomical_contrast, mix_with=mix_with)
+    stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
+    seen = []
+    original = AnatomicalContrast.strong_view
+    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.extend(a[1:3]) or original(*a))
+    rng = step_generator(0, 0, 0)
+    batch = stage.batch(data, 0, rng)
+    stage.losses(learner, batch, 0, rng)
+    pseudo, partner = seen
+    assert partner["image"].shape == pseudo["image"].shape
+    if mix_with == "unlabeled":
+        for key, value in pseudo.items():
+            assert torch.equal(partner[key], value.roll(1, dims=0))
+    else:
+        assert (partner["confidence"] == 1).all()
+        truth = batch["weak_label"]  # of the first slices of "weak"
+        for image, label in zip(partner["image"], partner["label"], strict=True):
+            source = [torch.equal(image, other) for other in batch["weak"]].index(True)
+            assert torch.equal(label, truth[source].to(label))
 
 
 def outputs(learner, images):
