@@ -19,7 +19,7 @@ from .problems import SWEEPS, Problem, make_inputs
 from .programs import programs
 from .table import Row, append, describe, read
 
-OWN = {"fused", "eager", "chunked"}  # a failure of these is an error
+OWN = {"fused", "distillation", "eager", "chunked"}  # a failure of these is an error
 COMPILED = ("features", "small", "operators")  # to compile for every size takes longer than all measurements
 
 
@@ -87,7 +87,7 @@ def measure(
         {
             "operator": problem.operator,
             "program": name,
-            "backend": used if name == "fused" else "",
+            "backend": used if name in ("fused", "distillation") else "",
             "pass": part,
             **sizes,
             **kind,

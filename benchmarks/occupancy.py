@@ -96,33 +96,33 @@ def title(kernel: str, call: Call) -> str:
     return "scan" + (" + selection" if call.distill else ", selection only") + ", labels" * call.labelled
 
 
-def calls(everything: bool) -> list[Call]:
-    """What can be asked for: a quick choice, or a case of every branch in the backend's choice of tiles.
+def calls(choice: str) -> list[Call]:
+    """What to compile.
 
-    Lengths that are no multiple of 16 make another kernel of the same source, with another alignment of its vectors.
+    "some": each kernel for a few numbers of features. "configurations": every configuration that can be chosen, which
+    are the same from one power of two to the next, and for both 16-bit types. "all": also float16, and lengths that are
+    no multiple of 16 and make another kernel of the same source, with another alignment of its vectors.
     """
     kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
     variants = [{"gradient": True, "bank_gradient": True}, {"k": 64, "labelled": True}]
-    if everything:
+    if choice != "some":
+        features = [16, 32, 64, 128, 256, 512]
+        only = {"k": 64, "distill": False}
+        variants += [{"k": 64}, only, {**only, "labelled": True}]
+    if choice == "all":
         kinds += [(torch.float16, "ieee")]
         variants += [{**variant, "queries": 4095, "rows": 8191} for variant in variants]
-    found = [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)]
-    if everything:
-        features += [16, 32, 96, 192]
-        variants = variants[:2] + [
-            {"k": 64},
-            {"k": 64, "distill": False},
-            {"k": 64, "distill": False, "labelled": True},
-        ]
-        found += [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)]
-    return list(dict.fromkeys(found))
+    return [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.occupancy", description="Compile without a GPU.")
     parser.add_argument(
-        "--all", action="store_true", help="every configuration that can be chosen, which takes an hour"
+        "--choice",
+        default="configurations",
+        choices=["some", "configurations", "all"],
+        help="a few of each kernel; each configuration that can be chosen (default); also float16 and odd lengths",
     )
     parser.add_argument("--chips", nargs="+", default=[c.name for c in CHIPS], choices=[c.name for c in CHIPS])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
@@ -132,7 +132,7 @@ def main() -> int:
     print(re.sub(r"[^|]+", "---", Row.HEADER))
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for chip in (c for c in CHIPS if c.name in arguments.chips):
-            for rows in pool.map(partial(check, chip), calls(arguments.all)):
+            for rows in pool.map(partial(check, chip), calls(arguments.choice)):
                 for row in rows:
                     print(row, flush=True)
                     failed += bool(row.faults)

@@ -201,7 +201,7 @@ LIBRARIES: dict[str, dict[str, Callable[[], Program]]] = {
 
 
 def programs(problem: Problem, device: str, memory: int, compiled: bool) -> dict[str, Program]:
-    """The programs to run, ours first.
+    """The programs to run, ours first; where there is a selection, also without it, which tells what it costs.
 
     Plain PyTorch only where it fits ``memory`` bytes, compiled if asked for; other libraries on a GPU, where they are
     installed.
@@ -209,6 +209,8 @@ def programs(problem: Problem, device: str, memory: int, compiled: bool) -> dict
     operator = problem.operator
     eager = EAGER[operator]
     chosen = {"fused": FUSED[operator]}
+    if operator == "action_contrast":
+        chosen["distillation"] = fused_distillation
     if problem.eager_bytes <= memory:
         chosen["eager"] = eager
         if compiled and operator != "relation_negatives":

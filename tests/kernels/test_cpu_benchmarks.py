@@ -18,6 +18,7 @@ from benchmarks.problems import SWEEPS, Inputs, Problem, make_inputs
 from benchmarks.programs import CHUNK, EAGER, programs
 
 SMALL = Problem("action_contrast", CHUNK + 88, 90, 12, 5)
+PROGRAMS = ("fused", "distillation", "eager", "chunked")  # that compute it
 PROBLEMS = [
     *(replace(SMALL, operator=operator) for operator in EAGER if operator != "relation_negatives"),
     replace(SMALL, operator="contrastive_distillation", bank_gradient=True),
@@ -42,6 +43,9 @@ def test_programs_agree(problem: Problem) -> None:
         found[name] = [loss.detach(), *others], [leaf.grad for leaf in inputs.leaves]
     results, gradients = found.pop("fused")
     assert found and all(gradient.abs().max() > 0 for gradient in gradients)
+    if problem.operator == "action_contrast":  # without the selection's results
+        (loss,), others = found["distillation"]
+        found["distillation"] = [loss, *results[1:]], others
     for name, (other_results, other_gradients) in found.items():
         for got, want in zip((*results, *gradients), (*other_results, *other_gradients), strict=True):
             scale = want.abs().max().item()
@@ -74,10 +78,8 @@ def test_peak_memory_sees_a_temporary_and_not_the_results() -> None:
 def test_times_are_of_the_passes() -> None:
     inputs = make_inputs(SMALL, "cpu")
     found = times(without_compiler(SMALL), inputs, inputs.leaves, "cpu", rounds=3, seconds=0)
-    assert set(found) == {
-        (name, part) for name in ("fused", "eager", "chunked") for part in ("forward", "backward", "both")
-    }
-    for name in ("fused", "eager", "chunked"):
+    assert set(found) == {(name, part) for name in PROGRAMS for part in ("forward", "backward", "both")}
+    for name in PROGRAMS:
         assert found[name, "both"].high >= found[name, "forward"].low + found[name, "backward"].low
         assert found[name, "both"].low <= found[name, "both"].median <= found[name, "both"].high
 
@@ -93,8 +95,8 @@ def test_harness_writes_table_and_plots(tmp_path: Path, monkeypatch: pytest.Monk
         harness.main(rounds=1, seconds=0, compiled=False, output=tmp_path)
     with (tmp_path / "operators.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (3 + 3 + 2) * 3  # runs, programs of the problems, passes
-    assert {row["program"] for row in rows} == {"eager", "chunked", "fused"}
+    assert len(rows) == 2 * (4 + 4 + 3) * 3  # runs, programs of the problems, passes
+    assert {row["program"] for row in rows} == set(PROGRAMS)
     assert {row["backend"] for row in rows if row["program"] == "fused"} == {
         "reference" if cpu.unavailable() else "cpu"
     }
@@ -112,7 +114,7 @@ def test_another_program_that_fails_is_left_out(
 
     monkeypatch.setattr(harness, "programs", lambda *_: {**without_compiler(SMALL), "broken": broken})
     rows = harness.measure(SMALL, "cpu", rounds=1, seconds=0, memory=1 << 30, compiled=False)
-    assert {row["program"] for row in rows} == {"fused", "eager", "chunked"}
+    assert {row["program"] for row in rows} == set(PROGRAMS)
     assert "without broken: RuntimeError" in capsys.readouterr().out
 
 
