@@ -239,14 +239,19 @@ class Selection {
     const int32_t* rows = index_ + start;
     const int64_t count = end_[lane] - start;
     if (count <= kShort) {
-      float copy[kShort + kWidth] = {};
+      constexpr int kTogether = 4;  // vectors that share a score to be compared with
+      float copy[kShort + kTogether * kWidth];
+      int32_t rank[kShort + kTogether * kWidth];
       std::memcpy(copy, scores, sizeof(float) * count);
-      int32_t rank[kShort + kWidth];
-      for (int64_t i = 0; i < count; i += kWidth) {
-        const vf mine = load(copy + i);
-        vi larger{};
-        for (int64_t j = 0; j < count; ++j) larger -= set1(copy[j]) > mine;
-        store(rank + i, larger);
+      for (int i = 0; i < kTogether * kWidth; ++i) copy[count + i] = 0.0f;
+      for (int64_t i = 0; i < count; i += kTogether * kWidth) {
+        vi larger[kTogether] = {};
+        for (int64_t j = 0; j < count; ++j) {
+          const vf other = set1(copy[j]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kTogether; ++v) larger[v] -= other > load(copy + i + v * kWidth);
+        }
+        for (int v = 0; v < kTogether; ++v) store(rank + i + v * kWidth, larger[v]);
       }
       uint8_t equal[kShort] = {};  // scores already placed at this rank
       int32_t order[kShort];
