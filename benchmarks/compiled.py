@@ -1,7 +1,7 @@
-"""The Triton backend's streaming kernels, launched on tensors without data and compiled for GPUs that may not be there.
+"""The Triton backend's kernels, launched on tensors without data and compiled for GPUs that may not be there.
 
-The backend's own functions run, and every launch of a streaming kernel is recorded with its grid and its arguments
-instead of being made. A recorded launch compiles for any chip that Triton knows.
+The backend's own functions run, and every launch of a kernel that streams a bank or gathers from it is recorded with
+its grid and its arguments instead of being made. A recorded launch compiles for any chip that Triton knows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 
 STREAMING = ("_scan", "_direction", "_bank_gradient")
+GATHERING = ("_info_nce", "_gather_gradient", "_scatter_gradient")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,36 @@ class Call:
         return *result, triton.contrast_bank_gradient(result.kl, student, teacher, bank, *result[:3], *temps, True)
 
 
+@dataclass(frozen=True)
+class Gather:
+    """A call for what an index names: InfoNCE and its gradients in query, positive and bank."""
+
+    dtype: torch.dtype
+    features: int
+    k: int = 512
+    groups: int = 2
+    queries: int = 1024
+    rows: int = 8192
+    precision: str = "ieee"
+    tensor_cores: bool = False  # every query has rows of its own
+
+    @property
+    def kind(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def run(self) -> None:
+        from action_kernels.backends.triton import gather
+
+        def empty(*size: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(self.groups, *size, dtype=dtype, device="meta")
+
+        query, positive = (empty(self.queries, self.features, dtype=self.dtype) for _ in range(2))
+        bank = empty(self.rows, self.features, dtype=self.dtype)
+        index = empty(self.queries, self.k, dtype=torch.int64)
+        loss, lse = gather.info_nce(query, positive, bank, index, 0.5, True)
+        gather.info_nce_gradient(loss, query, positive, bank, index, lse, 0.5, True, True, True, True)
+
+
 @dataclass
 class Launch:
     """A launch that was recorded."""
@@ -118,7 +149,15 @@ class Launch:
 
     @property
     def tile(self) -> str:
-        return f"{self['BLOCK_N']}x{self['BLOCK_M']}x{self['WIDTH']}, {self['num_warps']}, {self['num_stages']}"
+        names = ["BLOCK_N", "BLOCK_M", "WIDTH"]
+        if not self.streams:
+            names = [name for name in self.function.arg_names if name.startswith("BLOCK_")]
+        sizes = "x".join(str(self[name]) for name in names)
+        return f"{sizes}, {self.options.get('num_warps', 4)}, {self.options.get('num_stages', 3)}"
+
+    @property
+    def streams(self) -> bool:
+        return self.function.fn.__name__ in STREAMING
 
     def compile(self) -> Compiled:
         from triton.backends.compiler import GPUTarget
@@ -190,13 +229,13 @@ class Compiled:
 
 @contextmanager
 def recorded(chip: Chip, precision: str) -> Iterator[list[Launch]]:
-    """Launches inside the ``with`` block are what they would be on ``chip``; those of streaming kernels are kept."""
+    """Launches inside the ``with`` block are what they would be on ``chip``; what streams or gathers is kept."""
     from triton.runtime.jit import JITFunction
 
     launches: list[Launch] = []
 
     def record(self: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
-        if self.fn.__name__ in STREAMING:
+        if self.fn.__name__ in STREAMING + GATHERING:
             launches.append(Launch(self, arguments, grid, options, chip))
 
     answers = {
@@ -214,8 +253,8 @@ def recorded(chip: Chip, precision: str) -> Iterator[list[Launch]]:
         yield launches
 
 
-def launches(chip: Chip, call: Call) -> list[Launch]:
-    """What the call launches on the chip, of the streaming kernels."""
+def launches(chip: Chip, call: Call | Gather) -> list[Launch]:
+    """What the call launches on the chip, of the kernels that stream or gather."""
     with recorded(chip, call.precision) as found:
         call.run()
     return found

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.occupancy``: checks the Triton backend's streaming kernels, compiled for GPUs without one.
+"""``python -m benchmarks.occupancy``: checks the Triton backend's kernels, compiled for GPUs without one.
 
-A kernel must take its products on tensor cores (float32 without tf32 has none), fit the chip's shared memory, and touch
-no spilled register on its way through the loop. The selection's branch, which takes candidates in and is passed by
-where a tile has none, may reload loop constants: counted apart. Exit status 1 if one fails.
+A streaming kernel must take its products on tensor cores (float32 without tf32 has none), fit the chip's shared memory,
+and touch no spilled register on its way through the loop. The selection's branch, which takes candidates in and is
+passed by where a tile has none, may reload loop constants: counted apart. A gathering kernel has neither products of
+tiles nor such a branch, and may not spill anywhere. Exit status 1 if one fails.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from itertools import product
 
 import torch
 
-from .compiled import CHIPS, Call, Chip, Compiled, launches
-from .sass import Loop
+from .compiled import CHIPS, Call, Chip, Compiled, Gather, launches
+from .sass import Loop, spilled
 
 TENSOR_CORES = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
 
@@ -53,14 +54,14 @@ class Row:
         return f"| {' | '.join(map(str, cells))} |" + "".join(f" FAILS: {fault}" for fault in self.faults)
 
 
-def check(chip: Chip, call: Call) -> list[Row]:
-    """Compile the call's streaming kernels for the chip."""
+def check(chip: Chip, call: Call | Gather) -> list[Row]:
+    """Compile the call's kernels for the chip."""
     return [examine(launch.compile(), call) for launch in launches(chip, call)]
 
 
-def examine(compiled: Compiled, call: Call) -> Row:
+def examine(compiled: Compiled, call: Call | Gather) -> Row:
     launch, chip = compiled.launch, compiled.launch.chip
-    spills = Loop(compiled.sass).spills()
+    spills = Loop(compiled.sass).spills() if launch.streams else (spilled(compiled.sass, range(len(compiled.sass))), 0)
     faults = faults_of(compiled, call.tensor_cores, spills[0])
     return Row(
         chip.name,
@@ -89,14 +90,14 @@ def faults_of(compiled: Compiled, tensor_cores: bool, spills: int) -> tuple[str,
     return tuple(faults)
 
 
-def title(kernel: str, call: Call) -> str:
+def title(kernel: str, call: Call | Gather) -> str:
     """The kernel's name, and what it does besides."""
     if kernel != "scan" or not call.k:
         return kernel.replace("_", " ")
     return "scan" + (" + selection" if call.distill else ", selection only") + ", labels" * call.labelled
 
 
-def calls(choice: str) -> list[Call]:
+def calls(choice: str) -> list[Call | Gather]:
     """What to compile.
 
     "some": each kernel for a few numbers of features. "configurations": every configuration that can be chosen, which
@@ -113,7 +114,8 @@ def calls(choice: str) -> list[Call]:
     if choice == "all":
         kinds += [(torch.float16, "ieee")]
         variants += [{**variant, "queries": 4095, "rows": 8191} for variant in variants]
-    return [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)]
+    gathers = [Gather(dtype, d) for dtype, d in product(dict(kinds), features)]
+    return [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)] + gathers
 
 
 def main() -> int:

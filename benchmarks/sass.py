@@ -33,6 +33,11 @@ def parse(line: str) -> Instruction | None:
     return Instruction(name, operands, predicate in ("!PT", "!UPT"))
 
 
+def spilled(sass: list[str], lines: Iterable[int]) -> int:
+    """Instructions among the lines that touch spilled registers."""
+    return sum(re.search(r"\b(STL|LDL)\b", sass[i]) is not None for i in lines)
+
+
 class Loop:
     """The loop over the rows.
 
@@ -71,8 +76,8 @@ class Loop:
 
     def spills(self) -> tuple[int, int]:
         """Instructions that touch spilled registers: on the way through the loop, in the selection's branch."""
-        touched = [i for i in self.lines if re.search(r"\b(STL|LDL)\b", self._sass[i])]
-        return sum(i not in self.branch for i in touched), sum(i in self.branch for i in touched)
+        branch = self.branch & set(self.lines)
+        return spilled(self._sass, set(self.lines) - branch), spilled(self._sass, branch)
 
     def instructions(self, lines: Iterable[int]) -> Counter[Instruction]:
         return Counter(x for i in sorted(lines) if (x := parse(self._sass[i])) is not None)

@@ -16,6 +16,7 @@ from .rows import raw_gradient, unit_factor
 from .selection import LOWEST
 
 _LOG2E = tl.constexpr(LOG2E)
+_REGISTERS = 128  # per thread; without a limit the assembler aims at fewer, and spills for it
 
 
 @triton.jit
@@ -183,6 +184,7 @@ def info_nce(
             query, positive, bank, index, center, log_sum, loss, queries, bank.shape[1], features, k, 1.0 / temp,
             *query.stride(), *positive.stride(), *bank.stride(), NORMALIZE=normalize,
             BLOCK_Q=blocks["outer"], BLOCK_K=blocks["inner"], BLOCK_D=blocks["BLOCK_D"],
+            maxnreg=_REGISTERS,
         )  # fmt: skip
     return loss, center.double() / temp + log_sum
 
@@ -260,6 +262,7 @@ def _gather(
             queries, bank.shape[1], features, k, 1.0 / temp,
             *query.stride(), *positive.stride(), *bank.stride(), NORMALIZE=normalize,
             BLOCK_Q=blocks["outer"], BLOCK_K=blocks["inner"], BLOCK_D=blocks["BLOCK_D"],
+            maxnreg=_REGISTERS,
         )  # fmt: skip
     return grad_query, grad_positive
 
@@ -278,5 +281,6 @@ def _scatter(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, normal
             query, bank, order, starts, weights, grad_bank, queries, rows, features, k,
             *query.stride(), *bank.stride(), NORMALIZE=normalize,
             BLOCK_M=blocks["outer"], BLOCK_E=blocks["inner"], BLOCK_D=blocks["BLOCK_D"],
+            maxnreg=_REGISTERS,
         )  # fmt: skip
     return grad_bank
