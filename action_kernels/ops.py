@@ -36,7 +36,7 @@ def _register(
     def run(*args: Any) -> Any:
         device_type = args[0].device.type
         dtypes = tuple(args[i].dtype for i in rows)
-        kernel = getattr(select(device_type, dtypes), name)
+        kernel = getattr(select(device_type, dtypes, name), name)
         if torch.is_autocast_enabled(device_type):  # the kernel has been given its dtypes: no recasting inside
             with torch.autocast(device_type, enabled=False):
                 return kernel(*args)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
-from action_kernels import use_backend
-from action_kernels.backends import select
+from action_kernels import backends, use_backend
+from action_kernels.backends import chosen, select
 
 from .measure import Floor, peak_memory, times
 from .plots import draw
@@ -20,6 +20,8 @@ from .programs import programs
 from .table import Row, append, describe, read
 
 OWN = {"fused", "distillation", "eager", "chunked"}  # a failure of these is an error
+GPU_BACKENDS = ("triton", "cuda")
+KERNEL = {"contrastive_distillation": "action_contrast", "info_nce": "action_contrast"}  # that they run
 COMPILED = ("features", "small", "operators")  # to compile for every size takes longer than all measurements
 
 
@@ -71,23 +73,25 @@ def measure(
 ) -> list[dict[str, object]]:
     """Rows of one problem: a program and a pass each."""
     inputs = make_inputs(problem, device)
-    chosen = programs(problem, device, memory, compiled)
-    for name in [name for name in chosen if name not in OWN]:
+    used = select(device, (problem.dtype,), KERNEL.get(problem.operator, problem.operator)).__name__.rpartition(".")[2]
+    others = alternatives(device, used)
+    to_run = programs(problem, device, memory, compiled, others)
+    for name in [name for name in to_run if name not in OWN and not name.startswith("fused")]:
         try:
-            chosen[name](inputs)[0].backward()
+            to_run[name](inputs)[0].backward()
         except Exception as error:  # of another's program or compiler, which leaves the others to be measured
             print(f"without {name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
-            del chosen[name]
-    measured = times(chosen, inputs, inputs.leaves, device, rounds, seconds)
-    peaks = {name: peak_memory(program, inputs, inputs.leaves, device) for name, program in chosen.items()}
-    used = select(device, (problem.dtype,)).__name__.rpartition(".")[2]
+            del to_run[name]
+    measured = times(to_run, inputs, inputs.leaves, device, rounds, seconds)
+    peaks = {name: peak_memory(program, inputs, inputs.leaves, device) for name, program in to_run.items()}
+    backend = {"fused": used, "distillation": used, **{f"fused_{name}": name for name in others}}
     sizes = {"G": problem.groups, "N": problem.n, "M": problem.m, "D": problem.d, "k": problem.k}
     kind = {"dtype": str(problem.dtype).removeprefix("torch."), "bank_gradient": problem.bank_gradient}
     return [
         {
             "operator": problem.operator,
             "program": name,
-            "backend": used if name in ("fused", "distillation") else "",
+            "backend": backend.get(name, ""),
             "pass": part,
             **sizes,
             **kind,
@@ -98,6 +102,13 @@ def measure(
         }
         for (name, part), span in measured.items()
     ]
+
+
+def alternatives(device: str, used: str) -> list[str]:
+    """Further backends to compare on a GPU; none if one was chosen by name."""
+    if device != "cuda" or chosen() is not None:
+        return []
+    return [name for name in GPU_BACKENDS if name != used and backends()[name] == "ready"]
 
 
 def report(problem: Problem, rows: list[Row], floor: float) -> None:

@@ -7,7 +7,7 @@ A program takes the inputs and returns its results, of which the first is the sc
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -200,8 +200,19 @@ LIBRARIES: dict[str, dict[str, Callable[[], Program]]] = {
 }
 
 
-def programs(problem: Problem, device: str, memory: int, compiled: bool) -> dict[str, Program]:
-    """The programs to run, ours first; where there is a selection, also without it, which tells what it costs.
+def on_backend(name: str, program: Program) -> Program:
+    def run(x: Inputs) -> tuple[Tensor, ...]:
+        with action_kernels.use_backend(name):
+            return program(x)
+
+    return run
+
+
+def programs(
+    problem: Problem, device: str, memory: int, compiled: bool, alternatives: Sequence[str] = ()
+) -> dict[str, Program]:
+    """The programs to run, ours first, on the backend in force and on ``alternatives``; where there is a selection,
+    also without it, which tells what it costs.
 
     Plain PyTorch only where it fits ``memory`` bytes, compiled if asked for; other libraries on a GPU, where they are
     installed.
@@ -209,6 +220,7 @@ def programs(problem: Problem, device: str, memory: int, compiled: bool) -> dict
     operator = problem.operator
     eager = EAGER[operator]
     chosen = {"fused": FUSED[operator]}
+    chosen |= {f"fused_{name}": on_backend(name, FUSED[operator]) for name in alternatives}
     if operator == "action_contrast":
         chosen["distillation"] = fused_distillation
     if problem.eager_bytes <= memory:

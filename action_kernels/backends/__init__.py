@@ -18,6 +18,7 @@ from typing import cast
 
 import torch
 
+from . import choice
 from .interface import Backend
 
 __all__ = ["backends", "select", "use_backend"]
@@ -28,7 +29,7 @@ _NAMES = ("reference", "cpu", "triton", "cuda")
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "cpu": ("cpu",),
     "cuda": ("triton", "cuda"),
-}  # by device; the reference is everybody's last choice
+}  # by device; the reference is everybody's last choice. A GPU's own table (choice.py) goes before.
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
 
@@ -91,13 +92,13 @@ def pinned(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def select(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
-    """The backend for floating tensors of ``dtypes`` on ``device_type``."""
+def select(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str = "") -> Backend:
+    """The backend for floating tensors of ``dtypes`` on ``device_type``, for a function of :class:`Backend`."""
     name, source = _chosen.get(), "use_backend"
     if name is None:
         name, source = os.environ.get(ENVIRONMENT_VARIABLE), f"the environment variable {ENVIRONMENT_VARIABLE}"
     if not name:
-        return _automatic(device_type, dtypes)
+        return _automatic(device_type, dtypes, kernel)
     backend = _named(name, source)
     if reason := backend.supports(device_type, dtypes):
         raise RuntimeError(f"backend {name!r} was asked for by {source} but cannot run this call: {reason}")
@@ -105,10 +106,10 @@ def select(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
 
 
 @cache
-def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
+def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -> Backend:
     """The first preferred backend that is ready and takes the call, else the reference."""
     reasons = []
-    for name in _PREFERRED.get(device_type, ()):
+    for name in _order(device_type, kernel):
         backend = _load(name)
         if isinstance(backend, str):
             reasons.append(f"{name}: {backend}")
@@ -117,6 +118,13 @@ def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...]) -> Backend:
     if reasons or device_type not in _PREFERRED:
         _say_fallback(device_type, "; ".join(reasons) or f"no fused backend for {device_type}")
     return _named("reference", "the automatic choice")
+
+
+def _order(device_type: str, kernel: str) -> tuple[str, ...]:
+    usual = _PREFERRED.get(device_type, ())
+    if device_type != "cuda" or len(usual) < 2 or not torch.cuda.is_available():
+        return usual
+    return choice.order(kernel, usual)
 
 
 @cache

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) direction(Gradient p) {
 }
 
 template <class Math>
-__global__ void __launch_bounds__(kThreads) bank_gradient(Gradient p) {
+__global__ void __launch_bounds__(kThreads, 2) bank_gradient(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.rows, p.queries);
@@ -157,11 +157,17 @@ __global__ void __launch_bounds__(kThreads) bank_gradient(Gradient p) {
 }
 
 template <class Math>
-int run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
-  const int besides = sizeof(typename Math::Element) == 4 ? 4 * kWeights : 0;
-  return launch(bank ? bank_gradient<Math> : direction<Math>, static_cast<unsigned>(blocks), kThreads,
-                shared_bytes(p.plan, bank ? 8 : 1, besides), stream, p);
+int shared_of(const Plan& plan, bool bank) {
+  return shared_bytes(plan, bank ? 8 : 1, sizeof(typename Math::Element) == 4 ? 4 * kWeights : 0);
 }
+
+template <class Math>
+int run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
+  return launch(bank ? bank_gradient<Math> : direction<Math>, static_cast<unsigned>(blocks), kThreads,
+                shared_of<Math>(p.plan, bank), stream, p);
+}
+
+Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, bank ? 2 : 1, true); }
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
@@ -179,7 +185,7 @@ ACTION_EXPORT int action_contrast_gradient(int bank_wanted, const void* student,
                                            float teacher_slope, float boost, float* partial, void* stream) {
   Gradient p{};
   const bool for_bank = bank_wanted != 0;
-  p.plan = make_plan(pitch, for_bank ? 1 : 2, for_bank ? 2 : 1, true);
+  p.plan = plan_of(pitch, for_bank);
   p.student = static_cast<const char*>(student);
   p.teacher = static_cast<const char*>(teacher);
   p.bank = static_cast<const char*>(bank);
@@ -204,4 +210,13 @@ ACTION_EXPORT int action_contrast_gradient(int bank_wanted, const void* student,
   if (dtype == kFloat16) return run<Half>(p, for_bank, blocks, stream);
   if (dtype == kBfloat16) return run<Bfloat>(p, for_bank, blocks, stream);
   return tf32 ? run<Tf32>(p, for_bank, blocks, stream) : run<Exact>(p, for_bank, blocks, stream);
+}
+
+/// Bytes of shared memory that a block gets.
+ACTION_EXPORT int action_contrast_gradient_shared(int bank_wanted, int dtype, int tf32, int64_t pitch) {
+  const bool bank = bank_wanted != 0;
+  const Plan plan = plan_of(pitch, bank);
+  if (dtype == kFloat16) return shared_of<Half>(plan, bank);
+  if (dtype == kBfloat16) return shared_of<Bfloat>(plan, bank);
+  return tf32 ? shared_of<Tf32>(plan, bank) : shared_of<Exact>(plan, bank);
 }

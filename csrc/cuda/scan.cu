@@ -68,13 +68,15 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
     }
     Selection<Math> selection;
     if constexpr (SELECT) {
-      selection.buffer = p.buffer + (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity;
-      selection.bank_labels = p.query_labels ? p.bank_labels + group * p.bank.rows : nullptr;
-      selection.query_labels = p.query_labels ? p.query_labels + group * queries + warp_first : nullptr;
+      const typename Selection<Math>::Places places{
+          p.buffer + (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity,
+          p.query_labels ? p.bank_labels + group * p.bank.rows : nullptr,
+          p.query_labels ? p.query_labels + group * queries + warp_first : nullptr,
+      };
       selection.k = p.k;
       selection.limit = p.limit;
       selection.capacity = p.capacity;
-      selection.start(stream.besides() + warp_id() * Selection<Math>::kShared, warp_first, queries);
+      selection.start(stream.besides() + warp_id() * Selection<Math>::kShared, places, warp_first, queries);
     }
 
     const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
@@ -102,6 +104,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
           for (int c = 0; c < kColumns; ++c) seen[r].add(s.at(r, c), t.at(r, c), p.student_factor, p.teacher_factor);
         }
       }
+      // Nothing is scheduled across it: with both at once, some architectures have two registers too few.
+      if constexpr (DISTILL && SELECT) __syncwarp();
       if constexpr (SELECT) selection.take(s, start, end);
     };
     stream.run(begin, end, use, [](Block&, Block&, const char*, const char*) {});
@@ -131,12 +135,18 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
 }
 
 template <class Math>
+int shared_of(const Plan& plan, bool select) {
+  return shared_bytes(plan, 1, select ? 4 * Selection<Math>::kShared : 0);
+}
+
+template <class Math>
 int run(const Scan& p, unsigned blocks, void* stream) {
   const bool distill = p.statistics, select = p.k > 0;
   auto* kernel = distill ? (select ? scan<Math, true, true> : scan<Math, true, false>) : scan<Math, false, true>;
-  const int shared = shared_bytes(p.plan, 1, select ? 4 * Selection<Math>::kShared : 0);
-  return launch(kernel, blocks, kThreads, shared, stream, p);
+  return launch(kernel, blocks, kThreads, shared_of<Math>(p.plan, select), stream, p);
 }
+
+Plan plan_of(int64_t pitch, bool distill) { return make_plan(pitch, distill ? 2 : 1, 1, false); }
 
 }  // namespace
 }  // namespace action
@@ -152,7 +162,7 @@ ACTION_EXPORT int action_scan(const void* student, const float* student_scale, c
                               int limit, int capacity, int64_t* buffer, float* statistics, int64_t* keys,
                               int64_t blocks, void* stream) {
   Scan p{};
-  p.plan = make_plan(pitch, teacher ? 2 : 1, 1, false);
+  p.plan = plan_of(pitch, teacher);
   p.student = {static_cast<const char*>(student), student_scale, queries, queries_padded};
   p.teacher = {static_cast<const char*>(teacher), teacher_scale, queries, queries_padded};
   p.bank = {static_cast<const char*>(bank), bank_scale, rows, rows_padded};
@@ -174,4 +184,12 @@ ACTION_EXPORT int action_scan(const void* student, const float* student_scale, c
   if (dtype == kFloat16) return run<Half>(p, count, stream);
   if (dtype == kBfloat16) return run<Bfloat>(p, count, stream);
   return tf32 ? run<Tf32>(p, count, stream) : run<Exact>(p, count, stream);
+}
+
+/// Bytes of shared memory that a block of the scan gets.
+ACTION_EXPORT int action_scan_shared(int dtype, int tf32, int64_t pitch, int distill, int select) {
+  const Plan plan = plan_of(pitch, distill);
+  if (dtype == kFloat16) return shared_of<Half>(plan, select);
+  if (dtype == kBfloat16) return shared_of<Bfloat>(plan, select);
+  return tf32 ? shared_of<Tf32>(plan, select) : shared_of<Exact>(plan, select);
 }

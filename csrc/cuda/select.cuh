@@ -80,21 +80,28 @@ template <class Math>
 struct Selection {
   using Block = Scores<Math>;
 
-  int64_t* buffer;   // [16, capacity] in global memory
-  int* counts;       // [16] in shared memory, as the next
-  float* limits;     // [16] thresholds
-  const int64_t* bank_labels;   // of the group, or null
-  const int64_t* query_labels;  // of the 16 rows; read when they matter, since registers are scarcer than loads
+  /// Where a warp's candidates come from and go to. In shared memory: registers are scarcer than loads.
+  struct Places {
+    int64_t* buffer;              // [16, capacity] in global memory
+    const int64_t* bank_labels;   // of the group, or null
+    const int64_t* query_labels;  // of the 16 rows
+  };
+
+  int* counts;     // [16] in shared memory, as the next
+  float* limits;   // [16] thresholds
+  Places* places;
   int k, limit, capacity;
   float threshold[Block::kRows];
 
-  static constexpr int kShared = kWarpRows * (sizeof(int) + sizeof(float));  // bytes a warp
+  static constexpr int kShared = kWarpRows * (sizeof(int) + sizeof(float)) + 32;  // bytes a warp
 
   /// Before a walk: rows `first`... are this warp's.
-  __device__ void start(char* shared, int64_t first, int64_t end) {
+  __device__ void start(char* shared, const Places& its, int64_t first, int64_t end) {
     counts = reinterpret_cast<int*>(shared);
     limits = reinterpret_cast<float*>(shared) + kWarpRows;
+    places = reinterpret_cast<Places*>(limits + kWarpRows);
     __syncwarp();
+    if (lane_id() == 0) *places = its;
     if (lane_id() < kWarpRows) {
       counts[lane_id()] = 0;
       limits[lane_id()] = first + lane_id() < end ? -INFINITY : INFINITY;
@@ -114,6 +121,8 @@ struct Selection {
       }
     }
     if (!__any_sync(kAllLanes, better != 0)) return;
+    int64_t* buffer = places->buffer;
+    const int64_t *bank_labels = places->bank_labels, *query_labels = places->query_labels;
 #pragma unroll
     for (int r = 0; r < Block::kRows; ++r) {
 #pragma unroll
@@ -153,7 +162,7 @@ struct Selection {
     __syncwarp();
     for (int row = 0; row < rows; ++row) {
       int64_t* out = target + row * pitch;
-      const Kept kept = keep_best(buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
+      const Kept kept = keep_best(places->buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
       for (int i = kept.count + lane_id(); i < k; i += 32) out[i] = kEmptyKey;
     }
   }

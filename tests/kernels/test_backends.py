@@ -175,4 +175,4 @@ def test_importing_touches_no_gpu_and_no_backend() -> None:
         "print([m for m in sys.modules if m.startswith('action_kernels.backends.')])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "['action_kernels.backends.interface']"
+    assert out.strip() == "['action_kernels.backends.choice', 'action_kernels.backends.interface']"

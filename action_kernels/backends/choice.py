@@ -1,0 +1,63 @@
+"""Which backend was measured to be the faster on a GPU: ``measured/<device name>.json``.
+
+``python -m benchmarks.choose`` writes it. A table has the device, the versions it was measured with, and under
+``backends`` an order for each operator that has been measured, such as ``"hard_negatives": ["cuda", "triton"]``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent / "measured"
+
+# Kernels of an operator: the gradient's goes with its forward. ``contrastive_distillation`` is a selection of none.
+OPERATOR = {
+    "action_contrast": "action_contrast",
+    "contrast_bank_gradient": "action_contrast",
+    "hard_negatives": "hard_negatives",
+    "selection_gradient": "hard_negatives",
+    "anatomical_contrast": "anatomical_contrast",
+    "anatomical_contrast_gradient": "anatomical_contrast",
+    "relation_negatives": "relation_negatives",
+}
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name()
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}.json"
+
+
+def order(kernel: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The backends of ``usual`` for a kernel on the current GPU, the fastest first; as they are if none was measured.
+
+    Raises:
+        ValueError: the device's table is malformed.
+    """
+    fastest = read(path_of(device_name()), usual).get(OPERATOR.get(kernel, kernel), ())
+    return (*fastest, *(name for name in usual if name not in fastest))
+
+
+@cache
+def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """A table's orders; none where there is no table."""
+    if not path.is_file():
+        return {}
+    try:
+        orders = json.loads(path.read_text())["backends"]
+        items = list(orders.items())
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no table of backends ({type(error).__name__}: {error})") from error
+    for operator, names in items:
+        if operator not in OPERATOR.values():
+            raise ValueError(f"{path}: {operator!r} is no operator: choose from {', '.join(set(OPERATOR.values()))}")
+        if not isinstance(names, list) or not all(name in known for name in names):
+            raise ValueError(f"{path}: {operator!r}: must be a list of {', '.join(known)}, not {names!r}")
+    return {operator: tuple(names) for operator, names in items}

@@ -1,0 +1,74 @@
+"""``python -m benchmarks.choose TABLE``: make the backend that was measured to be the faster a GPU's automatic choice.
+
+Reads the table of ``python -m benchmarks --device cuda``, in which the backends took turns on every problem, compares
+them by the geometric mean of their times' ratios over an operator's problems, and writes the order into the package:
+``action_kernels/backends/measured/<device name>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from action_kernels.backends import choice
+
+from .__main__ import GPU_BACKENDS, KERNEL
+from .table import Row, read
+
+SIZES = ("operator", "G", "N", "M", "D", "k", "dtype", "bank_gradient")
+
+
+def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
+    """By kernel: for every problem that several backends ran, each one's logarithm of the milliseconds."""
+    whole = [row for row in rows if row["pass"] == ("forward" if row["operator"] == "relation_negatives" else "both")]
+    problems: dict[tuple, dict[str, float]] = defaultdict(dict)
+    for row in whole:
+        if str(row["program"]).startswith("fused") and row["backend"] in GPU_BACKENDS:
+            key = tuple(row[name] for name in SIZES)
+            problems[key][str(row["backend"])] = math.log(float(str(row["ms"])))  # the newest
+    kernels: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for key, spans in problems.items():
+        if len(spans) > 1:
+            kernels[KERNEL.get(key[0], key[0])].append(spans)
+    return kernels
+
+
+def orders(rows: list[Row]) -> dict[str, list[str]]:
+    """By kernel: backends, the fastest first. Compared on the problems that all of them ran."""
+    found = {}
+    for kernel, problems in logarithms(rows).items():
+        names = sorted(set.intersection(*(set(spans) for spans in problems)), key=GPU_BACKENDS.index)
+        means = {name: sum(spans[name] for spans in problems) / len(problems) for name in names}
+        found[kernel] = sorted(names, key=means.__getitem__)
+        ratios = ", ".join(f"{name} {math.exp(means[name] - min(means.values())):.2f}" for name in found[kernel])
+        print(f"{kernel}, {len(problems)} problems, time over the fastest's: {ratios}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.choose", description="Write a GPU's automatic choice.")
+    parser.add_argument("table", type=Path, help="operators.csv of a GPU")
+    arguments = parser.parse_args()
+    if not arguments.table.is_file():
+        parser.error(f"{arguments.table} does not exist: run python -m benchmarks --device cuda first")
+    table = [row for row in read(arguments.table) if row["backend"] in GPU_BACKENDS]
+    devices = sorted({str(row["device"]) for row in table})
+    if len(devices) != 1:
+        parser.error(f"{arguments.table}: must be of one GPU, not of {', '.join(devices) or 'none'}")
+    found = orders(table)
+    if not found:
+        parser.error(f"{arguments.table}: no problem was run by several backends; leave --backend out")
+    path = choice.path_of(devices[0])
+    path.parent.mkdir(exist_ok=True)
+    versions = {name: table[-1][name] for name in ("torch", "commit", "date")}
+    path.write_text(json.dumps({"device": devices[0], **versions, "backends": found}, indent=1) + "\n")
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

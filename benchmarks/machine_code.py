@@ -1,0 +1,186 @@
+"""``python -m benchmarks.machine_code``: what is in the CUDA kernels' library, without a GPU.
+
+For every architecture and kernel of ``action_kernels/_cuda_kernels.so``: registers, instructions that touch spilled
+ones (there may be none), shared memory, blocks that a multiprocessor holds, and the tensor-core and asynchronous copy
+instructions. Shared memory is what the launcher asks for with rows of ``--features`` features. Exit status 1 if a
+kernel spills, does not fit, or takes products of 16-bit or tf32 rows without tensor cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .compiled import CHIPS, Chip
+from .sass import parse, spilled
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "action_kernels" / "_cuda_kernels.so"
+THREADS = 128  # of a streaming kernel's block
+MATHS = {"Exact": (4, 0, 0), "Tf32": (4, 0, 1), "Half": (2, 1, 0), "Bfloat": (2, 2, 0)}  # bytes, dtype, tf32
+STREAMING = ("scan", "direction", "bank_gradient")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel in the library, for one architecture."""
+
+    arch: str
+    name: str  # without namespaces: scan<Bfloat, true, false>
+    registers: int
+    static_shared: int
+    sass: tuple[str, ...]
+
+    @property
+    def spills(self) -> int:
+        return spilled(list(self.sass), range(len(self.sass)))
+
+    @property
+    def math(self) -> str | None:
+        """How it takes products of tiles, if it does."""
+        found = re.match(rf"(?:{'|'.join(STREAMING)})<(\w+)", self.name)
+        return found[1] if found else None
+
+    @property
+    def instructions(self) -> Counter[str]:
+        """Matrix products, matrix loads and asynchronous copies."""
+        parsed = (parse(line) for line in self.sass)
+        names = (x.name for x in parsed if x is not None)
+        return Counter(name for name in names if re.match(r"\w*HMMA\.|HGMMA|UTC\w*MMA|LDSM|LDGSTS", name))
+
+    @property
+    def tensor_cores(self) -> bool:
+        return any("MMA." in name for name in self.instructions)
+
+    def shared(self, library: ctypes.CDLL, features: int) -> int:
+        """Bytes of a block's shared memory, those that the launcher asks for included."""
+        if self.math is None:
+            return self.static_shared
+        size, dtype, tf32 = MATHS[self.math]
+        pitch = -(-features * size // 32) * 32
+        flags = [word == "true" for word in re.findall(r"true|false", self.name)]
+        if self.name.startswith("scan"):
+            asked = library.action_scan_shared(dtype, tf32, ctypes.c_int64(pitch), *flags)
+        else:
+            asked = library.action_contrast_gradient_shared(
+                self.name.startswith("bank"), dtype, tf32, ctypes.c_int64(pitch)
+            )
+        return self.static_shared + asked
+
+    def faults(self, chip: Chip, shared: int) -> list[str]:
+        found = ["spills"] if self.spills else []
+        if shared > chip.shared - 1024:
+            found.append("too much shared memory")
+        if self.math not in (None, "Exact") and not self.tensor_cores:
+            found.append("no tensor-core instructions")
+        return found
+
+
+def tool(name: str) -> str:
+    """CUDA's, or the one that comes with Triton.
+
+    Raises:
+        SystemExit: neither is here.
+    """
+    if found := shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin"):
+        return found
+    try:
+        from triton import knobs
+
+        return getattr(knobs.nvidia, name).path
+    except (ImportError, AttributeError):
+        raise SystemExit(f"{name} not found: install the CUDA toolkit's binary utilities or Triton") from None
+
+
+def kernels(library: Path = LIBRARY) -> Iterator[Kernel]:
+    """Of every architecture that the library has machine code for."""
+    nvdisasm = Path(tool("nvdisasm")).parent
+    cuobjdump = tool("cuobjdump")
+
+    def dump(option: str) -> str:
+        command = [cuobjdump, option, library]
+        environment = {"PATH": f"{nvdisasm}:/usr/bin:/bin"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    usage, code = usage_in(dump("-res-usage")), code_in(dump("-sass"))
+    names = readable(sorted({name for _, name in code}))
+    for (arch, name), lines in sorted(code.items(), key=lambda item: (int(item[0][0][3:]), names[item[0][1]])):
+        yield Kernel(arch, names[name], *usage[arch, name], tuple(lines))
+
+
+def usage_in(dump: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """Registers and bytes of static shared memory by architecture and symbol."""
+    usage: dict[tuple[str, str], tuple[int, int]] = {}
+    arch = name = ""
+    for line in dump.splitlines():
+        if found := re.match(r"arch = (\w+)", line):
+            arch = found[1]
+        elif found := re.match(r"\s*Function (\w+):", line):
+            name = found[1]
+        elif found := re.search(r"REG:(\d+).*SHARED:(\d+)", line):
+            usage[arch, name] = int(found[1]), int(found[2])
+    return usage
+
+
+def code_in(dump: str) -> dict[tuple[str, str], list[str]]:
+    """Instructions by architecture and symbol."""
+    code: dict[tuple[str, str], list[str]] = {}
+    arch = ""
+    for line in dump.splitlines():
+        if found := re.match(r"arch = (\w+)", line.strip()):
+            arch = found[1]
+        elif found := re.match(r"\s*Function : (\w+)", line):
+            lines = code[arch, found[1]] = []
+        elif re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+\S", line):
+            lines.append(line)
+    return code
+
+
+def readable(symbols: list[str]) -> dict[str, str]:
+    """Names as in the source, without namespaces and arguments."""
+    plain = symbols
+    if found := shutil.which("c++filt"):
+        plain = subprocess.run([found, *symbols], capture_output=True, text=True, check=True).stdout.splitlines()
+    short = (re.sub(r"(?:\w+::|\(anonymous namespace\)::)", "", text.removeprefix("void ")) for text in plain)
+    return {symbol: text.partition("(")[0] for symbol, text in zip(symbols, short, strict=True)}
+
+
+HEADER = "| arch | kernel | registers | spills | shared KiB | blocks | instructions |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.machine_code", description="Look into the library.")
+    parser.add_argument("--features", type=int, default=128, help="features of a row, for the shared memory")
+    arguments = parser.parse_args()
+    if not LIBRARY.is_file():
+        reason = LIBRARY.with_name("_cuda_build.txt")
+        why = f": {reason.read_text().strip()}" if reason.is_file() else ""
+        print(f"{LIBRARY} was not built{why}", file=sys.stderr)
+        return 2
+    library = ctypes.CDLL(str(LIBRARY))
+    chips = {f"sm_{chip.capability}": chip for chip in CHIPS}
+    failed = 0
+    print(HEADER)
+    print(re.sub(r"[^|]+", "---", HEADER))
+    for kernel in kernels():
+        chip, shared = chips.get(kernel.arch, CHIPS[0]), kernel.shared(library, arguments.features)
+        faults = kernel.faults(chip, shared)
+        failed += bool(faults)
+        held = chip.programs(kernel.registers, shared, THREADS) if kernel.math else ""
+        found = ", ".join(f"{count} {name}" for name, count in sorted(kernel.instructions.items()))
+        cells = kernel.arch, kernel.name, kernel.registers, kernel.spills, f"{shared / 1024:.1f}", held, found
+        print(f"| {' | '.join(map(str, cells))} |" + "".join(f" FAILS: {fault}" for fault in faults))
+    print(f"{failed} kernels fail" if failed else "every kernel passes")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

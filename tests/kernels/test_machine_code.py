@@ -1,0 +1,110 @@
+"""The reading of the CUDA kernels' machine code, on dumps written for the purpose; the library, where it was built."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import shutil
+
+import pytest
+
+from benchmarks.compiled import A100
+from benchmarks.machine_code import LIBRARY, Kernel, code_in, kernels, readable, usage_in
+
+USAGE = """
+Fatbin elf code:
+================
+arch = sm_80
+code version = [1,8]
+
+Resource usage:
+ Common:
+  GLOBAL:4
+ Function _Z4scanv:
+  REG:243 STACK:8 SHARED:1024 LOCAL:0 CONSTANT[0]:568 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function _Z5orderv:
+  REG:32 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:400 TEXTURE:0 SURFACE:0 SAMPLER:0
+
+Fatbin elf code:
+================
+arch = sm_90
+
+Resource usage:
+ Function _Z4scanv:
+  REG:255 STACK:0 SHARED:16 LOCAL:0 CONSTANT[0]:568 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+CODE = """
+\tcode for sm_80
+\t\tFunction : _Z5other
+\t.headerflags\t@"EF_CUDA_SM80"
+        /*0000*/                   MOV R1, c[0x0][0x28] ;       /* 0x00000a0000017a02 */
+                                                                /* 0x000fe20000000f00 */
+arch = sm_90
+\t\tFunction : _Z4scanv
+        /*0000*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0010*/              @!P1 STL.64 [R1], R2 ;
+        /*0020*/                   LDGSTS.E.BYPASS.128 [R5], [R6.64] ;
+"""
+
+
+def kernel(*sass: str, name: str = "scan<Bfloat, true, false>") -> Kernel:
+    return Kernel("sm_80", name, 200, 0, sass)
+
+
+def test_usage_and_code_are_found_by_architecture_and_symbol() -> None:
+    usage = usage_in(USAGE)
+    assert usage == {
+        ("sm_80", "_Z4scanv"): (243, 1024),
+        ("sm_80", "_Z5orderv"): (32, 0),
+        ("sm_90", "_Z4scanv"): (255, 16),
+    }
+    code = code_in(CODE)
+    assert [len(lines) for lines in code.values()] == [1, 3]
+    found = Kernel("sm_90", "scan<Bfloat, true, true>", 255, 16, tuple(code["sm_90", "_Z4scanv"]))
+    assert found.spills == 1
+    assert found.instructions == {"HMMA.16816.F32.BF16": 1, "LDGSTS.E.BYPASS.128": 1}
+
+
+def test_faults() -> None:
+    product, spill = "/*0000*/ HMMA.16816.F32 R4, R8, R10, R4 ;", "/*0010*/ LDL R2, [R1] ;"
+    assert kernel(product).faults(A100, 100_000) == []
+    assert kernel(product, spill).faults(A100, 0) == ["spills"]
+    assert kernel(product).faults(A100, A100.shared) == ["too much shared memory"]
+    assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;").faults(A100, 0) == ["no tensor-core instructions"]
+    assert kernel("/*0000*/ HFMA2.MMA R1, -RZ, RZ, 0, 0 ;").faults(A100, 0) == ["no tensor-core instructions"]
+    for name in ("direction<Exact>", "info_nce<float>", "merge"):
+        assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;", name=name).faults(A100, 0) == []
+
+
+@pytest.mark.skipif(not shutil.which("c++filt"), reason="no c++filt")
+def test_names_are_those_of_the_source() -> None:
+    symbol = "_ZN6action52_GLOBAL__N__ce142023_7_scan_cu_b25208a04scanINS_6BfloatELb1ELb0EEEvNS0_4ScanE"
+    inside = "_ZN6action12_GLOBAL__N_18info_nceI13__nv_bfloat16EEvNS0_6GatherE"
+    assert readable([inside]) == {inside: "info_nce<__nv_bfloat16>"}
+    assert set(readable([symbol, inside])) == {symbol, inside}
+
+
+needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the CUDA kernels were not built")
+
+
+@needs_library
+def test_shared_memory_is_what_the_launchers_ask_for() -> None:
+    """D = 128 in bfloat16: two sets of queries of two 8 KiB tiles and two stages of two, a scale a row and stage."""
+    library = ctypes.CDLL(str(LIBRARY))
+    tiles = (2 * 2 + 2 * 2) * 8192 + 2 * 64 * 4
+    assert kernel(name="scan<Bfloat, true, false>").shared(library, 128) == tiles
+    assert kernel(name="scan<Bfloat, true, true>").shared(library, 128) > tiles
+    assert kernel(name="scan<Half, false, true>").shared(library, 128) < tiles
+    assert kernel(name="direction<Bfloat>").shared(library, 128) == tiles
+    assert kernel(name="bank_gradient<Bfloat>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 8 * 4
+    assert Kernel("sm_80", "order", 30, 77, ()).shared(library, 128) == 77
+
+
+@needs_library
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None and not shutil.which("cuobjdump"), reason="no disassembler"
+)
+def test_the_library_has_every_streaming_kernel_for_every_architecture() -> None:
+    found = {(kernel.arch, kernel.name.partition("<")[0]) for kernel in kernels()}
+    archs = {arch for arch, _ in found}
+    assert archs and {(arch, name) for arch in archs for name in ("scan", "direction", "bank_gradient")} <= found
