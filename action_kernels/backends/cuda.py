@@ -44,7 +44,7 @@ _BUFFER_BYTES = 256 << 20
 _LAUNCHERS = {
     "prepare": "pilll pipp lliil ii",
     "finish": "pipf pilll p lliii",
-    "scan": "pp pp pp iil lllll ll ff pp iii ppp l",
+    "scan": "pp pp pp iil lllll ll ff pp iiii pppp l",
     "merge": "pll dd ppp",
     "terms": "pp pp ppp pp lll dd",
     "contrast_gradient": "i ppp pp iil lllll ll ff fff p",
@@ -279,7 +279,7 @@ def _scan(
     works = blocks * shares
 
     kept = min(k, span)
-    statistics = buffer = None
+    statistics = buffer = floors = None
     if teacher is not None:
         statistics = torch.empty((5, shares, groups, queries), dtype=torch.float32, device=device)
     keys = torch.empty((groups, queries, shares * kept), dtype=torch.int64, device=device)
@@ -291,6 +291,8 @@ def _scan(
         affordable = max(1, _BUFFER_BYTES // (8 * _TILE * capacity))
         running = min(works, 4 * _processors(device), affordable)
         buffer = torch.empty((running, _TILE, capacity), dtype=torch.int64, device=device)
+        if shares > 1:  # what shares tell each other
+            floors = torch.full((groups, queries, shares), -(2**31), dtype=torch.int32, device=device)
     if query_labels is None or bank_labels is None:
         query_labels = bank_labels = None
     else:
@@ -300,7 +302,7 @@ def _scan(
         bank.data, bank.scale, _DTYPES[student.data.dtype], tf32, width * student.data.itemsize,
         groups, queries, student.scale.shape[1], rows, bank.scale.shape[1], shares, span,
         _LOG2E / student_temp, _LOG2E / teacher_temp, query_labels, bank_labels,
-        kept, limit, capacity, buffer, statistics, keys, running,
+        kept, limit, capacity, -(-k // shares), buffer, floors, statistics, keys, running,
     )  # fmt: skip
     return statistics, keys
 

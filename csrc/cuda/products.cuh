@@ -66,6 +66,8 @@ struct Scores {
   float v[kRows * kColumns];
 
   __device__ float& at(int r, int c) { return v[(c / 2) * 4 + 2 * r + c % 2]; }
+  __device__ static int r_of(int i) { return i >> 1 & 1; }  // v[i] is at(r_of(i), c_of(i))
+  __device__ static int c_of(int i) { return (i >> 2) * 2 + (i & 1); }
   __device__ static int row(int r) { return (lane_id() >> 2) + 8 * r; }
   __device__ static int column(int c) { return 8 * (c / 2) + 2 * (lane_id() & 3) + c % 2; }
   __device__ void clear() {
@@ -80,6 +82,8 @@ struct Scores<Exact> {
   float v[kRows * kColumns];
 
   __device__ float& at(int r, int c) { return v[r * kColumns + c]; }
+  __device__ static int r_of(int i) { return i / kColumns; }
+  __device__ static int c_of(int i) { return i % kColumns; }
   __device__ static int row(int r) { return (lane_id() >> 3) + 4 * r; }
   __device__ static int column(int c) { return (lane_id() & 7) + 8 * c; }
   __device__ void clear() {

@@ -25,9 +25,10 @@ struct Scan {
   const int64_t* bank_labels;   // [G, M]
   int64_t* keys;                // [G, N, shares, k]
   int64_t* buffer;              // [blocks, 64, capacity]
+  int* floors;                  // [G, N, shares], or null
   int64_t works, shares, span, total;
   float student_factor, teacher_factor;
-  int k, limit, capacity;
+  int k, limit, capacity, quota;
 };
 
 /// Blocks that share a processor, as far as registers go: with exact products, or with everything at once, two.
@@ -35,6 +36,12 @@ template <class Math, bool BOTH>
 constexpr int kResident = BOTH ? 2 : 3;
 template <bool BOTH>
 constexpr int kResident<Exact, BOTH> = 2;
+
+/// Rows of a warp that there are.
+__device__ int present(int64_t first, int64_t end) {
+  const int64_t rows = end - first;
+  return static_cast<int>(rows < 0 ? 0 : rows < kWarpRows ? rows : kWarpRows);
+}
 
 template <class Math, bool DISTILL, bool SELECT>
 __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) scan(Scan p) {
@@ -72,6 +79,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
           p.buffer + (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity,
           p.query_labels ? p.bank_labels + group * p.bank.rows : nullptr,
           p.query_labels ? p.query_labels + group * queries + warp_first : nullptr,
+          p.floors + (group * queries + warp_first) * p.shares,
       };
       selection.k = p.k;
       selection.limit = p.limit;
@@ -104,9 +112,14 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
           for (int c = 0; c < kColumns; ++c) seen[r].add(s.at(r, c), t.at(r, c), p.student_factor, p.teacher_factor);
         }
       }
-      // Nothing is scheduled across it: with both at once, some architectures have two registers too few.
-      if constexpr (DISTILL && SELECT) __syncwarp();
-      if constexpr (SELECT) selection.take(s, start, end);
+      if constexpr (SELECT) {
+        selection.take(s, start, end);
+        const unsigned tiles = static_cast<unsigned>((start - begin) / kBlock) + 1;
+        if (p.floors && (tiles & (tiles - 1)) == 0) {
+          const int rows = present(warp_first, queries);
+          selection.exchange(static_cast<int>(share), static_cast<int>(p.shares), p.quota, rows);
+        }
+      }
     };
     stream.run(begin, end, use, [](Block&, Block&, const char*, const char*) {});
 
@@ -127,9 +140,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
       }
     }
     if constexpr (SELECT) {
-      const int64_t rows = queries - warp_first;
       int64_t* target = p.keys + ((group * queries + warp_first) * p.shares + share) * p.k;
-      selection.finish(target, p.shares * p.k, static_cast<int>(rows < 0 ? 0 : rows < kWarpRows ? rows : kWarpRows));
+      selection.finish(target, p.shares * p.k, present(warp_first, queries));
     }
   }
 }
@@ -153,14 +165,15 @@ Plan plan_of(int64_t pitch, bool distill) { return make_plan(pitch, distill ? 2 
 
 using namespace action;
 
-/// teacher: null for a selection alone. k: 0 for none. tf32: float32 rows that have been rounded so.
+/// teacher: null for a selection alone. k: 0 for none; at most `span`. tf32: float32 rows that have been rounded so.
+/// floors: for several shares, all INT32_MIN; `quota` rows of each of them are enough for the whole selection.
 ACTION_EXPORT int action_scan(const void* student, const float* student_scale, const void* teacher,
                               const float* teacher_scale, const void* bank, const float* bank_scale, int dtype,
                               int tf32, int64_t pitch, int64_t groups, int64_t queries, int64_t queries_padded,
                               int64_t rows, int64_t rows_padded, int64_t shares, int64_t span, float student_factor,
                               float teacher_factor, const int64_t* query_labels, const int64_t* bank_labels, int k,
-                              int limit, int capacity, int64_t* buffer, float* statistics, int64_t* keys,
-                              int64_t blocks, void* stream) {
+                              int limit, int capacity, int quota, int64_t* buffer, int* floors, float* statistics,
+                              int64_t* keys, int64_t blocks, void* stream) {
   Scan p{};
   p.plan = plan_of(pitch, teacher);
   p.student = {static_cast<const char*>(student), student_scale, queries, queries_padded};
@@ -171,6 +184,7 @@ ACTION_EXPORT int action_scan(const void* student, const float* student_scale, c
   p.bank_labels = bank_labels;
   p.keys = keys;
   p.buffer = buffer;
+  p.floors = floors;
   p.shares = shares;
   p.span = span;
   p.works = groups * ((queries + kBlock - 1) / kBlock) * shares;
@@ -180,6 +194,7 @@ ACTION_EXPORT int action_scan(const void* student, const float* student_scale, c
   p.k = k;
   p.limit = limit;
   p.capacity = capacity;
+  p.quota = quota;
   const unsigned count = static_cast<unsigned>(blocks);
   if (dtype == kFloat16) return run<Half>(p, count, stream);
   if (dtype == kBfloat16) return run<Bfloat>(p, count, stream);

@@ -5,6 +5,10 @@
 // candidates that beat the row's threshold enter the buffer; when it is full, bisection finds a key that at least k and
 // at most `limit` of them reach, those stay, and that key's similarity is the new threshold. A tile without a candidate
 // costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so that any k goes.
+//
+// Where several blocks share a bank, each would take k candidates of its own and more until its threshold is a good one.
+// So they tell each other, after 1, 2, 4... tiles, which similarity k / shares of their candidates reach: the lowest of
+// these is reached by k candidates altogether. Floors only rise, so that it does not matter when one is read.
 #pragma once
 
 #include "products.cuh"
@@ -33,34 +37,54 @@ struct Kept {
   float threshold;  // what a later candidate has to exceed
 };
 
+/// v[i] for an index that is not known in advance, by selects: registers have no addresses.
+template <int N>
+__device__ __forceinline__ float pick(const float (&v)[N], int i) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    float half[N / 2];
+#pragma unroll
+    for (int j = 0; j < N / 2; ++j) half[j] = i & 1 ? v[2 * j + 1] : v[2 * j];
+    return pick(half, i >> 1);
+  }
+}
+
+struct Bound {
+  int64_t key;
+  int reach;  // keys that are not below it
+};
+
+/// A key that at least k and at most `limit` of `count` keys are not below; there are more than `limit`.
+__device__ inline Bound bisect(const int64_t* keys, int count, int k, int limit) {
+  const int lane = lane_id();
+  int smallest = INT32_MAX, largest = INT32_MIN;
+  for (int i = lane; i < count; i += 32) {
+    const int word = high_word(keys[i]);
+    smallest = smallest < word ? smallest : word;
+    largest = largest > word ? largest : word;
+  }
+  Bound low{static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32), count};
+  int64_t high = (static_cast<int64_t>(__reduce_max_sync(kAllLanes, largest)) + 1) * (int64_t{1} << 32);  // too high
+  while (low.reach > limit) {
+    const int64_t middle = (low.key >> 1) + (high >> 1) + (low.key & high & 1);
+    int above = 0;
+    for (int i = lane; i < count; i += 32) above += keys[i] >= middle;
+    above = __reduce_add_sync(kAllLanes, above);
+    if (above >= k) {
+      low = {middle, above};
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 /// Moves k to `limit` of the best of `count` keys to the front of `target`, which may be where they are; all of them if
 /// there are no more than `limit`. With fewer than k, `threshold` stays.
 __device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target, int k, int limit, float threshold) {
   const int lane = lane_id();
-  int64_t low = kEmptyKey;  // `reach` keys, at least k if there are, are not below `low`
-  int reach = count;
-  if (count > limit) {
-    int smallest = INT32_MAX, largest = INT32_MIN;
-    for (int i = lane; i < count; i += 32) {
-      const int word = high_word(keys[i]);
-      smallest = smallest < word ? smallest : word;
-      largest = largest > word ? largest : word;
-    }
-    low = static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32);
-    int64_t high = (static_cast<int64_t>(__reduce_max_sync(kAllLanes, largest)) + 1) * (int64_t{1} << 32);  // too high
-    while (reach > limit) {
-      const int64_t middle = (low >> 1) + (high >> 1) + (low & high & 1);
-      int above = 0;
-      for (int i = lane; i < count; i += 32) above += keys[i] >= middle;
-      above = __reduce_add_sync(kAllLanes, above);
-      if (above >= k) {
-        low = middle;
-        reach = above;
-      } else {
-        high = middle;
-      }
-    }
-  }
+  const int64_t low = count > limit ? bisect(keys, count, k, limit).key : kEmptyKey;
   int kept = 0;
   for (int first = 0; first < count; first += 32) {
     const int64_t key = first + lane < count ? keys[first + lane] : kEmptyKey;
@@ -85,6 +109,7 @@ struct Selection {
     int64_t* buffer;              // [16, capacity] in global memory
     const int64_t* bank_labels;   // of the group, or null
     const int64_t* query_labels;  // of the 16 rows
+    int* floors;                  // [16, shares] ordered bits of a similarity that `quota` candidates of a share reach
   };
 
   int* counts;     // [16] in shared memory, as the next
@@ -114,31 +139,25 @@ struct Selection {
   __device__ void take(Block& s, int64_t start, int64_t end) {
     unsigned better = 0;
 #pragma unroll
-    for (int r = 0; r < Block::kRows; ++r) {
-#pragma unroll
-      for (int c = 0; c < Block::kColumns; ++c) {
-        better |= static_cast<unsigned>(s.at(r, c) > threshold[r]) << (r * Block::kColumns + c);
-      }
+    for (int i = 0; i < Block::kRows * Block::kColumns; ++i) {
+      better |= static_cast<unsigned>(s.v[i] > threshold[Block::r_of(i)]) << i;
     }
     if (!__any_sync(kAllLanes, better != 0)) return;
     int64_t* buffer = places->buffer;
     const int64_t *bank_labels = places->bank_labels, *query_labels = places->query_labels;
-#pragma unroll
-    for (int r = 0; r < Block::kRows; ++r) {
-#pragma unroll
-      for (int c = 0; c < Block::kColumns; ++c) {
-        if (better >> (r * Block::kColumns + c) & 1) {
-          const int64_t column = start + Block::column(c);
-          bool eligible = column < end;
-          if (bank_labels && eligible) {
-            const int64_t label = bank_labels[column];
-            eligible = label >= 0 && label != query_labels[Block::row(r)];
-          }
-          if (eligible) {
-            const int slot = atomicAdd(counts + Block::row(r), 1);
-            buffer[int64_t{Block::row(r)} * capacity + slot] = make_key(s.at(r, c), column);
-          }
-        }
+    // Each lane goes through its own: as many turns as the lane with the most has candidates.
+#pragma unroll 1
+    for (; better; better &= better - 1) {
+      const int i = __ffs(better) - 1, row = Block::row(Block::r_of(i));
+      const int64_t column = start + Block::column(Block::c_of(i));
+      bool eligible = column < end;
+      if (bank_labels && eligible) {
+        const int64_t label = bank_labels[column];
+        eligible = label >= 0 && label != query_labels[row];
+      }
+      if (eligible) {
+        const int slot = atomicAdd(counts + row, 1);
+        buffer[int64_t{row} * capacity + slot] = make_key(pick(s.v, i), column);
       }
     }
     __syncwarp();
@@ -152,6 +171,30 @@ struct Selection {
         counts[row] = kept.count;
         limits[row] = kept.threshold;
       }
+    }
+    __syncwarp();
+    reload();
+  }
+
+  /// Tells the other shares what this one has found, and learns from them. `quota` is k / shares, rounded up.
+  __device__ void exchange(int share, int shares, int quota, int rows) {
+#pragma unroll 1
+    for (int row = 0; row < rows; ++row) {
+      int* floors = places->floors + int64_t{row} * shares;
+      const int64_t* keys = places->buffer + int64_t{row} * capacity;
+      const int count = counts[row], slack = quota + quota / 4;
+      if (count > slack) {
+        const int floor = high_word(bisect(keys, count, quota, slack).key);
+        if (lane_id() == 0) atomicMax(floors + share, floor);
+      }
+      int lowest = INT32_MAX;
+      for (int i = lane_id(); i < shares; i += 32) {
+        const int floor = atomicMax(floors + i, INT32_MIN);  // reads it
+        lowest = lowest < floor ? lowest : floor;
+      }
+      lowest = __reduce_min_sync(kAllLanes, lowest);
+      // A candidate that equals it may win its tie; two steps below, since 0 and -0 are one number.
+      if (lane_id() == 0 && lowest > INT32_MIN) limits[row] = fmaxf(limits[row], from_ordered(lowest - 2));
     }
     __syncwarp();
     reload();

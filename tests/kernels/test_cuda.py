@@ -175,6 +175,41 @@ def test_selection_whose_buffer_fills(kernels: None, order: str, k: int) -> None
     assert torch.equal(similarity.cpu().double(), exact.gather(1, expected))
 
 
+@pytest.mark.parametrize("k", [1, 40, 130])
+@pytest.mark.parametrize("values", ["ties", "all equal", "zeros of both signs"])
+def test_shares_of_a_bank_that_know_of_each_other(
+    kernels: None, monkeypatch: pytest.MonkeyPatch, values: str, k: int
+) -> None:
+    """Launched twice, every share begins with what all have found, as if the others had been there first."""
+    from action_kernels.backends import cuda
+
+    launch, floors = cuda._launch, []
+
+    def twice(name: str, x: Tensor, *arguments: object) -> None:
+        if name == "scan":
+            launch(name, x, *arguments)
+            floors.extend(a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.int32)
+        launch(name, x, *arguments)
+
+    monkeypatch.setattr(cuda, "_launch", twice)
+    m, classes = 1500, 3
+    bank = {
+        "ties": torch.randint(-6, 7, (m, 1)).float(),
+        "all equal": torch.full((m, 1), 2.0),
+        "zeros of both signs": torch.where(torch.rand(m, 1) < 0.5, 1e-30, -1e-30),  # after underflow
+    }[values]
+    query = torch.full((3, 1), 1e-30 if values.startswith("zeros") else 1.0)
+    labels = torch.randint(classes, (3,)), torch.randint(-1, classes, (m,))
+    _, index = hard_negatives(
+        *(x.to(DEVICE) for x in (query, bank)), k, normalize=False,
+        query_labels=labels[0].to(DEVICE), bank_labels=labels[1].to(DEVICE),
+    )  # fmt: skip
+    exact = (query @ bank.T).double()
+    assert torch.equal(index.cpu(), torch.tensor(formulas.selection(exact, k, *labels)))
+    if HOST:  # a GPU is large enough for shares that are too short for a floor
+        assert floors and (floors[0] > -(2**31)).all()
+
+
 @pytest.mark.parametrize("k", [4096, 4097, 5000])
 def test_more_than_a_block_sorts(kernels: None, k: int) -> None:
     query, bank = torch.randn(2, 3), torch.randn(4500, 3)
