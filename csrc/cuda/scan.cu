@@ -76,11 +76,15 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
     Selection<Math> selection;
     if constexpr (SELECT) {
       const typename Selection<Math>::Places places{
-          p.buffer + (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity,
-          p.query_labels ? p.bank_labels + group * p.bank.rows : nullptr,
-          p.query_labels ? p.query_labels + group * queries + warp_first : nullptr,
-          p.floors + (group * queries + warp_first) * p.shares,
+          (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity,
+          group * p.bank.rows,
+          group * queries + warp_first,
+          (group * queries + warp_first) * p.shares,
       };
+      selection.buffers = p.buffer;
+      selection.bank_labels = p.bank_labels;
+      selection.query_labels = p.query_labels;
+      selection.all_floors = p.floors;
       selection.k = p.k;
       selection.limit = p.limit;
       selection.capacity = p.capacity;

@@ -104,18 +104,22 @@ template <class Math>
 struct Selection {
   using Block = Scores<Math>;
 
-  /// Where a warp's candidates come from and go to. In shared memory: registers are scarcer than loads.
+  /// Where a warp's part of the arrays begins. In shared memory: registers are scarcer than loads.
   struct Places {
-    int64_t* buffer;              // [16, capacity] in global memory
-    const int64_t* bank_labels;   // of the group, or null
-    const int64_t* query_labels;  // of the 16 rows
-    int* floors;                  // [16, shares] ordered bits of a similarity that `quota` candidates of a share reach
+    int64_t buffer;        // its [16, capacity]
+    int64_t bank_labels;   // those of its group
+    int64_t query_labels;  // those of its 16 rows
+    int64_t floors;        // its [16, shares]
   };
 
-  int* counts;     // [16] in shared memory, as the next
-  float* limits;   // [16] thresholds
-  Places* places;
+  int64_t* buffers;             // of all warps
+  const int64_t* bank_labels;   // all, or null
+  const int64_t* query_labels;  // all
+  int* all_floors;              // ordered bits of a similarity that `quota` candidates of a share reach
   int k, limit, capacity;
+  int* counts;    // [16] in shared memory, as the next
+  float* limits;  // [16] thresholds
+  Places* places;
   float threshold[Block::kRows];
 
   static constexpr int kShared = kWarpRows * (sizeof(int) + sizeof(float)) + 32;  // bytes a warp
@@ -143,17 +147,18 @@ struct Selection {
       better |= static_cast<unsigned>(s.v[i] > threshold[Block::r_of(i)]) << i;
     }
     if (!__any_sync(kAllLanes, better != 0)) return;
-    int64_t* buffer = places->buffer;
-    const int64_t *bank_labels = places->bank_labels, *query_labels = places->query_labels;
+    int64_t* buffer = buffers + places->buffer;
+    const int64_t label_place = places->bank_labels + start, own_place = places->query_labels;
     // Each lane goes through its own: as many turns as the lane with the most has candidates.
 #pragma unroll 1
     for (; better; better &= better - 1) {
       const int i = __ffs(better) - 1, row = Block::row(Block::r_of(i));
-      const int64_t column = start + Block::column(Block::c_of(i));
+      const int place = Block::column(Block::c_of(i));
+      const int64_t column = start + place;
       bool eligible = column < end;
       if (bank_labels && eligible) {
-        const int64_t label = bank_labels[column];
-        eligible = label >= 0 && label != query_labels[row];
+        const int64_t label = bank_labels[label_place + place];
+        eligible = label >= 0 && label != query_labels[own_place + row];
       }
       if (eligible) {
         const int slot = atomicAdd(counts + row, 1);
@@ -180,8 +185,8 @@ struct Selection {
   __device__ void exchange(int share, int shares, int quota, int rows) {
 #pragma unroll 1
     for (int row = 0; row < rows; ++row) {
-      int* floors = places->floors + int64_t{row} * shares;
-      const int64_t* keys = places->buffer + int64_t{row} * capacity;
+      int* floors = all_floors + places->floors + int64_t{row} * shares;
+      const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
       const int count = counts[row], slack = quota + quota / 4;
       if (count > slack) {
         const int floor = high_word(bisect(keys, count, quota, slack).key);
@@ -205,7 +210,7 @@ struct Selection {
     __syncwarp();
     for (int row = 0; row < rows; ++row) {
       int64_t* out = target + row * pitch;
-      const Kept kept = keep_best(places->buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
+      const Kept kept = keep_best(buffers + places->buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
       for (int i = kept.count + lane_id(); i < k; i += 32) out[i] = kEmptyKey;
     }
   }
