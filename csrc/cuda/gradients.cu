@@ -89,10 +89,11 @@ __global__ void __launch_bounds__(kThreads) direction(Gradient p) {
   Sums<Math> sums;
   sums.clear();
   const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
+    const int rows = rows_of_tile(start, part.end);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const float b_scale = scale[Block::column(c)], factor = b_scale * p.boost;
-      const bool inside = start + Block::column(c) < part.end;
+      const bool inside = Block::column(c) < rows;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const Terms& x = own[r];
@@ -132,10 +133,11 @@ __global__ void __launch_bounds__(kThreads, 2) bank_gradient(Gradient p) {
   Sums<Math> sums;
   sums.clear();
   const auto use = [&](int64_t start, Block& s, Block& t, const float* terms) {
+    const int rows = rows_of_tile(start, part.end);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const Terms& x = reinterpret_cast<const Terms*>(terms)[Block::column(c)];
-      const bool inside = start + Block::column(c) < part.end;
+      const bool inside = Block::column(c) < rows;
       const float grad = x.grad * p.boost;
       const float s_slope = grad * x.s_scale * p.student_slope, t_slope = grad * x.t_scale * p.teacher_slope;
 #pragma unroll

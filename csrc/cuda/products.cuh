@@ -45,17 +45,24 @@ __device__ inline const char* part_of(const char* tile, int row, int part) {
   return tile + row * kChunk + ((part ^ (row & 7)) << 4);
 }
 
+/// Of the rows `first` to before `end`, those in the first tile.
+__device__ inline int rows_of_tile(int64_t first, int64_t end) {
+  return end - first < kBlock ? static_cast<int>(end - first) : kBlock;
+}
+
 /// Rows first... of [end, pitch bytes] into a tile, bytes from...; zeros from row `end` on. Asynchronous.
 __device__ inline void load_tile(char* tile, const char* data, int64_t first, int64_t end, int64_t pitch,
                                  int64_t from) {
-  const int64_t width = pitch - from;
+  constexpr int kApart = kThreads / 8;  // rows between a thread's pieces, a multiple of 8: all are permuted alike
+  const int row = threadIdx.x / 8, part = threadIdx.x % 8;
+  if (part * 16 >= pitch - from) return;
+  const int rows = rows_of_tile(first, end);
+  const char* source = data + (first + row) * pitch + from + part * 16;
+  char* target = part_of(tile, row, part);
 #pragma unroll
-  for (int i = 0; i < kTile / 16 / kThreads; ++i) {
-    const int piece = threadIdx.x + i * kThreads, row = piece / 8, part = piece % 8;
-    if (part * 16 < width) {
-      const bool present = first + row < end;
-      cp_async_16(part_of(tile, row, part), present ? data + (first + row) * pitch + from + part * 16 : data, present);
-    }
+  for (int i = 0; i < kBlock / kApart; ++i) {
+    const bool present = row + i * kApart < rows;
+    cp_async_16(target + i * kApart * kChunk, present ? source + i * kApart * pitch : data, present);
   }
 }
 

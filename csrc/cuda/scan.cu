@@ -95,11 +95,21 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const float b_scale = scale[Block::column(c)];
-        const bool outside = start + Block::column(c) >= end;
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          s.at(r, c) = outside ? kLowest : s.at(r, c) * s_scale[r] * b_scale;
-          if constexpr (DISTILL) t.at(r, c) = outside ? kLowest : t.at(r, c) * t_scale[r] * b_scale;
+          s.at(r, c) = s.at(r, c) * s_scale[r] * b_scale;
+          if constexpr (DISTILL) t.at(r, c) = t.at(r, c) * t_scale[r] * b_scale;
+        }
+      }
+      if (const int rows = rows_of_tile(start, end); rows < kBlock) {  // the last tile
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          if (Block::column(c) < rows) continue;
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            s.at(r, c) = kLowest;
+            if constexpr (DISTILL) t.at(r, c) = kLowest;
+          }
         }
       }
       if constexpr (DISTILL) {

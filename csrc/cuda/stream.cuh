@@ -71,6 +71,7 @@ struct Stream {
     if (plan.resident) {
 #pragma unroll
       for (int l = 0; l < LEFTS; ++l) {
+#pragma unroll 1
         for (int chunk = 0; chunk < plan.chunks; ++chunk) {
           load_tile(shared_memory + (l * plan.chunks + chunk) * kTile, left[l], first, left_end, plan.pitch,
                     int64_t{chunk} * kChunk);
@@ -133,6 +134,7 @@ struct Stream {
     const int pitch = columns ? 2 : plan.whole ? plan.chunks : 1;
 #pragma unroll
     for (int r = 0; r < RIGHTS; ++r) {
+#pragma unroll 1
       for (int i = 0; i < chunks; ++i) {
         load_tile(stage + (r * pitch + i) * kTile, right[r], start, end, plan.pitch, int64_t{from + i} * kChunk);
       }
