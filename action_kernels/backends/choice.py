@@ -31,8 +31,13 @@ def device_name() -> str:
     return torch.cuda.get_device_name()
 
 
+def file_of(device: str) -> str:
+    """Name of a device's table."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', device)}.json"
+
+
 def path_of(name: str) -> Path:
-    return FOLDER / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}.json"
+    return FOLDER / file_of(name)
 
 
 def order(kernel: str, usual: tuple[str, ...]) -> tuple[str, ...]:
@@ -57,7 +62,9 @@ def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{path}: no table of backends ({type(error).__name__}: {error})") from error
     for operator, names in items:
         if operator not in OPERATOR.values():
-            raise ValueError(f"{path}: {operator!r} is no operator: choose from {', '.join(set(OPERATOR.values()))}")
+            raise ValueError(
+                f"{path}: {operator!r} is no operator: choose from {', '.join(dict.fromkeys(OPERATOR.values()))}"
+            )
         if not isinstance(names, list) or not all(name in known for name in names):
             raise ValueError(f"{path}: {operator!r}: must be a list of {', '.join(known)}, not {names!r}")
     return {operator: tuple(names) for operator, names in items}

@@ -50,13 +50,8 @@ __device__ __forceinline__ float pick(const float (&v)[N], int i) {
   }
 }
 
-struct Bound {
-  int64_t key;
-  int reach;  // keys that are not below it
-};
-
 /// A key that at least k and at most `limit` of `count` keys are not below; there are more than `limit`.
-__device__ inline Bound bisect(const int64_t* keys, int count, int k, int limit) {
+__device__ inline int64_t bisect(const int64_t* keys, int count, int k, int limit) {
   const int lane = lane_id();
   int smallest = INT32_MAX, largest = INT32_MIN;
   for (int i = lane; i < count; i += 32) {
@@ -64,15 +59,17 @@ __device__ inline Bound bisect(const int64_t* keys, int count, int k, int limit)
     smallest = smallest < word ? smallest : word;
     largest = largest > word ? largest : word;
   }
-  Bound low{static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32), count};
+  int reach = count;  // keys that are not below `low`
+  int64_t low = static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32);
   int64_t high = (static_cast<int64_t>(__reduce_max_sync(kAllLanes, largest)) + 1) * (int64_t{1} << 32);  // too high
-  while (low.reach > limit) {
-    const int64_t middle = (low.key >> 1) + (high >> 1) + (low.key & high & 1);
+  while (reach > limit) {
+    const int64_t middle = (low >> 1) + (high >> 1) + (low & high & 1);
     int above = 0;
     for (int i = lane; i < count; i += 32) above += keys[i] >= middle;
     above = __reduce_add_sync(kAllLanes, above);
     if (above >= k) {
-      low = {middle, above};
+      low = middle;
+      reach = above;
     } else {
       high = middle;
     }
@@ -84,7 +81,7 @@ __device__ inline Bound bisect(const int64_t* keys, int count, int k, int limit)
 /// there are no more than `limit`. With fewer than k, `threshold` stays.
 __device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target, int k, int limit, float threshold) {
   const int lane = lane_id();
-  const int64_t low = count > limit ? bisect(keys, count, k, limit).key : kEmptyKey;
+  const int64_t low = count > limit ? bisect(keys, count, k, limit) : kEmptyKey;
   int kept = 0;
   for (int first = 0; first < count; first += 32) {
     const int64_t key = first + lane < count ? keys[first + lane] : kEmptyKey;
@@ -189,7 +186,7 @@ struct Selection {
       const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
       const int count = counts[row], slack = quota + quota / 4;
       if (count > slack) {
-        const int floor = high_word(bisect(keys, count, quota, slack).key);
+        const int floor = high_word(bisect(keys, count, quota, slack));
         if (lane_id() == 0) atomicMax(floors + share, floor);
       }
       int lowest = INT32_MAX;
@@ -210,7 +207,8 @@ struct Selection {
     __syncwarp();
     for (int row = 0; row < rows; ++row) {
       int64_t* out = target + row * pitch;
-      const Kept kept = keep_best(buffers + places->buffer + int64_t{row} * capacity, counts[row], out, k, k, limits[row]);
+      const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
+      const Kept kept = keep_best(keys, counts[row], out, k, k, limits[row]);
       for (int i = kept.count + lane_id(); i < k; i += 32) out[i] = kEmptyKey;
     }
   }

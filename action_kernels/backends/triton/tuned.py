@@ -7,13 +7,13 @@ such as ``"scan bfloat16 128": {"block_n": 128, "block_m": 64, "warps": 8, "stag
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..choice import file_of
 from .launch import float32_precision, power_of_two
 
 FOLDER = Path(__file__).parent / "tuned"
@@ -26,7 +26,7 @@ def device_name(device: torch.device) -> str | None:
 
 
 def path_of(name: str) -> Path:
-    return FOLDER / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}.json"
+    return FOLDER / file_of(name)
 
 
 def key_of(kernel: str, features: int, dtype: torch.dtype) -> str:
