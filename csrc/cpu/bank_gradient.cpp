@@ -8,6 +8,7 @@
 #include "chunks.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "subnormals.h"
 #include "tile.h"
 
 namespace action::ACTION_ISA {
@@ -50,6 +51,7 @@ class BankGradientPass {
 
   void chunk(int64_t group, int64_t first, const float* student_inverse, const float* teacher_inverse,
              float* memory) const {
+    const FlushSubnormals flush;
     const Rows student = group_rows(a.student, group, features), teacher = group_rows(a.teacher, group, features);
     const Rows bank = group_rows(a.bank, group, features);
     const int64_t panels = std::min(chunks_.panels, (rows - first + L - 1) / L);

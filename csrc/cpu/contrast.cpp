@@ -15,6 +15,7 @@
 #include "parallel.h"
 #include "selection.h"
 #include "softmax.h"
+#include "subnormals.h"
 
 namespace action::ACTION_ISA {
 namespace {
@@ -174,7 +175,9 @@ class ContrastPass {
   // Takes tile `t` of a part, whose first bank row is `j`, into the selection and the softmaxes.
   void use(const Panel& q, int64_t t, int64_t j, int64_t count, float* tile, BankLabels labels) const {
     if (a.k > 0) q.selection->take(tile, width_, j, count, labels);
-    if (distil_) softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
+    if (!distil_) return;
+    const FlushSubnormals flush;
+    softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
   }
 
   // Merges the parts and writes the rows' results.
@@ -193,6 +196,7 @@ class ContrastPass {
 
   // The part's share of the gradient in unit rows.
   void direction(const Part& part) const {
+    const FlushSubnormals flush;
     for (int64_t p = 0; p < part.panels; ++p) std::memset(part.panel[p].direction, 0, sizeof(float) * features * L);
     for (int64_t t = 0; t < part.tiles; ++t) {
       const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
@@ -215,6 +219,7 @@ class ContrastPass {
 
   // Adds the parts' shares and writes the gradient in raw rows.
   void finish_direction(const Part* part) const {
+    const FlushSubnormals flush;
     for (int64_t p = 0; p < part->panels; ++p) {
       const Panel& q = part->panel[p];
       for (int64_t other = 1; other < parts_; ++other) axpy(1.0f, part[other].panel[p].direction, q.direction, features * L);

@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace action::ACTION_ISA {
 namespace {
@@ -86,6 +87,7 @@ class GradientPass {
     if (a.grad_bank) weights.reset(new float[block_ * a.k]);
 #pragma omp parallel num_threads(threads_)
     {
+      const FlushSubnormals flush;
       float* memory = scratch.thread(thread_number());
       for (int64_t group = 0; group < s.groups; ++group) {
         for (int64_t first = 0; first < s.queries; first += block_) {
