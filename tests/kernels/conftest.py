@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import action_kernels
+from action_kernels.backends import cpu
 
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -47,3 +48,13 @@ def device(backend: str) -> str:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(20230614)
+
+
+@pytest.fixture(params=cpu.variants())
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the native CPU module that this machine runs, in use with that backend."""
+    best = cpu.variant()
+    cpu.use_variant(request.param)
+    with action_kernels.use_backend("cpu"):
+        yield request.param
+    cpu.use_variant(best)

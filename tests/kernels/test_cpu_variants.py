@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import formulas
 import pytest
 import torch
@@ -13,15 +11,6 @@ import action_kernels
 from action_kernels.backends import cpu
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
-
-
-@pytest.fixture(params=cpu.variants())
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = cpu.variant()
-    cpu.use_variant(request.param)
-    with action_kernels.use_backend("cpu"):
-        yield request.param
-    cpu.use_variant(best)
 
 
 def exp2(x: torch.Tensor) -> torch.Tensor:
