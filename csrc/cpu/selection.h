@@ -129,14 +129,11 @@ struct BankLabels {
 template <int NV>
 class Selection {
   static constexpr int L = kLanes<NV>;
-  static constexpr int64_t kBatch = 64;               // bank rows compared with the same thresholds
-  static constexpr int kBytes = (kWidth + 7) / 8;     // of a vector's comparison
-  static constexpr int kInByte = kWidth < 8 ? kWidth : 8;  // lanes
+  static constexpr int64_t kBatch = 64;  // bank rows compared with the same thresholds
 
  public:
-  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of a buffer that is all but full,
-  // and one entry is written in vain.
-  static int64_t entries(int64_t k, int64_t rows) { return std::min(full(k) + kBatch, rows + 1); }
+  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of a buffer that is all but full.
+  static int64_t entries(int64_t k, int64_t rows) { return std::min(full(k) + kBatch, rows); }
 
   // `scores` and `index` hold L * entries each. `labels` of the panel's `count` queries, or nullptr.
   void start(float* scores, int32_t* index, int64_t entries, int64_t k, const int64_t* labels, int64_t count) {
@@ -184,7 +181,7 @@ class Selection {
       for (int step = 0; step < kSteps; ++step) {
         const vf middle = 0.5f * low + 0.5f * high;
         vi above{};
-        for (int64_t i = 0; i < runs; ++i) above -= load(maxima + i * L + v * kWidth) > middle;
+        for (int64_t i = 0; i < runs; ++i) above = plus_above(above, load(maxima + i * L + v * kWidth), middle);
         const vi enough = above >= set1(static_cast<int32_t>(k_));
         bound = enough ? middle : bound;
         low = enough ? middle : low;
@@ -196,38 +193,31 @@ class Selection {
   }
 
   // scores[j * stride + lane] belongs to bank row first + j.
-  //
-  // A batch of rows is compared with the thresholds, row by row; then the comparisons' bits are transposed, and each lane
-  // takes its own in a loop.
   __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
-    uint8_t above[NV * kBytes][kBatch] = {};
     for (int64_t j = 0; j < count; j += kBatch) {
       const float* batch = scores + j * stride;
       const int64_t rows = std::min(count - j, kBatch);
       const int64_t* label = bank.label + first + j;
       if (!bank.label)
-        compare<Labels::none>(batch, stride, rows, label, above);
+        take_batch<Labels::none>(batch, stride, rows, label, first + j);
       else if (bank.fit)
-        compare<Labels::fit>(batch, stride, rows, label, above);
+        take_batch<Labels::fit>(batch, stride, rows, label, first + j);
       else
-        compare<Labels::wide>(batch, stride, rows, label, above);
-      for (int byte = 0; byte < NV * kBytes; ++byte) {
-        if (rows < kBatch) std::memset(above[byte] + rows, 0, kBatch - rows);
-        uint64_t places[8];
-        transpose_bits(above[byte], places);
-        for (int i = 0; i < kInByte; ++i) {
-          const int lane = byte / kBytes * kWidth + byte % kBytes * 8 + i;
-          put(lane, places[i], batch + lane, stride, static_cast<int32_t>(first + j));
-        }
-      }
+        take_batch<Labels::wide>(batch, stride, rows, label, first + j);
+      for (int lane = 0; lane < L; ++lane)
+        if (end_[lane] >= full_[lane]) make_room(lane);
     }
   }
 
   // Adds what another selection found among bank rows of higher index.
   void take_over(const Selection& later) {
-    for (int lane = 0; lane < L; ++lane)
-      for (int64_t i = lane * entries_; i < later.end_[lane]; ++i)
-        if (later.scores_[i] > threshold_[lane]) put(lane, 1, later.scores_ + i, 0, later.index_[i]);
+    for (int lane = 0; lane < L; ++lane) {
+      for (int64_t i = lane * entries_; i < later.end_[lane]; ++i) {
+        if (!(later.scores_[i] > threshold_[lane])) continue;
+        append(lane, later.scores_[i], later.index_[i]);
+        if (end_[lane] >= full_[lane]) make_room(lane);
+      }
+    }
   }
 
   // Writes a lane's k best in order, -inf and -1 where there are fewer.
@@ -239,27 +229,35 @@ class Selection {
     const int32_t* rows = index_ + start;
     const int64_t count = end_[lane] - start;
     if (count <= kShort) {
-      constexpr int kTogether = 4;  // vectors that share a score to be compared with
+      constexpr int kTogether = 6;  // vectors in registers that share a score to be compared with
       float copy[kShort + kTogether * kWidth];
       int32_t rank[kShort + kTogether * kWidth];
       std::memcpy(copy, scores, sizeof(float) * count);
       for (int i = 0; i < kTogether * kWidth; ++i) copy[count + i] = 0.0f;
       for (int64_t i = 0; i < count; i += kTogether * kWidth) {
+        vf block[kTogether];
         vi larger[kTogether] = {};
+#pragma GCC unroll 8
+        for (int v = 0; v < kTogether; ++v) block[v] = load(copy + i + v * kWidth);
         for (int64_t j = 0; j < count; ++j) {
           const vf other = set1(copy[j]);
-#pragma GCC unroll 4
-          for (int v = 0; v < kTogether; ++v) larger[v] -= other > load(copy + i + v * kWidth);
+#pragma GCC unroll 8
+          for (int v = 0; v < kTogether; ++v) larger[v] = plus_above(larger[v], other, block[v]);
         }
+#pragma GCC unroll 8
         for (int v = 0; v < kTogether; ++v) store(rank + i + v * kWidth, larger[v]);
       }
       uint8_t equal[kShort] = {};  // scores already placed at this rank
-      int32_t order[kShort];
-      for (int64_t i = 0; i < count; ++i) order[rank[i] + equal[rank[i]]++] = static_cast<int32_t>(i);
-      for (int64_t i = 0; i < std::min(count, k_); ++i) {
-        similarity[i] = copy[order[i]];
-        index[i] = rows[order[i]];
+      float placed[kShort];
+      int32_t placed_row[kShort];
+      for (int64_t i = 0; i < count; ++i) {
+        const int place = rank[i] + equal[rank[i]]++;
+        placed[place] = scores[i];
+        placed_row[place] = rows[i];
       }
+      const int64_t found = std::min(count, k_);
+      std::memcpy(similarity, placed, sizeof(float) * found);
+      for (int64_t i = 0; i < found; ++i) index[i] = placed_row[i];
     } else {
       for (int64_t i = 0; i < count; ++i)
         index[i] = static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(ordered(scores[i]))) << 32 |
@@ -287,48 +285,48 @@ class Selection {
   // Scores of a lane's buffer from which on it is shrunk.
   static int64_t full(int64_t k) { return k + std::max<int64_t>(k, 64); }
 
-  // Bits of the scores that exceed their lane's threshold and that its label does not exclude, row by row.
+  // Takes the scores that exceed their lane's threshold and that its label does not exclude: lists their places, then
+  // goes through the list. No branch hangs on a comparison, which could not be predicted.
   template <Labels labels>
-  void compare(const float* scores, int64_t stride, int64_t rows, const int64_t* label, uint8_t (*above)[kBatch]) const {
+  void take_batch(const float* scores, int64_t stride, int64_t rows, const int64_t* label, int64_t first) {
     vf threshold[NV];
-    vi lane_label[NV];
+    vi lane_label[NV], lane[NV];
     for (int v = 0; v < NV; ++v) {
       threshold[v] = load(threshold_ + v * kWidth);
       lane_label[v] = load(short_label_ + v * kWidth);
+      for (int i = 0; i < kWidth; ++i) lane[v][i] = v * kWidth + i;
     }
+    int32_t list[kBatch * L + kWidth];  // row * L + lane
+    int64_t taken = 0;
     for (int64_t r = 0; r < rows; ++r) {
+      if (labels != Labels::none && label[r] < 0) continue;
+      const vi row = set1(static_cast<int32_t>(r * L));
+      const vi row_label = set1(labels == Labels::fit ? static_cast<int32_t>(label[r]) : 0);
+#pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
-        uint32_t bits = lanes_above(load(scores + r * stride + v * kWidth), threshold[v]);
-        if (labels == Labels::fit) {
-          bits &= ~lanes_equal(lane_label[v], set1(static_cast<int32_t>(label[r])));
-          bits = label[r] < 0 ? 0 : bits;
-        }
+        vf score = load(scores + r * stride + v * kWidth);
+        if (labels == Labels::fit) score = lane_label[v] == row_label ? set1(-INFINITY) : score;
+        uint32_t bits = lanes_above(score, threshold[v]);
         if (labels == Labels::wide)
           for (int i = 0; i < kWidth; ++i)
-            if (label[r] < 0 || label_[v * kWidth + i] == label[r]) bits &= ~(1u << i);
-        for (int b = 0; b < kBytes; ++b) above[v * kBytes + b][r] = static_cast<uint8_t>(bits >> 8 * b);
+            if (label_[v * kWidth + i] == label[r]) bits &= ~(1u << i);
+        taken += store_lanes(list + taken, lane[v] + row, bits);
       }
+    }
+    for (int64_t i = 0; i < taken; ++i) {
+      const uint32_t place = list[i], j = place / L, l = place % L;
+      append(l, scores[j * stride + l], static_cast<int32_t>(first + j));
     }
   }
 
-  // Adds the scores of the rows whose bits are set, in order; row i's is scores[i * stride], and its index first + i.
-  //
-  // Mostly there are two or fewer: these are taken without a branch, which could not be predicted.
-  void put(int lane, uint64_t rows, const float* scores, int64_t stride, int32_t first) {
-    int64_t at = end_[lane];
-    auto take_next = [&] {
-      const int row = __builtin_ctzll(rows + (rows == 0));
-      scores_[at] = scores[row * stride];
-      index_[at] = first + row;
-      at += rows != 0;
-      rows &= rows - 1;
-    };
-    take_next();
-    take_next();
-    while (rows != 0) take_next();
-    end_[lane] = at;
-    if (at >= full_[lane]) shrink(lane, k_ + (full(k_) - k_) / 4);
+  void append(int64_t lane, float score, int32_t index) {
+    const int64_t at = end_[lane]++;
+    scores_[at] = score;
+    index_[at] = index;
   }
+
+  // Shrinks a full buffer, to a number that is found fast and leaves room for long.
+  void make_room(int lane) { shrink(lane, k_ + (full(k_) - k_) / 4); }
 
   // Leaves the k to `most` best.
   void shrink(int lane, int64_t most) {

@@ -98,29 +98,13 @@ inline uint32_t lanes_above(vf x, vf bound) {
 #endif
 }
 
-inline uint32_t lanes_above(vi x, vi bound) {
+// One more in the lanes where x exceeds the bound.
+inline vi plus_above(vi count, vf x, vf bound) {
 #if defined(__AVX512F__)
-  return _mm512_cmpgt_epi32_mask((__m512i)x, (__m512i)bound);
-#elif defined(__AVX2__)
-  return (uint32_t)_mm256_movemask_ps((__m256)(x > bound));
+  const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GT_OQ);
+  return (vi)_mm512_mask_sub_epi32((__m512i)count, above, (__m512i)count, _mm512_set1_epi32(-1));
 #else
-  vi hit = x > bound;
-  uint32_t bits = 0;
-  for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
-  return bits;
-#endif
-}
-
-inline uint32_t lanes_equal(vi x, vi y) {
-#if defined(__AVX512F__)
-  return _mm512_cmpeq_epi32_mask((__m512i)x, (__m512i)y);
-#elif defined(__AVX2__)
-  return (uint32_t)_mm256_movemask_ps((__m256)(x == y));
-#else
-  vi hit = x == y;
-  uint32_t bits = 0;
-  for (int i = 0; i < kWidth; ++i) bits |= (hit[i] & 1u) << i;
-  return bits;
+  return count - (x > bound);
 #endif
 }
 
@@ -147,36 +131,12 @@ int store_lanes(Lane* out, Vector x, uint32_t bits) {
   const __m256i packed = _mm256_permutevar8x32_epi32((__m256i)x, _mm256_cvtepu8_epi32(lanes));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), packed);
 #else
-  for (int i = 0, n = 0; i < kWidth; ++i)
-    if (bits >> i & 1) out[n++] = x[i];
+  for (int i = 0, n = 0; i < kWidth; ++i) {
+    out[n] = x[i];
+    n += bits >> i & 1;
+  }
 #endif
   return __builtin_popcount(bits);
-}
-
-// The bits of 64 bytes, regrouped by their place: bit i of bits[b] is bit b of bytes[i].
-inline void transpose_bits(const uint8_t* bytes, uint64_t* bits) {
-#if defined(__AVX2__)
-  __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-  __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + 32));
-  for (int b = 7; b >= 0; --b) {
-    bits[b] = static_cast<uint32_t>(_mm256_movemask_epi8(low)) | static_cast<uint64_t>(_mm256_movemask_epi8(high)) << 32;
-    low = _mm256_add_epi8(low, low);
-    high = _mm256_add_epi8(high, high);
-  }
-#else
-  for (int b = 0; b < 8; ++b) bits[b] = 0;
-  for (int i = 0; i < 64; i += 8) {
-    uint64_t square = 0;  // 8 x 8 bits, transposed by exchanging ever larger blocks across the diagonal
-    for (int j = 0; j < 8; ++j) square |= static_cast<uint64_t>(bytes[i + j]) << 8 * j;
-    uint64_t moved = (square ^ square >> 7) & 0x00aa00aa00aa00aaull;
-    square ^= moved ^ moved << 7;
-    moved = (square ^ square >> 14) & 0x0000cccc0000ccccull;
-    square ^= moved ^ moved << 14;
-    moved = (square ^ square >> 28) & 0x00000000f0f0f0f0ull;
-    square ^= moved ^ moved << 28;
-    for (int b = 0; b < 8; ++b) bits[b] |= (square >> 8 * b & 0xff) << i;
-  }
-#endif
 }
 
 // 2**x for x <= 127, relative error below 1.2e-7; 0 from 2**-126.5 down (and at -inf), NaN at NaN.
