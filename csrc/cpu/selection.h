@@ -147,6 +147,7 @@ class Selection {
       threshold_[lane] = lane < count ? -INFINITY : INFINITY;
       label_[lane] = lane < count && labels ? labels[lane] : -1;
       short_label_[lane] = static_cast<int32_t>(label_[lane]);
+      lane_[lane] = lane;
     }
   }
 
@@ -290,18 +291,19 @@ class Selection {
   template <Labels labels>
   void take_batch(const float* scores, int64_t stride, int64_t rows, const int64_t* label, int64_t first) {
     vf threshold[NV];
-    vi lane_label[NV], lane[NV];
+    vi lane_label[NV], place[NV];  // row * L + lane
     for (int v = 0; v < NV; ++v) {
       threshold[v] = load(threshold_ + v * kWidth);
       lane_label[v] = load(short_label_ + v * kWidth);
-      for (int i = 0; i < kWidth; ++i) lane[v][i] = v * kWidth + i;
+      place[v] = load(lane_ + v * kWidth);
     }
-    int32_t list[kBatch * L + kWidth];  // row * L + lane
+    int32_t list[kBatch * L + kWidth];
     int64_t taken = 0;
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r, next_row(place)) {
       if (labels != Labels::none && label[r] < 0) continue;
-      const vi row = set1(static_cast<int32_t>(r * L));
-      const vi row_label = set1(labels == Labels::fit ? static_cast<int32_t>(label[r]) : 0);
+      int32_t short_label = 0;
+      if (labels == Labels::fit) std::memcpy(&short_label, label + r, 4);
+      const vi row_label = set1(short_label);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         vf score = load(scores + r * stride + v * kWidth);
@@ -310,13 +312,18 @@ class Selection {
         if (labels == Labels::wide)
           for (int i = 0; i < kWidth; ++i)
             if (label_[v * kWidth + i] == label[r]) bits &= ~(1u << i);
-        taken += store_lanes(list + taken, lane[v] + row, bits);
+        taken += store_lanes(list + taken, place[v], bits);
       }
     }
     for (int64_t i = 0; i < taken; ++i) {
       const uint32_t place = list[i], j = place / L, l = place % L;
       append(l, scores[j * stride + l], static_cast<int32_t>(first + j));
     }
+  }
+
+  static void next_row(vi (&place)[NV]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) place[v] += L;
   }
 
   void append(int64_t lane, float score, int32_t index) {
@@ -337,7 +344,7 @@ class Selection {
   }
 
   alignas(64) float threshold_[L];
-  alignas(64) int32_t short_label_[L];
+  alignas(64) int32_t short_label_[L], lane_[L];
   int64_t label_[L], end_[L], full_[L];
   float* scores_;   // [L][entries]
   int32_t* index_;  // [L][entries]
