@@ -16,7 +16,8 @@ from torch import Tensor
 
 PASSES = ("forward", "backward", "both")
 MOST_ROUNDS = 300
-SHORT = 100.0  # milliseconds, below which the second of two runs counts
+SHORT = 100.0  # milliseconds, below which a program runs again
+AGAIN = 4  # times
 
 X = TypeVar("X")
 Programs = dict[str, Callable[[X], tuple[Tensor, ...]]]
@@ -42,19 +43,21 @@ def times(
 
     The programs run in turn, so that a noisy machine disturbs all of them alike: at least ``rounds`` times each, and
     more until ``seconds`` have passed. A first round (compilation, caches, first pages) does not count, nor does a
-    second where it costs little. A short program runs twice in a row, and the second time counts: what the one before
-    it leaves of caches and of the allocator's pages would be a good part of the first.
+    second where it costs little. A short program runs some more times in a row, and these count: what the one before it
+    leaves of caches and of the allocator's pages would be a good part of the first, and beside long ones there are few
+    rounds.
     """
     samples: dict[tuple[str, str], list[float]] = {}
     begin, counted = time.perf_counter(), -2
     while counted < rounds or (counted < MOST_ROUNDS and time.perf_counter() - begin < seconds):
         for name, program in programs.items():
-            spans = _spans(program, inputs, leaves, device)
-            if sum(spans[:2]) < SHORT:
-                spans = _spans(program, inputs, leaves, device)
+            runs = [_spans(program, inputs, leaves, device)]
+            if sum(runs[0][:2]) < SHORT:
+                runs = [_spans(program, inputs, leaves, device) for _ in range(AGAIN)]
             if counted >= 0:
-                for part, span in zip(PASSES, spans, strict=False):
-                    samples.setdefault((name, part), []).append(span)
+                for spans in runs:
+                    for part, span in zip(PASSES, spans, strict=False):
+                        samples.setdefault((name, part), []).append(span)
         counted += 1
         if counted == -1 and time.perf_counter() - begin > seconds:
             counted = 0
