@@ -301,9 +301,7 @@ class Selection {
     int64_t taken = 0;
     for (int64_t r = 0; r < rows; ++r, next_row(place)) {
       if (labels != Labels::none && label[r] < 0) continue;
-      int32_t short_label = 0;
-      if (labels == Labels::fit) std::memcpy(&short_label, label + r, 4);
-      const vi row_label = set1(short_label);
+      const vi row_label = set1(labels == Labels::fit ? static_cast<int32_t>(label[r]) : 0);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         vf score = load(scores + r * stride + v * kWidth);
