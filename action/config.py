@@ -146,6 +146,9 @@ class AnatomicalContrastConfig:
             their side tells them apart (the ventricles of the phantom).
         pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
             alone (published): in a short run that teaches the student background, which most pixels are.
+        pseudo_label_alignment: whether the teacher's probabilities on unlabelled slices are scaled until each class has
+            the share of pixels there that it has in the labelled slices (published: false). Without, a teacher that has
+            seen one patient may teach itself an organ of several times its size, or next to none of it.
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
@@ -169,6 +172,7 @@ class AnatomicalContrastConfig:
     pseudo_label_threshold: float = 0.7
     pseudo_label_flips: bool = False
     pseudo_label_dice: bool = True
+    pseudo_label_alignment: bool = True
     weak_threshold: float = 0.7
     unsupervised_weight: float = 1.0
     ramp_up: float = 0.3

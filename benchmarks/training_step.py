@@ -43,6 +43,7 @@ def published(size: int = 256, features: int = 512, channels: Sequence[int] = CH
             unlabeled=4,
             pseudo_label_threshold=0.0,
             pseudo_label_dice=False,
+            pseudo_label_alignment=False,
             ramp_up=0.0,
             queries=QUERIES,
             keys=QUERIES,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from action.config import TrainConfig
 from action.errors import InputError
+from action.model.class_shares import ClassShares
 from action.model.heads import GlobalHead, LocalHead, RepresentationHead, mlp
 from action.model.teacher import make_teacher, update_teacher
 from action.model.unet import UNet, UNetOutput
@@ -38,6 +39,7 @@ class Learner(nn.Module):
         slice_bank: past teacher embeddings of slices (stage 1).
         window_bank: past teacher embeddings of each window position (stage 2).
         pixel_bank: class-labelled teacher representations of pixels (stage 3).
+        class_shares: shares of the classes among labels and predictions (stage 3).
     """
 
     def __init__(self, config: TrainConfig, classes: int) -> None:
@@ -52,6 +54,7 @@ class Learner(nn.Module):
         self.slice_bank = MemoryBank(config.global_distillation.bank, dim)
         self.window_bank = MemoryBank(config.local_distillation.bank, self.student.local_head.dim, groups=positions)
         self.pixel_bank = MemoryBank(config.anatomical_contrast.pixel_bank, dim, labeled=True)
+        self.class_shares = ClassShares(classes, config.optimizer.teacher_momentum)
 
     def train(self, mode: bool = True) -> Learner:
         super().train(mode)

@@ -58,6 +58,8 @@ class AnatomicalContrast:
             if config.pseudo_label_flips:
                 probability[labeled:] += mirrored(learner.teacher, batch["weak"][labeled:])
                 probability[labeled:] /= 3
+            if config.pseudo_label_alignment:
+                probability[labeled:] = learner.class_shares.align(probability[labeled:], batch["weak_label"])
             confidence, label = probability.max(dim=1, keepdim=True)
             # A labelled pixel is certain.
             label[:labeled] = batch["weak_label"].long()

@@ -16,6 +16,7 @@ from action.config import (
 )
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool, step_generator
+from action.model.class_shares import ClassShares
 from action.model.heads import Pixels
 from action.model.learner import Learner
 from action.stages import make_stages
@@ -178,7 +179,7 @@ def test_stage_3_moves_image_pseudo_label_and_confidence_together(config):
 
 @pytest.mark.parametrize("flips", [False, True])
 def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, flips, monkeypatch):
-    settings = dataclasses.replace(config.anatomical_contrast, pseudo_label_flips=flips)
+    settings = dataclasses.replace(config.anatomical_contrast, pseudo_label_flips=flips, pseudo_label_alignment=False)
     stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
     seen = {}
     original = AnatomicalContrast.strong_view
@@ -194,6 +195,35 @@ def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, fl
     torch.testing.assert_close(seen["confidence"], confidence, rtol=1e-4, atol=1e-5)
     assert (seen["label"] == label).float().mean() > 0.999
     assert len(seen["label"]) == 2
+
+
+def test_pseudo_labels_are_aligned_to_the_labels_shares_of_the_classes(config, learner, data, monkeypatch):
+    stage = AnatomicalContrast(config)
+    seen = {}
+    original = AnatomicalContrast.strong_view
+    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.update(a[1]) or original(*a))
+    rng = step_generator(0, 0, 0)
+    batch = stage.batch(data, 0, rng)
+    stage.losses(learner, batch, 0, rng)
+    with torch.no_grad():
+        probability = learner.teacher(batch["weak"][2:]).logits.softmax(1)
+    share = torch.bincount(batch["weak_label"].long().flatten(), minlength=CLASSES) / batch["weak_label"].numel()
+    odds = probability * (share / probability.mean(dim=(0, 2, 3)))[:, None, None]
+    confidence, label = (odds / odds.sum(1, keepdim=True)).max(1, keepdim=True)
+    torch.testing.assert_close(seen["confidence"], confidence, rtol=1e-4, atol=1e-5)
+    assert (seen["label"] == label).float().mean() > 0.999
+    assert not torch.equal(label, probability.argmax(1, keepdim=True))
+
+
+def test_class_shares_are_running_means_whose_first_batches_count_alike():
+    shares = ClassShares(2, momentum=0.75)
+    labels = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]  # one class fills each batch
+    for number, value in enumerate(labels, 1):
+        shares.align(torch.full((1, 2, 4, 4), 0.5), torch.full((1, 1, 4, 4), value))
+        if number <= 4:
+            torch.testing.assert_close(shares.labeled[1], torch.tensor(labels[:number]).mean())
+    torch.testing.assert_close(shares.labeled[1], torch.tensor((0.5 * 0.75 + 0.25) * 0.75 + 0.25))
+    torch.testing.assert_close(shares.unlabeled, torch.tensor([0.5, 0.5]))
 
 
 @pytest.mark.parametrize("mix_with", ["unlabeled", "labeled"])
