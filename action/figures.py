@@ -100,17 +100,14 @@ def _draw_labels(axes: Axes, labels: np.ndarray, colors: ListedColormap) -> None
 
 
 def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) -> None:
-    """A dashed line where a stage ends, its name at the top of where it begins."""
+    """A dashed line where a stage ends; the stages' names and steps above, where short ones do not overlap either."""
     begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
-    for i in begins:
-        for axes in panels if i else ():
+    ends = [*begins[1:], len(steps)]
+    for i in begins[1:]:
+        for axes in panels:
             axes.axvline(steps[i] - 0.5, color="gray", linestyle="--", linewidth=1.2)
-    if begins:
-        names = panels[0].secondary_xaxis("top")
-        ends = [*begins[1:], len(steps)]
-        names.set_xticks([(steps[i] + steps[j - 1]) / 2 for i, j in zip(begins, ends, strict=True)])
-        names.set_xticklabels([stages[i].replace("_", "\n") for i in begins], fontsize=9)
-        names.tick_params(length=0)
+    spans = (f"{stages[i].replace('_', ' ')} {steps[i]}–{steps[j - 1]}" for i, j in zip(begins, ends, strict=False))
+    panels[0].set_title("   ".join(spans), fontsize=9)
 
 
 def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
