@@ -177,16 +177,22 @@ def test_stage_3_moves_image_pseudo_label_and_confidence_together(config):
     assert close[inside].float().mean() > 0.85  # all but interpolated edges
 
 
+def pseudo_labels(stage, learner, data, monkeypatch):
+    """The batch of a step, the pseudo-labelled slices before they are mixed, and the slices mixed into them."""
+    seen = []
+    original = AnatomicalContrast.strong_view
+    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.extend(a[1:3]) or original(*a))
+    rng = step_generator(0, 0, 0)
+    batch = stage.batch(data, 0, rng)
+    stage.losses(learner, batch, 0, rng)
+    return batch, *seen
+
+
 @pytest.mark.parametrize("flips", [False, True])
 def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, flips, monkeypatch):
     settings = dataclasses.replace(config.anatomical_contrast, pseudo_label_flips=flips, pseudo_label_alignment=False)
     stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
-    seen = {}
-    original = AnatomicalContrast.strong_view
-    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.update(a[1]) or original(*a))
-    rng = step_generator(0, 0, 0)
-    batch = stage.batch(data, 0, rng)
-    stage.losses(learner, batch, 0, rng)
+    batch, seen, _ = pseudo_labels(stage, learner, data, monkeypatch)
     with torch.no_grad():
         image = batch["weak"][2:]  # the unlabelled slices
         views = [(), (2,), (3,)] if flips else [()]
@@ -199,12 +205,7 @@ def test_pseudo_labels_are_the_mean_over_mirror_images(config, learner, data, fl
 
 def test_pseudo_labels_are_aligned_to_the_labels_shares_of_the_classes(config, learner, data, monkeypatch):
     stage = AnatomicalContrast(config)
-    seen = {}
-    original = AnatomicalContrast.strong_view
-    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.update(a[1]) or original(*a))
-    rng = step_generator(0, 0, 0)
-    batch = stage.batch(data, 0, rng)
-    stage.losses(learner, batch, 0, rng)
+    batch, seen, _ = pseudo_labels(stage, learner, data, monkeypatch)
     with torch.no_grad():
         probability = learner.teacher(batch["weak"][2:]).logits.softmax(1)
     share = torch.bincount(batch["weak_label"].long().flatten(), minlength=CLASSES) / batch["weak_label"].numel()
@@ -230,13 +231,7 @@ def test_class_shares_are_running_means_whose_first_batches_count_alike():
 def test_partners_of_unlabelled_slices(config, learner, data, mix_with, monkeypatch):
     settings = dataclasses.replace(config.anatomical_contrast, mix_with=mix_with)
     stage = AnatomicalContrast(dataclasses.replace(config, anatomical_contrast=settings))
-    seen = []
-    original = AnatomicalContrast.strong_view
-    monkeypatch.setattr(AnatomicalContrast, "strong_view", lambda *a: seen.extend(a[1:3]) or original(*a))
-    rng = step_generator(0, 0, 0)
-    batch = stage.batch(data, 0, rng)
-    stage.losses(learner, batch, 0, rng)
-    pseudo, partner = seen
+    batch, pseudo, partner = pseudo_labels(stage, learner, data, monkeypatch)
     assert partner["image"].shape == pseudo["image"].shape
     if mix_with == "unlabeled":
         for key, value in pseudo.items():
