@@ -1,4 +1,4 @@
-"""Random views of a slice. A draw moves the image, its label and its confidence together (MONAI's joint transforms)."""
+"""Random views of slices. A draw moves the image, its label and its confidence together (MONAI's joint transforms)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ INTERPOLATION = {"image": "bilinear", "label": "nearest", "confidence": "nearest
 KEYS = tuple(INTERPOLATION)
 MODES = tuple(INTERPOLATION.values())
 
-# A slice with its label [1, H, W] and, for a pseudo-label, its confidence [1, H, W] (0: outside the image).
-Slice = dict[str, Tensor]
+# Slices with their labels and, for pseudo-labels, confidences (0: outside the image), each [B, 1, H, W].
+Slices = dict[str, Tensor]
 
 
 class Augmentation:
-    """Weak (geometry), strong (intensity and deformation) and intensity-only transforms of one slice.
+    """Weak (geometry), strong (intensity and deformation) and intensity-only transforms of slices.
 
-    Each takes the slice and the generator that draws its parameters, and returns new tensors: the input is not
-    modified, so the weak and the strong view never share memory.
+    Each takes a batch of slices and the generator of its draws, which differ from slice to slice, and returns new
+    tensors: the input is not modified, so the weak and the strong view never share memory.
     """
 
     def __init__(self, config: AugmentationConfig, size: Sequence[int]) -> None:
@@ -75,26 +75,21 @@ class Augmentation:
         self._intensity = Compose(intensity)
         self._strong = Compose([*intensity, *deformation])
 
-    def weak(self, item: Slice, rng: np.random.Generator) -> Slice:
+    def weak(self, batch: Slices, rng: np.random.Generator) -> Slices:
         """Flip, rotation and zoom, of everything together."""
-        return _apply(self._weak, item, rng)
+        return _apply(self._weak, batch, rng)
 
-    def intensity(self, item: Slice, rng: np.random.Generator) -> Slice:
+    def intensity(self, batch: Slices, rng: np.random.Generator) -> Slices:
         """Brightness, contrast and blur; nothing moves."""
-        return _apply(self._intensity, item, rng)
+        return _apply(self._intensity, batch, rng)
 
-    def strong(self, item: Slice, rng: np.random.Generator) -> Slice:
+    def strong(self, batch: Slices, rng: np.random.Generator) -> Slices:
         """Brightness, contrast and blur of the image, and one smooth deformation of everything together."""
-        return _apply(self._strong, item, rng)
+        return _apply(self._strong, batch, rng)
 
 
-def _apply(transform: Compose, item: Slice, rng: np.random.Generator) -> Slice:
+def _apply(transform: Compose, batch: Slices, rng: np.random.Generator) -> Slices:
     transform.set_random_state(seed=int(rng.integers(2**32)))
-    return transform({key: value.clone() for key, value in item.items()})
-
-
-def each(transform, batch: Slice, rng: np.random.Generator) -> Slice:
-    """Apply a transform of one slice to every slice of a batch, with draws of its own."""
-    first = next(iter(batch.values()))
-    items = [transform({key: value[i] for key, value in batch.items()}, rng) for i in range(len(first))]
+    count = len(next(iter(batch.values())))
+    items = [transform({key: value[i].clone() for key, value in batch.items()}) for i in range(count)]
     return {key: torch.stack([item[key] for item in items]) for key in batch}

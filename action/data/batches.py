@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.augment import Slice
+from action.data.augment import Slices
 from action.data.volumes import LoadedCase
 
 
@@ -46,7 +46,7 @@ class SlicePool:
         }
         return np.array([orders[int(e)][p % len(self)] for e, p in zip(epochs, places, strict=True)], dtype=np.int64)
 
-    def batch(self, start: int, count: int) -> Slice:
+    def batch(self, start: int, count: int) -> Slices:
         """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label, same shape."""
         chosen = self.indices(start, count)
         batch = {"image": _stack(self.images, chosen)}

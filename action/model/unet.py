@@ -79,11 +79,13 @@ class UNet(nn.Module):
             UpBlock(a, b) for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
         )
         self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
+        # Convolutions and pooling read pixel-major maps without reordering them.
+        self.to(memory_format=torch.channels_last)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Feature maps of every level, fine to coarse."""
         maps = []
-        x = image
+        x = image.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
             maps.append(x)

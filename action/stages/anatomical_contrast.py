@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from action.config import TrainConfig
-from action.data.augment import Augmentation, each
+from action.data.augment import Augmentation
 from action.model.heads import Pixels
 from action.model.learner import Learner
 from action.stages.base import TrainingData, two_views
@@ -39,7 +39,7 @@ class AnatomicalContrast:
         config = self._config
         weak, strong = two_views(data.labeled, step * config.labeled, config.labeled, data.augmentation, rng)
         pool, count = data.unlabeled_or_labeled, config.unlabeled
-        unlabeled = each(data.augmentation.weak, {"image": pool.batch(step * count, count)["image"]}, rng)
+        unlabeled = data.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
         return {
             "weak": torch.cat([weak["image"], unlabeled["image"]]),
             "weak_label": weak["label"],
@@ -106,7 +106,7 @@ class AnatomicalContrast:
         """Mixed and augmented slices with their labels and confidences, all moved together."""
         mixed = mix(pseudo, partner, self._config.mix, rng)
         device = mixed["image"].device
-        strong = each(self._augmentation.strong, {key: value.cpu() for key, value in mixed.items()}, rng)
+        strong = self._augmentation.strong({key: value.cpu() for key, value in mixed.items()}, rng)
         return {key: value.to(device) for key, value in strong.items()}
 
     def contrast(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.augment import Augmentation, Slice, each
+from action.data.augment import Augmentation, Slices
 from action.data.batches import SlicePool
 from action.model.learner import Learner
 
@@ -62,10 +62,10 @@ class Stage(Protocol):
 
 def two_views(
     pool: SlicePool, start: int, count: int, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[Slice, Slice]:
+) -> tuple[Slices, Slices]:
     """A weak view for the teacher, and a strong view of it for the student: separate tensors of the same slices."""
-    weak = each(augmentation.weak, pool.batch(start, count), rng)
-    return weak, each(augmentation.strong, weak, rng)
+    weak = augmentation.weak(pool.batch(start, count), rng)
+    return weak, augmentation.strong(weak, rng)
 
 
 def distillation_batch(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from action.config import TrainConfig
-from action.data.augment import each
 from action.model.learner import Learner
 from action.stages.base import TrainingData, two_views
 from action.stages.losses import ramp_up, segmentation_loss
@@ -33,8 +32,8 @@ class MeanTeacher:
         count = self._config.unlabeled
         _, labeled = two_views(data.labeled, step * self._config.labeled, self._config.labeled, data.augmentation, rng)
         pool = data.unlabeled_or_labeled
-        weak = each(data.augmentation.weak, {"image": pool.batch(step * count, count)["image"]}, rng)
-        student = each(data.augmentation.intensity, weak, rng)
+        weak = data.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
+        student = data.augmentation.intensity(weak, rng)
         return {**labeled, "weak": weak["image"], "student": student["image"]}
 
     def losses(

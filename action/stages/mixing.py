@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.augment import Slice
+from action.data.augment import Slices
 
 
-def mix(batch: Slice, partner: Slice, how: Literal["cutmix", "classmix", "none"], rng: np.random.Generator) -> Slice:
+def mix(batch: Slices, partner: Slices, how: Literal["cutmix", "classmix", "none"], rng: np.random.Generator) -> Slices:
     """Paste a part of each slice's partner into it; new tensors, the inputs are not modified.
 
     CutMix (Yun et al., ICCV 2019): a random box of a quarter to a half of the area. ClassMix (Olsson et al., WACV

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from action.config import AugmentationConfig
-from action.data.augment import Augmentation, each
+from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.stages.base import two_views
 
@@ -11,12 +11,12 @@ SIZE = (64, 64)
 
 
 @pytest.fixture
-def item():
-    """A slice whose label and confidence can be read off its image."""
+def batch():
+    """One slice whose label and confidence can be read off its image."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     blob = ((x - 24) ** 2 + 1.5 * (y - 38) ** 2 < 14**2).astype(np.float32)
-    image = torch.from_numpy(0.25 + 0.5 * blob)[None]
-    return {"image": image, "label": torch.from_numpy(blob)[None], "confidence": image.clone()}
+    image = torch.from_numpy(0.25 + 0.5 * blob)[None, None]
+    return {"image": image, "label": torch.from_numpy(blob)[None, None], "confidence": image.clone()}
 
 
 def geometry_only():
@@ -24,13 +24,13 @@ def geometry_only():
 
 
 @pytest.mark.parametrize("view", ["weak", "strong"])
-def test_image_label_and_confidence_move_together(item, view):
+def test_image_label_and_confidence_move_together(batch, view):
     augmentation = Augmentation(geometry_only(), SIZE)
     moved = 0
     for seed in range(8):
-        result = getattr(augmentation, view)(item, np.random.default_rng(seed))
+        result = getattr(augmentation, view)(batch, np.random.default_rng(seed))
         label, inside = result["label"], result["confidence"] > 0
-        moved += not torch.equal(label, item["label"])
+        moved += not torch.equal(label, batch["label"])
         assert set(label.unique().tolist()) <= {0.0, 1.0}
         # The image still says the label and the confidence everywhere but on the interpolated edge of the blob.
         agrees = ((result["image"] > 0.5) == (label > 0.5)) & ((result["image"] - result["confidence"]).abs() < 0.26)
@@ -38,26 +38,26 @@ def test_image_label_and_confidence_move_together(item, view):
     assert moved == 8
 
 
-def test_intensity_moves_nothing(item):
+def test_intensity_moves_nothing(batch):
     config = AugmentationConfig(intensity_probability=1.0, blur=(0.5, 1.0))
-    result = Augmentation(config, SIZE).intensity(item, np.random.default_rng(0))
-    assert torch.equal(result["label"], item["label"]) and torch.equal(result["confidence"], item["confidence"])
-    assert not torch.equal(result["image"], item["image"])
+    result = Augmentation(config, SIZE).intensity(batch, np.random.default_rng(0))
+    assert torch.equal(result["label"], batch["label"]) and torch.equal(result["confidence"], batch["confidence"])
+    assert not torch.equal(result["image"], batch["image"])
 
 
 @pytest.mark.parametrize("view", ["weak", "strong", "intensity"])
-def test_the_input_is_never_modified(item, view):
+def test_the_input_is_never_modified(batch, view):
     config = AugmentationConfig(intensity_probability=1.0, deformation_probability=1.0)
-    before = {key: value.clone() for key, value in item.items()}
-    result = getattr(Augmentation(config, SIZE), view)(item, np.random.default_rng(0))
-    assert all(torch.equal(item[key], before[key]) for key in item)
-    assert all(result[key].data_ptr() != item[key].data_ptr() for key in item)
+    before = {key: value.clone() for key, value in batch.items()}
+    result = getattr(Augmentation(config, SIZE), view)(batch, np.random.default_rng(0))
+    assert all(torch.equal(batch[key], before[key]) for key in batch)
+    assert all(result[key].data_ptr() != batch[key].data_ptr() for key in batch)
 
 
-def test_the_same_generator_gives_the_same_view(item):
+def test_the_same_generator_gives_the_same_view(batch):
     augmentation = Augmentation(AugmentationConfig(), SIZE)
-    batch = {key: value[None].repeat(3, 1, 1, 1) for key, value in item.items()}
-    first, second = (each(augmentation.strong, batch, np.random.default_rng(5))["image"] for _ in range(2))
+    three = {key: value.repeat(3, 1, 1, 1) for key, value in batch.items()}
+    first, second = (augmentation.strong(three, np.random.default_rng(5))["image"] for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first[0], first[1])  # each slice has draws of its own
 
