@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,6 +54,16 @@ def to_config(parser: Parser, arguments: Namespace) -> TrainConfig:
     return TrainConfig(**{name: objects[name] for name in TrainConfig.__dataclass_fields__})
 
 
+def parse_config(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration that flags of ``action.train`` ask for.
+
+    Raises:
+        InputError: a flag, key or value that does not belong there.
+    """
+    parser = config_parser("config", "")
+    return to_config(parser, parser.parse_args(list(arguments)))
+
+
 def load_config(path: Path) -> TrainConfig:
     """A run's saved configuration.
 
@@ -62,8 +72,7 @@ def load_config(path: Path) -> TrainConfig:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
-    parser = config_parser("config", "")
-    return to_config(parser, parser.parse_args(["--config", str(path)]))
+    return parse_config(["--config", str(path)])
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

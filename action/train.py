@@ -29,7 +29,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     folder = RunFolder(config.output)
     folder.check_free(resume=resume, overwrite=overwrite)
     if resume:
-        _check_same(config, load_config(folder.config), folder)
+        check_same(config, folder)
     data = load_data(config)
     if resume and folder.split.is_file() and load_split(folder.split) != data.split:
         raise InputError(f"{folder.split} differs from the split of {config.data} now: the data set has changed")
@@ -49,15 +49,24 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     return folder
 
 
-def _check_same(config: TrainConfig, saved: TrainConfig, folder: RunFolder) -> None:
-    # Where a run is and what it runs on may change; anything else would give other numbers.
-    free = {"output", "device", "evaluation"}
+def check_same(config: TrainConfig, folder: RunFolder) -> None:
+    """Refuse to go on with a run, or to take its results, under other settings than its own.
+
+    Where a run is, what it runs on and how often it is evaluated may change; anything else would give other numbers.
+
+    Args:
+        config: resolved settings.
+
+    Raises:
+        InputError: names the setting and both values.
+    """
+    saved = load_config(folder.config)
     for field in dataclasses.fields(TrainConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
-        if field.name not in free and ours != theirs:
+        if field.name not in {"output", "device", "evaluation"} and ours != theirs:
             raise InputError(
-                f"--resume: {field.name} is {ours}, but {folder.config} says {theirs}; "
-                "leave the flag out, or train into another --output"
+                f"{folder.root} holds a run with other settings: {field.name} is {ours}, but {folder.config} says "
+                f"{theirs}; leave the flag out, or choose another --output"
             )
 
 

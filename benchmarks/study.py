@@ -21,10 +21,12 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from action.config import SplitConfig, TrainConfig
+from action.cli import parse_config, run
 from action.data.phantom import write_phantom
-from action.experiment import PHANTOM, open_split
+from action.errors import InputError
+from action.experiment import PHANTOM, open_split, resolve
 from action.run_folder import RunFolder
+from action.train import check_same
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,18 @@ ABLATION = {
 }
 
 
-def train(arm: Arm, seed: int, labeled: int, folder: Path, data: Path, flags: Sequence[str], threads: int) -> dict:
-    """One run in a process of its own, or its summary if it is there already."""
-    run = RunFolder(folder)
-    if not run.summary.is_file():
-        command = [
-            sys.executable, "-m", "action.train", f"--data={data}", f"--method={arm.method}", f"--labeled={labeled}",
-            f"--seed={seed}", f"--output={folder}", *flags, *arm.overrides,
-        ]  # fmt: skip
-        if run.config.is_file():
-            command.append("--resume")
-        log = folder.with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            result = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        if result.returncode:
-            raise SystemExit(f"error: {' '.join(command)} failed, see {log}")
-    return json.loads(run.summary.read_text())
+def train(flags: Sequence[str], run: RunFolder, threads: int) -> None:
+    """One run in a process of its own, which goes on where it stopped."""
+    command = [sys.executable, "-m", "action.train", *flags]
+    if run.config.is_file():
+        command.append("--resume")
+    log = run.root.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        result = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    if result.returncode:
+        raise InputError(f"{' '.join(command)} failed, see {log}")
 
 
 def study(
@@ -95,29 +91,31 @@ def study(
 
     Returns:
         Arm name -> list of run summaries, in the order of the seeds.
+
+    Raises:
+        InputError: a run that is there already has other settings, or one failed.
     """
-    split_flags = dict(flag.removeprefix("--").split("=", 1) for flag in flags if flag.startswith("--split.file="))
-    config = TrainConfig(
-        data=str(data), labeled=1, method="supervised", split=SplitConfig(file=split_flags.get("split.file"))
-    )
-    _, split = open_split(config)
+    flags = [f"--data={data}", *flags]
+    _, split = open_split(parse_config([*flags, "--labeled=1", "--method=supervised"]))
     every = len(split.labeled) + len(split.unlabeled)
-    known = ARMS | ABLATION
-    todo = [(name, seed) for seed in seeds for name in arms]
+    runs: dict[str, list[RunFolder]] = {name: [] for name in arms}
+    todo = []
+    for seed in seeds:
+        for name in arms:
+            arm, run = (ARMS | ABLATION)[name], RunFolder(output / f"{name}-seed{seed}")
+            own = [
+                *flags, f"--method={arm.method}", f"--labeled={every if arm.every_label else labeled}",
+                f"--seed={seed}", f"--output={run.root}", *arm.overrides,
+            ]  # fmt: skip
+            runs[name].append(run)
+            if run.summary.is_file():
+                check_same(resolve(parse_config(own)), run)
+            else:
+                todo.append((own, run))
     threads = max(1, (os.cpu_count() or 1) // jobs)
-
-    def one(item: tuple[str, int]) -> dict:
-        name, seed = item
-        arm = known[name]
-        folder = output / f"{name}-seed{seed}"
-        return train(arm, seed, every if arm.every_label else labeled, folder, data, flags, threads)
-
     with ThreadPoolExecutor(jobs) as pool:
-        summaries = list(tqdm(pool.map(one, todo), total=len(todo), desc="study", unit="run"))
-    results: dict[str, list[dict]] = {name: [] for name in arms}
-    for (name, _), summary in zip(todo, summaries, strict=True):
-        results[name].append(summary)
-    return results
+        list(tqdm(pool.map(lambda item: train(*item, threads), todo), total=len(todo), desc="study", unit="run"))
+    return {name: [json.loads(run.summary.read_text()) for run in folders] for name, folders in runs.items()}
 
 
 def gap_closed(results: dict[str, list[dict]], name: str, of=lambda summary: summary["mean"]["dice"]) -> float | None:
@@ -170,7 +168,7 @@ def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
     parser.add_argument("--data", type=str | None, default=None, help="data folder; none: the phantom")
     parser.add_argument("--labeled", type=int, default=1, help="labelled patients")
@@ -179,7 +177,7 @@ def main() -> None:
     parser.add_argument("--output", type=str | None, default=None, help="folder; none: results/study-<data>")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("flags", type=str, nargs="*", help="after --: flags for every action.train")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.arms if name not in ARMS | ABLATION]
     if unknown:
         parser.error(f"unknown arms {', '.join(unknown)}: choose of {', '.join(ARMS | ABLATION)}")
@@ -194,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from action.errors import InputError
 from benchmarks import study
 
 CLASSES = ("liver", "kidneys")
@@ -50,4 +51,6 @@ def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, t
     monkeypatch.setattr(study.subprocess, "run", lambda *a, **k: pytest.fail("trained again"))
     again = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=1)
     assert again == first
+    with pytest.raises(InputError, match="labeled-only-seed0 holds a run with other settings: optimizer"):
+        study.study(acdc_root, 1, [0], arms, tmp_path / "study", [*flags, "--optimizer.lr=0.5"], jobs=1)
     assert np.isfinite(study.gap_closed(first, "labeled-only") or 0.0)
