@@ -75,7 +75,8 @@ class DenseRepresentationHead(RepresentationHead):
     """The head at every pixel, of which the sampled ones are taken."""
 
     def forward(self, features: Sequence[Tensor], pixels: Pixels) -> Tensor:
-        return self.dense(features)[pixels.image, :, pixels.y, pixels.x]
+        # In PyTorch's own layout, as published: on the network's channels-last maps the step is a fifth slower.
+        return self.dense([feature.contiguous() for feature in features])[pixels.image, :, pixels.y, pixels.x]
 
 
 def gathered_contrast(
