@@ -30,10 +30,13 @@ class InputConfig:
     Args:
         size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256.
             Slices of another size are resampled, predictions are resampled back.
+        crop: "body" shows the network only the part of a CT's slices that holds the patient, widened to the shape of
+            ``size``: patients become alike in size and no pixel is spent on air. Outside it is predicted background.
         intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU; "auto": "hu" where values are air in HU.
     """
 
     size: tuple[int, int] | None = None
+    crop: Literal["none", "body"] = "none"
     intensity: Literal["auto", "minmax", "hu"] = "auto"
 
 

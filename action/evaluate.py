@@ -91,8 +91,7 @@ def main(arguments: list[str]) -> None:
     cases = load_cases(
         [case for case in dataset.cases if case.patient in test],
         len(dataset.class_names),
-        tuple(config.input.size),
-        config.input.intensity,
+        config.input,
         progress=True,
     )
     evaluate(config, folder, cases, choose_device(parsed.device))

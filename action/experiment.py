@@ -97,8 +97,7 @@ def load_data(config: TrainConfig) -> LoadedData:
     loaded = load_cases(
         wanted,
         len(dataset.class_names),
-        tuple(config.input.size),
-        config.input.intensity,
+        config.input,
         training={*split.labeled, *split.unlabeled},
         progress=True,
     )

@@ -36,4 +36,4 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
 
 def segment(network: nn.Module, case: LoadedCase, batch: int) -> np.ndarray:
     """Labels of a case on its file's own grid, uint8 [Z, Y, X]."""
-    return resize_to_native(probabilities(network, case.image, batch), case.shape)
+    return resize_to_native(probabilities(network, case.image, batch), case.shape, case.box)

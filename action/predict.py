@@ -33,7 +33,7 @@ def predict(run_folder: Path, images: list[Path], output: Path, device: str = "a
             raise InputError(f"{image} would be replaced by its prediction: choose another -o than {output}")
     network, class_names = load_network(config, folder.best, choose_device(device))
     cases = [Case(_stem(image), _stem(image), image, None) for image in images]
-    loaded = load_cases(cases, len(class_names), tuple(config.input.size), config.input.intensity, progress=True)
+    loaded = load_cases(cases, len(class_names), config.input, progress=True)
     output.mkdir(parents=True, exist_ok=True)
     for case, target in zip(tqdm(loaded, desc="predict", unit="volume"), targets, strict=True):
         write_label(target, segment(network, case, config.evaluation.batch), case.volume)

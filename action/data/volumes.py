@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from tqdm import tqdm
 
+from action.config import InputConfig
 from action.data.cases import Case, raise_problems
 from action.data.nifti import Volume, read_image, read_label
 from action.errors import InputError
@@ -19,6 +21,11 @@ HU_RANGE = (-200.0, 250.0)
 AIR_HU = -500.0
 """Values below it occur in CT (air, lung) and not in MRI."""
 INTENSITIES = ("auto", "minmax", "hu")
+BODY_HU = -300.0
+"""Between air and lung below it, fat and tissue above."""
+
+Box = tuple[slice, slice]
+"""Rows and columns of a slice."""
 
 
 @dataclass
@@ -33,6 +40,7 @@ class LoadedCase:
         spacing: voxel size (z, y, x) of the file's grid in mm.
         volume: geometry for writing; its array is empty, its shape is `shape`.
         shape: (Z, Y, X) of the file's grid.
+        box: the part of every slice that `image` and `label` show.
     """
 
     name: str
@@ -43,6 +51,35 @@ class LoadedCase:
     spacing: tuple[float, float, float]
     volume: Volume
     shape: tuple[int, int, int]
+    box: Box
+
+
+def find_body(array: np.ndarray, aspect: float) -> Box:
+    """The part of the slices that holds the body in a CT.
+
+    Args:
+        array: [Z, Y, X] in Hounsfield units.
+        aspect: height / width to widen the part to, as far as the slices reach.
+
+    Returns:
+        Rows and columns around the largest connected piece (a table under the patient is another) above -300 HU; whole
+        slices if there is none.
+    """
+    pieces, count = ndimage.label(array > BODY_HU)
+    if count == 0:
+        return slice(0, array.shape[1]), slice(0, array.shape[2])
+    largest = int(np.bincount(pieces.ravel())[1:].argmax())
+    _, rows, columns = ndimage.find_objects(pieces)[largest]
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    height, width = max(height, round(width * aspect)), max(width, round(height / aspect))
+    return _widened(rows, height, array.shape[1]), _widened(columns, width, array.shape[2])
+
+
+def _widened(part: slice, extent: int, limit: int) -> slice:
+    """`part` with `extent` about the same centre, moved and cut to lie within 0 and `limit`."""
+    extent = min(extent, limit)
+    start = min(max((part.start + part.stop - extent) // 2, 0), limit - extent)
+    return slice(start, start + extent)
 
 
 def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
@@ -65,10 +102,8 @@ def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def load_case(
-    case: Case, classes: int, size: tuple[int, int], intensity: str, *, keep_truth: bool = True
-) -> LoadedCase:
-    """Reads and verifies a case and brings its slices to `size` (H, W): image bilinear, label nearest.
+def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool = True) -> LoadedCase:
+    """Reads and verifies a case and brings its slices to the size of `config`: image bilinear, label nearest.
 
     `keep_truth`: whether the labels on the file's own grid are kept beside them.
 
@@ -77,19 +112,22 @@ def load_case(
     """
     volume = read_image(case.image)
     truth = None if case.label is None else read_label(case.label, volume, classes).array
-    image = _resize(scale_intensity(volume.array, intensity), size, mode="bilinear", antialias=True)
-    label = None if truth is None else _resize(truth, size, mode="nearest-exact")
-    shape = volume.array.shape
+    shape, size = volume.array.shape, config.size
+    whole = slice(0, shape[1]), slice(0, shape[2])
+    rows, columns = box = find_body(volume.array, size[0] / size[1]) if config.crop == "body" else whole
+    scaled = scale_intensity(volume.array, config.intensity)[:, rows, columns]
+    image = _resize(scaled, size, mode="bilinear", antialias=True)
+    label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # gives the native voxels' memory back
     truth = truth if keep_truth else None
-    return LoadedCase(case.name, case.patient, image.astype(np.float16), label, truth, volume.spacing, geometry, shape)
+    image = image.astype(np.float16)
+    return LoadedCase(case.name, case.patient, image, label, truth, volume.spacing, geometry, shape, box)
 
 
 def load_cases(
     cases: Sequence[Case],
     classes: int,
-    size: tuple[int, int],
-    intensity: str,
+    config: InputConfig,
     *,
     training: Collection[str] = (),
     progress: bool = False,
@@ -105,27 +143,30 @@ def load_cases(
     for case in tqdm(cases, desc="reading", unit="volume", disable=not progress, leave=False):
         try:
             keep_truth = case.patient not in training
-            loaded.append(load_case(case, classes, size, intensity, keep_truth=keep_truth))
+            loaded.append(load_case(case, classes, config, keep_truth=keep_truth))
         except InputError as error:
             problems.append(str(error))
     raise_problems(problems, "the data set")
     return loaded
 
 
-def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Class probabilities [C, Z, H, W] at network size to uint8 labels of `shape` (Z, Y, X).
+def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int], box: Box) -> np.ndarray:
+    """Class probabilities [C, Z, H, W] of a `box` of the slices to uint8 labels of `shape` (Z, Y, X).
 
-    Probabilities are interpolated (bilinear), then the largest one is taken: smoother outlines than resized labels.
+    Outside the box is background. Probabilities are interpolated (bilinear), then the largest one is taken: smoother
+    outlines than resized labels.
     """
     probabilities = torch.as_tensor(probabilities)
     if probabilities.ndim != 4 or probabilities.shape[1] != shape[0]:
         raise ValueError(f"probabilities must be [C, Z={shape[0]}, H, W], got {tuple(probabilities.shape)}")
-    labels = np.empty(shape, np.uint8)
+    rows, columns = box
+    extent = rows.stop - rows.start, columns.stop - columns.start
+    labels = np.zeros(shape, np.uint8)
     for z in range(shape[0]):  # by slice: the native map of all slices and classes would be large
         slice_ = probabilities[None, :, z].float()
-        if slice_.shape[2:] != shape[1:]:
-            slice_ = F.interpolate(slice_, size=shape[1:], mode="bilinear", align_corners=False)
-        labels[z] = slice_[0].argmax(0).to(torch.uint8).cpu().numpy()
+        if slice_.shape[2:] != extent:
+            slice_ = F.interpolate(slice_, size=extent, mode="bilinear", align_corners=False)
+        labels[z, rows, columns] = slice_[0].argmax(0).to(torch.uint8).cpu().numpy()
     return labels
 
 

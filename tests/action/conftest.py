@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from action.config import InputConfig
 from action.data import open_dataset
 from action.data.phantom import write_phantom
 from action.data.volumes import LoadedCase, load_cases
@@ -74,4 +75,4 @@ def tiny_phantom(tmp_path_factory) -> Path:
 def loaded_cases(acdc_root) -> list[LoadedCase]:
     """The first six cases of `acdc_root` in memory, at their own size."""
     dataset = open_dataset(acdc_root, "acdc")
-    return load_cases(dataset.cases[:6], len(dataset.class_names), SHAPE[1:], "auto")
+    return load_cases(dataset.cases[:6], len(dataset.class_names), InputConfig(SHAPE[1:]))

@@ -8,6 +8,7 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_fill_holes
 from scipy.ndimage import label as components
 
+from action.config import InputConfig
 from action.data import open_dataset
 from action.data.acdc import read_info
 from action.data.phantom import draw, write_phantom
@@ -57,7 +58,7 @@ def test_files_are_scanner_like(cases):
 def test_the_set_passes_the_reader_and_brings_its_split(tiny_phantom):
     dataset = open_dataset(tiny_phantom, "acdc")
     assert dataset.class_names == ("background", "right ventricle", "myocardium", "left ventricle")
-    load_cases(dataset.cases, 4, (96, 96), "auto")
+    load_cases(dataset.cases, 4, InputConfig((96, 96)))
     split = make_split(dataset.cases, labeled=1, seed=0, file=dataset.split_file)
     assert (len(split.labeled + split.unlabeled), len(split.validation), len(split.test)) == (2, 1, 1)
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import SHAPE, save_nifti
 
+from action.config import InputConfig
 from action.data import Case, open_dataset
 from action.data.nifti import write_label
-from action.data.volumes import load_case, load_cases, resize_to_native, scale_intensity
+from action.data.volumes import find_body, load_case, load_cases, resize_to_native, scale_intensity
 from action.errors import InputError
 
 
@@ -44,7 +45,7 @@ def test_unknown_scaling_is_named():
 
 def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
     case = open_dataset(acdc_root, "acdc").cases[0]
-    loaded = load_case(case, 4, SHAPE[1:], "minmax")
+    loaded = load_case(case, 4, InputConfig(SHAPE[1:], intensity="minmax"))
     raw = np.asarray(nib.load(case.image).dataobj).T.astype(np.float32)
     assert np.allclose(loaded.image, (raw - raw.min()) / (raw.max() - raw.min()), atol=2**-11)
     assert np.array_equal(loaded.label, np.asarray(nib.load(case.label).dataobj).T)
@@ -56,7 +57,7 @@ def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
 
 def test_resizing_keeps_places_and_label_values(acdc_root):
     case = open_dataset(acdc_root, "acdc").cases[0]
-    native, doubled = (load_case(case, 4, size, "minmax") for size in (SHAPE[1:], (64, 96)))
+    native, doubled = (load_case(case, 4, InputConfig(size, intensity="minmax")) for size in (SHAPE[1:], (64, 96)))
     assert doubled.image.shape == doubled.label.shape == (4, 64, 96) and doubled.truth.shape == SHAPE
     assert np.array_equal(doubled.label, native.label.repeat(2, 1).repeat(3, 2))
     blocks = doubled.image.reshape(4, 32, 2, 32, 3).mean((2, 4))  # a shift by a pixel would show
@@ -67,19 +68,19 @@ def test_resizing_keeps_places_and_label_values(acdc_root):
 def test_shrinking_averages_instead_of_skipping(tmp_path):
     image = np.indices((2, 32, 32)).sum(0) % 2 * 100  # a chessboard
     case = Case("a", "a", save_nifti(tmp_path / "a.nii.gz", image.astype(np.int16)), None)
-    shrunk = load_case(case, 2, (16, 16), "minmax").image
+    shrunk = load_case(case, 2, InputConfig((16, 16), intensity="minmax")).image
     assert np.allclose(shrunk[:, 1:-1, 1:-1], 0.5, atol=1e-5)
 
 
 def test_a_case_without_label(acdc_root):
     case = dataclasses.replace(open_dataset(acdc_root, "acdc").cases[0], label=None)
-    loaded = load_case(case, 4, (16, 16), "auto")
+    loaded = load_case(case, 4, InputConfig((16, 16)))
     assert loaded.label is None and loaded.truth is None and loaded.image.shape == (4, 16, 16)
 
 
 def test_geometry_survives_until_a_prediction_is_written(lits_root, tmp_path):
     case = open_dataset(lits_root, "lits").cases[2]
-    loaded = load_case(case, 3, (16, 48), "auto")
+    loaded = load_case(case, 3, InputConfig((16, 48)))
     assert loaded.volume.array.size == 0  # the native voxels are given back
     write_label(tmp_path / "out.nii.gz", loaded.truth, loaded.volume)
     written = nib.load(tmp_path / "out.nii.gz")
@@ -90,12 +91,55 @@ def test_geometry_survives_until_a_prediction_is_written(lits_root, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*affine differs")
 def test_all_cases_in_order(lits_root):
     cases = open_dataset(lits_root, "lits").cases
-    loaded = load_cases(cases, 3, (32, 32), "auto", progress=True)
+    loaded = load_cases(cases, 3, InputConfig((32, 32)), progress=True)
     assert [case.name for case in loaded] == [case.name for case in cases]
     assert all(case.image[:, 0].max() == 0 for case in loaded)  # air is 0 in the window of soft tissue
-    lean = load_cases(cases, 3, (32, 32), "auto", training=[cases[0].patient])
+    lean = load_cases(cases, 3, InputConfig((32, 32)), training=[cases[0].patient])
     assert lean[0].truth is None and np.array_equal(lean[0].label, loaded[0].label)
     assert all(case.truth is not None for case in lean[1:])
+
+
+def ct_slices() -> np.ndarray:
+    """Two slices of 40 by 60 pixels of air: in the second a body of 10 by 20 with lung in it, a table below both."""
+    array = np.full((2, 40, 60), -1000.0, np.float32)
+    array[1, 5:15, 30:50] = 40
+    array[1, 8:12, 35:45] = -800
+    array[:, 20, 10:60] = 200
+    return array
+
+
+@pytest.mark.parametrize(
+    ("aspect", "box"),
+    [
+        (0.5, np.s_[5:15, 30:50]),  # that of the body
+        (1.0, np.s_[0:20, 30:50]),  # higher: about the same centre, here (10, 40)
+        (0.25, np.s_[5:15, 20:60]),  # wider
+        (1.5, np.s_[0:30, 30:50]),  # moved down, where it would begin above the slice
+        (1 / 12, np.s_[5:15, 0:60]),  # cut, where it would be wider than the slice
+    ],
+)
+def test_the_body_is_found_and_the_box_widened(aspect, box):
+    assert find_body(ct_slices(), aspect) == box
+
+
+def test_without_a_body_slices_stay_whole():
+    assert find_body(np.full((2, 8, 9), -1000.0), 1.0) == np.s_[0:8, 0:9]
+
+
+def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
+    image = ct_slices()
+    label = np.zeros(image.shape, np.uint8)
+    label[1, 9:13, 31:42] = 1
+    label[0, 0, 0] = 1  # outside the box
+    files = [save_nifti(tmp_path / f"{name}.nii.gz", array) for name, array in (("a", image), ("a_gt", label))]
+    case = load_case(Case("a", "a", *files), 2, InputConfig((20, 40), crop="body"))
+    assert case.image.shape == case.label.shape == (2, 20, 40) and case.shape == image.shape
+    assert case.image[1].min() == 0 and case.label[1, 8:16, 2:24].all() and case.label.sum() == 8 * 22
+    assert np.array_equal(case.truth, label)
+    probabilities = np.stack([1 - case.label, case.label]).astype(np.float32)
+    native = resize_to_native(probabilities, case.shape, case.box)
+    label[0, 0, 0] = 0
+    assert np.array_equal(native, label)
 
 
 def test_problems_of_all_files_come_together(acdc_root, tmp_path):
@@ -105,7 +149,7 @@ def test_problems_of_all_files_come_together(acdc_root, tmp_path):
     save_nifti(cases[3].label, np.full(SHAPE, 9, np.uint8))
     save_nifti(cases[5].label, np.zeros((4, 32, 31), np.uint8))
     with pytest.raises(InputError) as error:
-        load_cases(cases, 4, (32, 32), "auto")
+        load_cases(cases, 4, InputConfig((32, 32)))
     message = str(error.value)
     assert "3 problems" in message
     for path in (cases[0].image, cases[3].label, cases[5].label):
@@ -116,7 +160,7 @@ def test_problems_of_all_files_come_together(acdc_root, tmp_path):
 def test_a_label_with_identity_affine_is_taken_with_a_warning(lits_root):
     case = open_dataset(lits_root, "lits").cases[9]
     with pytest.warns(UserWarning, match=r"segmentation-9\.nii\.gz: affine differs"):
-        loaded = load_case(case, 3, (32, 32), "auto")
+        loaded = load_case(case, 3, InputConfig((32, 32)))
     assert set(np.unique(loaded.truth)) == {0, 1, 2}
     assert loaded.spacing == (2.5, 0.75, 0.75)
 
@@ -124,9 +168,9 @@ def test_a_label_with_identity_affine_is_taken_with_a_warning(lits_root):
 def test_native_labels_of_probabilities_at_native_size():
     labels = np.random.default_rng(0).integers(0, 3, (2, 5, 6))
     probabilities = torch.nn.functional.one_hot(torch.from_numpy(labels), 3).permute(3, 0, 1, 2).float()
-    native = resize_to_native(probabilities, (2, 5, 6))
+    native = resize_to_native(probabilities, (2, 5, 6), np.s_[0:5, 0:6])
     assert native.dtype == np.uint8 and np.array_equal(native, labels)
-    assert np.array_equal(resize_to_native(probabilities.numpy(), (2, 5, 6)), labels)
+    assert np.array_equal(resize_to_native(probabilities.numpy(), (2, 5, 6), np.s_[0:5, 0:6]), labels)
 
 
 def test_probabilities_are_interpolated_before_the_decision():
@@ -134,7 +178,7 @@ def test_probabilities_are_interpolated_before_the_decision():
     # beyond the middle between them; resized labels would put it in the middle.
     p = torch.tensor([0.95, 0.95, 0.4, 0.05])
     probabilities = torch.stack([1 - p, p])[:, None, None].expand(2, 1, 4, 4)
-    native = resize_to_native(probabilities, (1, 4, 16))
+    native = resize_to_native(probabilities, (1, 4, 16), np.s_[0:4, 0:16])
     line = np.interp((np.arange(16) + 0.5) / 4 - 0.5, np.arange(4), p.numpy())
     assert np.array_equal(native[0, 0], line > 0.5)
     assert native[0, 0].sum() == 9  # of resized labels it would be 8
@@ -142,4 +186,4 @@ def test_probabilities_are_interpolated_before_the_decision():
 
 def test_probabilities_of_another_depth_are_refused():
     with pytest.raises(ValueError, match="Z=3"):
-        resize_to_native(torch.zeros(2, 4, 8, 8), (3, 8, 8))
+        resize_to_native(torch.zeros(2, 4, 8, 8), (3, 8, 8), np.s_[0:8, 0:8])
