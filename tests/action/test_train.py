@@ -162,6 +162,19 @@ def test_every_published_configuration_starts(config, acdc_root, lits_root, tmp_
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
+def test_a_run_cropped_to_the_body_trains_and_segments_nothing_outside_it(lits_root, tmp_path):
+    output = tmp_path / "run"
+    asked = ["--format=lits", "--method=supervised", "--input.crop=body", "--input.size=[16,32]"]
+    run(["--data", lits_root, *asked, *SHORT, f"--output={output}"])
+    assert "crop: body" in (output / "config.yaml").read_text()
+    written = sorted((output / "predictions").iterdir())
+    assert written
+    for path in written:
+        prediction = np.asarray(nib.load(path).dataobj)
+        assert prediction.shape == (32, 32, 4)
+        assert not prediction[:, :3].any() and prediction[:, 3:].any()  # rows of air, see `lits_root`
+
+
 def test_predict_writes_on_each_images_own_grid(finished, acdc_root, tmp_path):
     source = nib.load(next(acdc_root.glob("*/*_frame01.nii.gz")))
     affine = np.array([[0, -2.5, 0, 7], [0, 0, 4.0, -3], [1.25, 0, 0, 11], [0, 0, 0, 1.0]])
