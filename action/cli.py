@@ -50,7 +50,7 @@ def config_parser(prog: str, description: str) -> Parser:
 
 def to_config(parser: Parser, arguments: Namespace) -> TrainConfig:
     """The configuration object of parsed arguments."""
-    objects = parser.instantiate_classes(arguments)
+    objects = parser.instantiate(arguments)
     return TrainConfig(**{name: objects[name] for name in TrainConfig.__dataclass_fields__})
 
 
