@@ -108,12 +108,17 @@ def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool
     `keep_truth`: whether the labels on the file's own grid are kept beside them.
 
     Raises:
-        InputError: see `read_image`, `read_label`, `scale_intensity`.
+        InputError: see `read_image`, `read_label`, `scale_intensity`; nothing but body where it is to be cropped to.
     """
     volume = read_image(case.image)
     truth = None if case.label is None else read_label(case.label, volume, classes).array
     shape, size = volume.array.shape, config.size
     whole = slice(0, shape[1]), slice(0, shape[2])
+    if config.crop == "body" and (low := volume.array.min()) > BODY_HU:
+        raise InputError(
+            f"{case.image}: no voxel is air in Hounsfield units (the lowest is {low:g}), so input.crop=body finds "
+            "no body: use input.crop=none"
+        )
     rows, columns = box = find_body(volume.array, size[0] / size[1]) if config.crop == "body" else whole
     scaled = scale_intensity(volume.array, config.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)

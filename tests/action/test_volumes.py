@@ -126,6 +126,12 @@ def test_without_a_body_slices_stay_whole():
     assert find_body(np.full((2, 8, 9), -1000.0), 1.0) == np.s_[0:8, 0:9]
 
 
+def test_a_volume_without_air_cannot_be_cropped_to_the_body(acdc_root):
+    case = open_dataset(acdc_root, "acdc").cases[0]
+    with pytest.raises(InputError, match=r"patient001_frame01\.nii\.gz: no voxel is air .* use input\.crop=none"):
+        load_case(case, 4, InputConfig(SHAPE[1:], crop="body"))
+
+
 def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
     image = ct_slices()
     label = np.zeros(image.shape, np.uint8)
