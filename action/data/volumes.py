@@ -67,12 +67,29 @@ def find_body(array: np.ndarray, aspect: float) -> Box:
     """
     pieces, count = ndimage.label(array > BODY_HU)
     if count == 0:
-        return slice(0, array.shape[1]), slice(0, array.shape[2])
+        return _whole(array)
     largest = int(np.bincount(pieces.ravel())[1:].argmax())
     _, rows, columns = ndimage.find_objects(pieces)[largest]
     height, width = rows.stop - rows.start, columns.stop - columns.start
     height, width = max(height, round(width * aspect)), max(width, round(height / aspect))
     return _widened(rows, height, array.shape[1]), _widened(columns, width, array.shape[2])
+
+
+def _whole(array: np.ndarray) -> Box:
+    return slice(0, array.shape[1]), slice(0, array.shape[2])
+
+
+def _shown(case: Case, array: np.ndarray, config: InputConfig) -> Box:
+    """The part of the slices that the network is shown."""
+    if config.crop == "none":
+        return _whole(array)
+    if (low := array.min()) > BODY_HU:
+        raise InputError(
+            f"{case.image}: no voxel is air in Hounsfield units (the lowest is {low:g}), so input.crop=body finds "
+            "no body: use input.crop=none"
+        )
+    height, width = config.size
+    return find_body(array, height / width)
 
 
 def _widened(part: slice, extent: int, limit: int) -> slice:
@@ -113,13 +130,7 @@ def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool
     volume = read_image(case.image)
     truth = None if case.label is None else read_label(case.label, volume, classes).array
     shape, size = volume.array.shape, config.size
-    whole = slice(0, shape[1]), slice(0, shape[2])
-    if config.crop == "body" and (low := volume.array.min()) > BODY_HU:
-        raise InputError(
-            f"{case.image}: no voxel is air in Hounsfield units (the lowest is {low:g}), so input.crop=body finds "
-            "no body: use input.crop=none"
-        )
-    rows, columns = box = find_body(volume.array, size[0] / size[1]) if config.crop == "body" else whole
+    rows, columns = box = _shown(case, volume.array, config)
     scaled = scale_intensity(volume.array, config.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
