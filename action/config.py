@@ -148,7 +148,8 @@ class AnatomicalContrastConfig:
             as others average them at inference. Better where organs differ by texture and shape (CT), worse where
             their side tells them apart (the ventricles of the phantom).
         pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
-            alone (published): in a short run that teaches the student background, which most pixels are.
+            alone (published): in a short run that teaches the student background, which most pixels are. But Dice
+            claims doubtful pixels for the rare classes, and where the teacher takes that up they grow (CT).
         pseudo_label_alignment: whether the teacher's probabilities on unlabelled slices are scaled until each class has
             the share of pixels there that it has in the labelled slices (published: false). Without, a teacher that has
             seen one patient may teach itself an organ of several times its size, or next to none of it.
