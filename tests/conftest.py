@@ -1,4 +1,5 @@
-"""Triton's interpreter, which runs the Triton backend's kernels on a CPU; set up before anything imports Triton."""
+"""For every test: the same random numbers each time, and Triton's interpreter, which runs the Triton backend's kernels
+on a CPU; set up before anything imports Triton."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -39,3 +41,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         _patch_language_once()
     except (ImportError, AttributeError):  # no Triton here, or another version: slower
         pass
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(20230614)

@@ -51,7 +51,6 @@ def test_local_embedding_follows_the_formula():
 
 @pytest.fixture
 def sparse_case():
-    torch.manual_seed(0)
     head = RepresentationHead((6, 5, 4), 7).double()
     features = [
         torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True),

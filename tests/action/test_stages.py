@@ -43,7 +43,6 @@ def config(loaded_cases):
 
 @pytest.fixture
 def learner(config):
-    torch.manual_seed(0)
     return Learner(config, CLASSES).train()
 
 

@@ -45,11 +45,6 @@ def device(backend: str) -> str:
     return DEVICES[backend]
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(20230614)
-
-
 @pytest.fixture(params=cpu.variants())
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set of the native CPU module that this machine runs, in use with that backend."""
