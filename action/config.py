@@ -144,9 +144,6 @@ class AnatomicalContrastConfig:
             or a labelled slice with its label, which is right (as in Bai et al., CVPR 2023).
         strong_threshold: confidence above which a pseudo-label counts for an image's weight.
         pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
-        pseudo_label_flips: whether pseudo-labels come from the teacher's mean over a slice and its two mirror images,
-            as others average them at inference. Better where organs differ by texture and shape (CT), worse where
-            their side tells them apart (the ventricles of the phantom).
         pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
             alone (published): in a short run that teaches the student background, which most pixels are. But Dice
             claims doubtful pixels for the rare classes, and where the teacher takes that up they grow (CT).
@@ -174,7 +171,6 @@ class AnatomicalContrastConfig:
     mix_with: Literal["unlabeled", "labeled"] = "unlabeled"
     strong_threshold: float = 0.97
     pseudo_label_threshold: float = 0.7
-    pseudo_label_flips: bool = False
     pseudo_label_dice: bool = True
     pseudo_label_alignment: bool = True
     weak_threshold: float = 0.7

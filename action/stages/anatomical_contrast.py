@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from action.config import TrainConfig
 from action.data.augment import Augmentation
@@ -55,9 +55,6 @@ class AnatomicalContrast:
         with torch.no_grad():
             teacher = learner.teacher(batch["weak"])
             probability = teacher.logits.softmax(dim=1)
-            if config.pseudo_label_flips:
-                probability[labeled:] += mirrored(learner.teacher, batch["weak"][labeled:])
-                probability[labeled:] /= 3
             if config.pseudo_label_alignment:
                 probability[labeled:] = learner.class_shares.align(probability[labeled:], batch["weak_label"])
             confidence, label = probability.max(dim=1, keepdim=True)
@@ -158,11 +155,6 @@ class AnatomicalContrast:
 
     def finish_step(self, learner: Learner) -> None:
         learner.pixel_bank.push(self._keys, self._key_labels)
-
-
-def mirrored(network: nn.Module, image: Tensor) -> Tensor:
-    """Sum of the class probabilities [B, C, H, W] of both mirror images of slices [B, 1, H, W], mirrored back."""
-    return sum(network(image.flip(axis)).logits.softmax(dim=1).flip(axis) for axis in (2, 3))
 
 
 def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:
