@@ -2,7 +2,9 @@
 
 Every kernel of :class:`~action_kernels.backends.interface.Backend`, backward passes included, is registered as
 ``torch.ops.action_kernels.<kernel>`` with the same arguments in the same order, so that a traced graph holds them as
-opaque nodes; the backend is chosen when the node runs. :mod:`~action_kernels.functional` is the public face.
+opaque nodes; the backend is chosen when the node runs. A backward pass gets the name that was in force for its forward
+as an argument: it runs in another thread, and in a traced graph there is no other place for it.
+:mod:`~action_kernels.functional` is the public face.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ _LIBRARY = torch.library.Library("action_kernels", "DEF")
 
 _ROWS = ("student", "teacher", "query", "positive", "bank")  # arguments whose dtypes the backend must take
 
+# Of the gradients' kernels: the name that was in force for their forward ("": none); None leaves the one in force.
+_FORWARD = ", *, str? forward=None"
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -33,7 +38,10 @@ def _register(
     arguments = signature.partition(")")[0].split(",")
     rows = [i for i, argument in enumerate(arguments) if argument.split()[-1] in _ROWS]
 
-    def run(*args: Any) -> Any:
+    def run(*args: Any, forward: str | None = None) -> Any:
+        if forward is not None:
+            with pinned(forward or None):
+                return run(*args)
         device_type = args[0].device.type
         dtypes = tuple(args[i].dtype for i in rows)
         kernel = getattr(select(device_type, dtypes, name), name)
@@ -73,22 +81,21 @@ def _refuse(ctx: Any, *grads: Tensor) -> Any:
 
 
 def _once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Run a backward formula on its forward's backend, outside the graph."""
+    """Run a backward formula outside the graph."""
 
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
-        with pinned(ctx.backend):
-            if not torch.is_grad_enabled():
-                return formula(ctx, *grads)
-            with torch.no_grad():
-                results = formula(ctx, *grads)
-            return tuple(None if g is None else _SecondDerivative.apply(g.requires_grad_()) for g in results)
+        if not torch.is_grad_enabled():
+            return formula(ctx, *grads)
+        with torch.no_grad():
+            results = formula(ctx, *grads)
+        return tuple(None if g is None else _SecondDerivative.apply(g.requires_grad_()) for g in results)
 
     return backward
 
 
 def _keep(ctx: Any, *tensors: Tensor | None) -> None:
     ctx.save_for_backward(*tensors)
-    ctx.backend = chosen()
+    ctx.forward = chosen() or ""
     ctx.set_materialize_grads(False)  # a result nobody used brings None and costs nothing
 
 
@@ -146,11 +153,15 @@ def _action_contrast_backward(ctx, grad_kl, _student_lse, _teacher_lse, _slope, 
     if grad_kl is not None and to_bank:
         bank_terms.append(
             ops.contrast_bank_gradient(
-                grad_kl, student, teacher, bank, kl, student_lse, teacher_lse, student_temp, teacher_temp, normalize
+                *(grad_kl, student, teacher, bank, kl, student_lse, teacher_lse),
+                *(student_temp, teacher_temp, normalize),
+                forward=ctx.forward,
             )
         )
     if grad_similarity is not None and k > 0:
-        grads = ops.selection_gradient(grad_similarity, student, bank, index, normalize, to_student, to_bank)
+        grads = ops.selection_gradient(
+            grad_similarity, student, bank, index, normalize, to_student, to_bank, forward=ctx.forward
+        )
         student_terms += grads[:1] if to_student else ()
         bank_terms += grads[1:] if to_bank else ()
     student_dtype, bank_dtype = ctx.dtypes
@@ -168,8 +179,9 @@ _register(
 
 _register(
     "contrast_bank_gradient(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor kl,"
-    " Tensor student_lse, Tensor teacher_lse, float student_temp, float teacher_temp, bool normalize) -> Tensor",
-    lambda grad_kl, student, teacher, bank, *_: _like(bank, _working(student, teacher, bank)),
+    " Tensor student_lse, Tensor teacher_lse, float student_temp, float teacher_temp, bool normalize"
+    f"{_FORWARD}) -> Tensor",
+    lambda grad_kl, student, teacher, bank, *_, forward=None: _like(bank, _working(student, teacher, bank)),
 )
 
 
@@ -193,7 +205,7 @@ def _hard_negatives_backward(ctx, grad_similarity, _index):
     query, bank, index = ctx.saved_tensors
     to_query, to_bank = ctx.needs_input_grad[:2]
     grads = torch.ops.action_kernels.selection_gradient(
-        grad_similarity, query, bank, index, ctx.normalize, to_query, to_bank
+        grad_similarity, query, bank, index, ctx.normalize, to_query, to_bank, forward=ctx.forward
     )
     grad_query = grads[0].to(query.dtype) if to_query else None
     grad_bank = grads[1].to(bank.dtype) if to_bank else None
@@ -209,14 +221,16 @@ _register(
 )
 
 
-def _selection_gradient_fake(grad_similarity, query, bank, index, normalize, query_gradient, bank_gradient):
+def _selection_gradient_fake(
+    grad_similarity, query, bank, index, normalize, query_gradient, bank_gradient, forward=None
+):  # fmt: skip
     dtype = _working(query, bank)
     return _like(query, dtype, query_gradient), _like(bank, dtype, bank_gradient)
 
 
 _register(
     "selection_gradient(Tensor grad_similarity, Tensor query, Tensor bank, Tensor index, bool normalize,"
-    " bool query_gradient, bool bank_gradient) -> (Tensor query, Tensor bank)",
+    f" bool query_gradient, bool bank_gradient{_FORWARD}) -> (Tensor query, Tensor bank)",
     _selection_gradient_fake,
 )
 
@@ -247,7 +261,7 @@ def _anatomical_contrast_backward(ctx, grad_loss, _lse):
     query, positive, bank, index, lse = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:3]
     grads = torch.ops.action_kernels.anatomical_contrast_gradient(
-        grad_loss, query, positive, bank, index, lse, ctx.temp, ctx.normalize, *wanted
+        grad_loss, query, positive, bank, index, lse, ctx.temp, ctx.normalize, *wanted, forward=ctx.forward
     )
     inputs = (query, positive, bank)
     return *(g.to(x.dtype) if w else None for g, x, w in zip(grads, inputs, wanted, strict=True)), None, None, None
@@ -263,7 +277,8 @@ _register(
 
 
 def _anatomical_contrast_gradient_fake(
-    grad_loss, query, positive, bank, index, lse, temp, normalize, query_gradient, positive_gradient, bank_gradient
+    grad_loss, query, positive, bank, index, lse, temp, normalize, query_gradient, positive_gradient, bank_gradient,
+    forward=None,
 ):  # fmt: skip
     dtype = _working(query, positive, bank)
     return (
@@ -275,7 +290,7 @@ def _anatomical_contrast_gradient_fake(
 
 _register(
     "anatomical_contrast_gradient(Tensor grad_loss, Tensor query, Tensor positive, Tensor bank, Tensor index,"
-    " Tensor lse, float temp, bool normalize, bool query_gradient, bool positive_gradient, bool bank_gradient)"
-    " -> (Tensor query, Tensor positive, Tensor bank)",
+    " Tensor lse, float temp, bool normalize, bool query_gradient, bool positive_gradient, bool bank_gradient"
+    f"{_FORWARD}) -> (Tensor query, Tensor positive, Tensor bank)",
     _anatomical_contrast_gradient_fake,
 )

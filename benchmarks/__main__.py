@@ -15,7 +15,7 @@ from action_kernels.backends import chosen, select
 
 from .measure import Floor, peak_memory, times
 from .plots import draw
-from .problems import SWEEPS, Problem, make_inputs
+from .problems import GPU_ONLY, SWEEPS, Problem, make_inputs
 from .programs import programs
 from .table import Row, append, describe, read
 
@@ -40,7 +40,7 @@ def main(
     Args:
         device: cpu or cuda.
         backend: of ``action_kernels``; none: its own choice.
-        sweeps: some of features, small, operators, queries, rows, selected, dtypes; none: all.
+        sweeps: some of features, small, operators, queries, rows, selected, dtypes, large; none: all, large on a GPU.
         rounds: timed runs of every program at the least.
         seconds: time for the runs of one problem; where they are short, there are more of them.
         memory: GiB that plain PyTorch may need; it is left out of larger problems.
@@ -55,7 +55,7 @@ def main(
     print(", ".join(str(value) for value in machine.values()))
     floors: dict[torch.dtype, Floor] = {}
     with use_backend(backend):
-        for sweep in sweeps or SWEEPS:
+        for sweep in sweeps or [name for name in SWEEPS if device == "cuda" or name not in GPU_ONLY]:
             print(f"\n**{sweep}**: forward + backward, ms (MiB above inputs, results and gradients)\n")
             for problem in SWEEPS[sweep]:
                 if problem.dtype not in floors:

@@ -77,6 +77,7 @@ class Problem:
 
 BASE = Problem("action_contrast", 4096, 8192, 64, 64)
 INFO_NCE = Problem("anatomical_contrast", 1024, 4096, 512, 512)  # a training step's, with published settings
+LARGE = Problem("action_contrast", 65536, 16384, 128, 64, dtype=torch.bfloat16)
 
 # What varies, by the name of the sweep: a plot has one sweep's variable on its axis.
 SWEEPS: dict[str, list[Problem]] = {
@@ -104,7 +105,15 @@ SWEEPS: dict[str, list[Problem]] = {
     "rows": [replace(BASE, n=1024, m=m) for m in (1024, 4096, 16384, 65536, 262144)],
     "selected": [replace(BASE, n=1024, k=k) for k in (1, 16, 64, 256, 1024)],
     "dtypes": [replace(BASE, n=1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)],
+    "large": [
+        replace(LARGE, operator="contrastive_distillation", k=0),
+        replace(LARGE, operator="contrastive_distillation", k=0, bank_gradient=True),
+        LARGE,
+        replace(LARGE, operator="info_nce", k=0),
+        replace(LARGE, operator="hard_negatives", n=1024, m=2**20, k=512),
+    ],
 }
+GPU_ONLY = ("large",)  # minutes each on a CPU
 
 
 @dataclass

@@ -65,7 +65,8 @@ def use_backend(name: str | None) -> Iterator[None]:
 
     The choice belongs to the current thread (or asynchronous task); a backward pass runs on its forward's choice.
     ``None`` returns to the default: the environment variable ``ACTION_KERNELS_BACKEND`` if set, otherwise by device
-    and dtype. A graph from ``torch.compile`` follows the choice in force when it runs.
+    and dtype. A graph from ``torch.compile`` follows the choice in force when it runs, its backward pass the one in
+    force when it was compiled.
 
     Raises:
         ValueError: no backend has this name.

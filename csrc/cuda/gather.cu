@@ -121,7 +121,7 @@ __device__ Named compare(const Gather& p, int64_t group, int64_t named, int coun
   if (!p.normalize) return {product * query_scale, 1.0f};
   const float factor = unit_factor(__fsqrt_rn(squares) * unguard);
   // The length goes in first: it brings the product near 1, whatever the row's length.
-  return {product * (factor * unguard) * query_scale, factor};
+  return {similarity(product, factor * unguard, query_scale), factor};
 }
 
 __device__ float own_similarity(const Gather& p, int64_t line) {

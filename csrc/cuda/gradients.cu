@@ -97,9 +97,9 @@ __global__ void __launch_bounds__(kThreads) direction(Gradient p) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const Terms& x = own[r];
-        const float p_s = exp2_fast((s.at(r, c) * x.s_scale * b_scale - x.s_center) * p.student_factor - x.s_rest);
-        const float p_t = exp2_fast((t.at(r, c) * x.t_scale * b_scale - x.t_center) * p.teacher_factor - x.t_rest);
-        s.at(r, c) = inside ? (p_s - p_t) * factor : 0.0f;
+        const float log_s = (similarity(s.at(r, c), x.s_scale, b_scale) - x.s_center) * p.student_factor - x.s_rest;
+        const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
+        s.at(r, c) = inside ? (exp2_fast(log_s) - exp2_fast(log_t)) * factor : 0.0f;
       }
     }
   };
@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(kThreads, 2) bank_gradient(Gradient p) {
       const float s_slope = grad * x.s_scale * p.student_slope, t_slope = grad * x.t_scale * p.teacher_slope;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float log_s = (s.at(r, c) * x.s_scale * b_scale[r] - x.s_center) * p.student_factor - x.s_rest;
-        const float log_t = (t.at(r, c) * x.t_scale * b_scale[r] - x.t_center) * p.teacher_factor - x.t_rest;
+        const float log_s = (similarity(s.at(r, c), x.s_scale, b_scale[r]) - x.s_center) * p.student_factor - x.s_rest;
+        const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale[r]) - x.t_center) * p.teacher_factor - x.t_rest;
         const float p_s = exp2_fast(log_s), p_t = exp2_fast(log_t);
         s.at(r, c) = inside ? s_slope * (p_s - p_t) : 0.0f;
         t.at(r, c) = inside ? t_slope * (p_t * ((log_t - log_s) - x.kl)) : 0.0f;

@@ -19,6 +19,10 @@ __device__ inline float exp2_fast(float x) {
 #endif
 }
 
+/// A product of two rows times their scales. Rounded here: fused with the subtraction of a maximum, it would not be the
+/// same number in every pass.
+__device__ inline float similarity(float product, float left, float right) { return __fmul_rn(product * left, right); }
+
 /// What was seen of one query's row of similarities. Factors are log2(e) / temperature.
 struct Divergence {
   float s_max = kLowest, s_sum = 0.0f;  // student: largest similarity, sum of 2^((s - s_max) factor)

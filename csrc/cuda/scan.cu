@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
         const float b_scale = scale[Block::column(c)];
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          s.at(r, c) = s.at(r, c) * s_scale[r] * b_scale;
-          if constexpr (DISTILL) t.at(r, c) = t.at(r, c) * t_scale[r] * b_scale;
+          s.at(r, c) = similarity(s.at(r, c), s_scale[r], b_scale);
+          if constexpr (DISTILL) t.at(r, c) = similarity(t.at(r, c), t_scale[r], b_scale);
         }
       }
       if (const int rows = rows_of_tile(start, end); rows < kBlock) {  // the last tile

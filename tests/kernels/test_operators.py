@@ -19,6 +19,7 @@ from action_kernels import (
     hard_negatives,
     relation_negatives,
 )
+from action_kernels.backends import select
 
 OPS = torch.ops.action_kernels
 
@@ -224,6 +225,12 @@ def test_the_direction_is_computed_only_for_gradients(backend: str, device: str)
 # --------------------------------------------------------------------------------------------------------- compile
 
 
+@pytest.fixture(autouse=True)
+def _compiles_anew() -> None:
+    """Else a graph of another backend's test would be taken again, and its backward pass belongs to that backend."""
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compiles_without_graph_breaks(backend: str, device: str, name: str) -> None:
     function, rows = losses(device)[name]
@@ -232,6 +239,32 @@ def test_compiles_without_graph_breaks(backend: str, device: str, name: str) -> 
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*rows), function(*rows))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_backward_runs_on_the_backend_of_its_forward(
+    backend: str, device: str, name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a thread that has chosen none, as PyTorch's own for the backward passes of a GPU."""
+    function, rows = losses(device)[name]
+    if compiled:
+        function = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+    leaves = [x.clone().requires_grad_() for x in rows]
+    ran = []
+
+    def spy(*call: object) -> object:
+        ran.append((call[-1], select(*call).__name__.rpartition(".")[2]))
+        return select(*call)
+
+    monkeypatch.setattr("action_kernels.ops.select", spy)
+    loss = function(*leaves)
+    thread = threading.Thread(target=loss.backward)
+    thread.start()
+    thread.join()
+    assert all(x.grad is not None for x in leaves)
+    assert any("gradient" in kernel for kernel, _ in ran)
+    assert {used for _, used in ran} == {backend}
 
 
 def test_compiles_for_dynamic_shapes(backend: str, device: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from .launch import LOG2E, float32_precision, on_device, shares
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish
+from .selection import LOWEST
 from .tiles import Tile
 
 
@@ -59,10 +60,13 @@ def _direction(
             True, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
         )  # fmt: skip
         b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
-        p_s = tl.exp2((s * s_scale * b_scale - s_center) * student_factor - s_rest)
-        p_t = tl.exp2((t * t_scale * b_scale - t_center) * teacher_factor - t_rest)
+        # As in the scan: a choice keeps the similarity from being fused, unrounded, with the subtraction after it.
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :] & (row < queries)[:, None]
-        weight = tl.where(inside, (p_s - p_t) * (b_scale * boost), 0.0)
+        s = tl.where(inside, s * s_scale * b_scale, LOWEST)
+        t = tl.where(inside, t * t_scale * b_scale, LOWEST)
+        p_s = tl.exp2((s - s_center) * student_factor - s_rest)
+        p_t = tl.exp2((t - t_center) * teacher_factor - t_rest)
+        weight = (p_s - p_t) * (b_scale * boost)
         if FEATURES != WIDTH:
             b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT)
         sums = weighted(weight, b_tile, sums, PRECISION)
@@ -114,12 +118,14 @@ def _bank_gradient(
         t_rest = load_vector(teacher_rest + q, start, end, BLOCK_N)[None, :]
         grad = load_vector(upstream + q, start, end, BLOCK_N)[None, :] * boost
         kl = load_vector(divergence + q, start, end, BLOCK_N)[None, :]
-        log_s = (s * s_scale * b_scale - s_center) * student_factor - s_rest
-        log_t = (t * t_scale * b_scale - t_center) * teacher_factor - t_rest
-        p_s, p_t = tl.exp2(log_s), tl.exp2(log_t)
         inside = (start + tl.arange(0, BLOCK_N) < end)[None, :] & (row < rows)[:, None]
-        s_weight = tl.where(inside, grad * s_scale * student_slope * (p_s - p_t), 0.0)
-        t_weight = tl.where(inside, grad * t_scale * teacher_slope * (p_t * ((log_t - log_s) - kl)), 0.0)
+        s = tl.where(inside, s * s_scale * b_scale, LOWEST)
+        t = tl.where(inside, t * t_scale * b_scale, LOWEST)
+        log_s = (s - s_center) * student_factor - s_rest
+        log_t = (t - t_center) * teacher_factor - t_rest
+        p_s, p_t = tl.exp2(log_s), tl.exp2(log_t)
+        s_weight = grad * s_scale * student_slope * (p_s - p_t)
+        t_weight = grad * t_scale * teacher_slope * (p_t * ((log_t - log_s) - kl))
         if FEATURES != WIDTH:
             s_tile = load_rows(s_rows, start, end, FEATURES, out, BLOCK_N, OUT)
             t_tile = load_rows(t_rows, start, end, FEATURES, out, BLOCK_N, OUT)

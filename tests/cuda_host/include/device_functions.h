@@ -252,10 +252,14 @@ inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __frsqrt_rn(float x) { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(x))); }
 inline float rsqrtf(float x) { return __frsqrt_rn(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
-// Never fused into a multiply-add, unlike the operators.
-inline float __fadd_rn(float a, float b) { return static_cast<float>(static_cast<double>(a) + b); }
-inline float __fsub_rn(float a, float b) { return static_cast<float>(static_cast<double>(a) - b); }
-inline float __fmul_rn(float a, float b) { return static_cast<float>(static_cast<double>(a) * b); }
+// Never fused into a multiply-add, unlike the operators: the compiler does not see through the empty statement.
+inline float __rounded(float x) {
+  asm("" : "+m"(x));
+  return x;
+}
+inline float __fadd_rn(float a, float b) { return __rounded(__rounded(a) + __rounded(b)); }
+inline float __fsub_rn(float a, float b) { return __rounded(__rounded(a) - __rounded(b)); }
+inline float __fmul_rn(float a, float b) { return __rounded(a * b); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline int __float2int_rd(float x) { return static_cast<int>(std::floor(x)); }
