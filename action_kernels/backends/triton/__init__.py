@@ -3,6 +3,7 @@
     rows       lengths, padding, the scale of 16-bit rows; partial sums into gradients of raw rows
     scan       one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
     selection  an exact top-k by a buffer of candidates
+    statistics the shares' sums into log-sum-exps; what a gradient reads of every query
     gradients  the divergence's gradients in student and bank, one pass each
     gather     InfoNCE and gradients over bank rows that an index names
     tiles      which configuration a kernel runs with; `tuned`: the one that was measured to be the fastest

@@ -19,14 +19,14 @@ from .launch import LOG2E, float32_precision, on_device, shares
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish
 from .selection import LOWEST
+from .statistics import terms
 from .tiles import Tile
 
 
 @triton.jit
 def _direction(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    student_center, student_rest, teacher_center, teacher_rest,
-    shares, span, total, queries, rows, student_factor, teacher_factor, boost,
+    centers, shares, span, total, queries, rows, student_factor, teacher_factor, boost,
     FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -47,10 +47,11 @@ def _direction(
     t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
     s_scale = load_vector(student_scale + q, first, queries, BLOCK_N)[:, None]
     t_scale = load_vector(teacher_scale + q, first, queries, BLOCK_N)[:, None]
-    s_center = load_vector(student_center + q, first, queries, BLOCK_N)[:, None]
-    t_center = load_vector(teacher_center + q, first, queries, BLOCK_N)[:, None]
-    s_rest = load_vector(student_rest + q, first, queries, BLOCK_N)[:, None]
-    t_rest = load_vector(teacher_rest + q, first, queries, BLOCK_N)[:, None]
+    step = tl.cast(total, tl.int64)
+    s_center = load_vector(centers + q, first, queries, BLOCK_N)[:, None]
+    s_rest = load_vector(centers + step + q, first, queries, BLOCK_N)[:, None]
+    t_center = load_vector(centers + 2 * step + q, first, queries, BLOCK_N)[:, None]
+    t_rest = load_vector(centers + 3 * step + q, first, queries, BLOCK_N)[:, None]
     row = first + tl.arange(0, BLOCK_N)
     sums = tl.zeros((BLOCK_N, OUT), tl.float32)
     for start in range(begin, end, BLOCK_M):
@@ -70,15 +71,15 @@ def _direction(
         if FEATURES != WIDTH:
             b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT)
         sums = weighted(weight, b_tile, sums, PRECISION)
-    place = (tl.cast(share, tl.int64) * total + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
+    place = (share * step + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
     tl.store(partial + place, sums, mask=(row < queries)[:, None])
 
 
 @triton.jit
 def _bank_gradient(
-    upstream, divergence, student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    student_center, student_rest, teacher_center, teacher_rest,
-    shares, span, total, queries, rows, student_factor, teacher_factor, student_slope, teacher_slope, boost,
+    student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
+    centers, upstream, shares, span, total, lines, queries, rows,
+    student_factor, teacher_factor, student_slope, teacher_slope, boost,
     FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -95,6 +96,7 @@ def _bank_gradient(
     begin = share * span
     end = tl.minimum(begin + span, queries)
 
+    step = tl.cast(lines, tl.int64)
     b_tile = load_rows(b_rows, first, rows, FEATURES, 0, BLOCK_M, WIDTH)
     b_scale = load_vector(bank_scale + group * rows, first, rows, BLOCK_M)[:, None]
     row = first + tl.arange(0, BLOCK_M)
@@ -112,12 +114,12 @@ def _bank_gradient(
         )  # fmt: skip
         s_scale = load_vector(student_scale + q, start, end, BLOCK_N)[None, :]
         t_scale = load_vector(teacher_scale + q, start, end, BLOCK_N)[None, :]
-        s_center = load_vector(student_center + q, start, end, BLOCK_N)[None, :]
-        t_center = load_vector(teacher_center + q, start, end, BLOCK_N)[None, :]
-        s_rest = load_vector(student_rest + q, start, end, BLOCK_N)[None, :]
-        t_rest = load_vector(teacher_rest + q, start, end, BLOCK_N)[None, :]
+        s_center = load_vector(centers + q, start, end, BLOCK_N)[None, :]
+        s_rest = load_vector(centers + step + q, start, end, BLOCK_N)[None, :]
+        t_center = load_vector(centers + 2 * step + q, start, end, BLOCK_N)[None, :]
+        t_rest = load_vector(centers + 3 * step + q, start, end, BLOCK_N)[None, :]
         grad = load_vector(upstream + q, start, end, BLOCK_N)[None, :] * boost
-        kl = load_vector(divergence + q, start, end, BLOCK_N)[None, :]
+        kl = load_vector(upstream + step + q, start, end, BLOCK_N)[None, :]
         inside = (start + tl.arange(0, BLOCK_N) < end)[None, :] & (row < rows)[:, None]
         s = tl.where(inside, s * s_scale * b_scale, LOWEST)
         t = tl.where(inside, t * t_scale * b_scale, LOWEST)
@@ -133,12 +135,6 @@ def _bank_gradient(
         sums = weighted(t_weight, t_tile, sums, PRECISION)
     place = (tl.cast(share, tl.int64) * total + group * rows + row)[:, None] * FEATURES
     tl.store(partial + place + out + tl.arange(0, OUT)[None, :], sums, mask=(row < rows)[:, None])
-
-
-def _center(lse: Tensor, temp: float) -> tuple[Tensor, Tensor]:
-    """log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp."""
-    center = (lse * temp).float()
-    return center, ((lse - center.double() / temp) * LOG2E).float()
 
 
 def _boost(normalize: bool) -> float:
@@ -166,10 +162,10 @@ def direction(
     parts, span = shares(device, blocks, rows, tile.block_m)
     partial = torch.empty((parts, groups, queries, features), dtype=torch.float32, device=device)
     boost = _boost(normalize)
+    centers, _, _ = terms(student_lse, teacher_lse, student_temp, teacher_temp)
     with on_device(raw):
         _direction[(blocks * parts,)](
-            *student, *teacher, *bank, partial, *_center(student_lse, student_temp),
-            *_center(teacher_lse, teacher_temp), parts, span, groups * queries, queries, rows,
+            *student, *teacher, *bank, partial, centers, parts, span, groups * queries, queries, rows,
             LOG2E / student_temp, LOG2E / teacher_temp, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
@@ -198,18 +194,13 @@ def bank_gradient(
     blocks = groups * -(-rows // tile.block_m) * (features // out)
     parts, span = shares(device, blocks, queries, tile.block_n)
     partial = torch.empty((parts, groups, rows, features), dtype=torch.float32, device=device)
-    # Weights stay of order 1: the power of two of the largest possible one, and a temperature, go in at the end.
-    # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-    largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
-    _, exponent = torch.frexp(largest)
-    factor = torch.ldexp(torch.ones((), device=device), exponent)
-    temp = min(student_temp, teacher_temp)
+    centers, upstream, factor = terms(student_lse, teacher_lse, student_temp, teacher_temp, grad_kl, kl)
+    temp = min(student_temp, teacher_temp)  # goes in at the end, as the factor does
     boost = _boost(normalize)
     with on_device(raw):
         _bank_gradient[(blocks * parts,)](
-            torch.ldexp(grad_kl, -exponent), kl * LOG2E, *student, *teacher, *bank, partial,
-            *_center(student_lse, student_temp), *_center(teacher_lse, teacher_temp),
-            parts, span, groups * rows, queries, rows, LOG2E / student_temp, LOG2E / teacher_temp,
+            *student, *teacher, *bank, partial, centers, upstream,
+            parts, span, groups * rows, groups * queries, queries, rows, LOG2E / student_temp, LOG2E / teacher_temp,
             temp / student_temp, temp / teacher_temp / LOG2E, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,

@@ -7,7 +7,6 @@ Shares are merged afterwards, so that few queries against a long bank still fill
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from .launch import LOG2E, float32_precision, on_device, processors, shares
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import EMPTY, LOWEST, append, buffer_shape, clear
+from .statistics import merge
 from .tiles import Tile
 
 LINES = 128  # queries of the selection's buffer on a multiprocessor: more programs than that are hardly resident
@@ -165,18 +165,4 @@ def scan(
         )  # fmt: skip
     if statistics is None:
         return Scan(None, None, None, keys)
-    return Scan(*_merge(statistics, student_temp, teacher_temp), keys)
-
-
-def _merge(statistics: Tensor, student_temp: float, teacher_temp: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(kl, student_lse, teacher_lse) from the shares' sums [5, shares, G, N]."""
-    s_part, s_sum, t_part, t_sum, gap = statistics
-    s_max, t_max = s_part.amax(0), t_part.amax(0)
-    s_shift, t_shift = (s_part - s_max) / student_temp, (t_part - t_max) / teacher_temp
-    t_decay = t_shift.exp()
-    gap = (t_decay * (gap * math.log(2) + t_sum * (t_shift - s_shift))).sum(0)
-    s_log = (s_shift.exp() * s_sum).sum(0).log()
-    t_sum = (t_decay * t_sum).sum(0)
-    t_log = t_sum.log()
-    kl = gap / t_sum + (s_log - t_log)
-    return kl, s_max.double() / student_temp + s_log, t_max.double() / teacher_temp + t_log
+    return Scan(*merge(statistics, student_temp, teacher_temp), keys)
