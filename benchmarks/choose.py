@@ -1,8 +1,8 @@
 """``python -m benchmarks.choose TABLE``: make the backend that was measured to be the faster a GPU's automatic choice.
 
 Reads the table of ``python -m benchmarks --device cuda``, in which the backends took turns on every problem, compares
-them by the geometric mean of their times' ratios over an operator's problems, and writes the order into the package:
-``action_kernels/backends/measured/<device name>.json``.
+them by the geometric mean of their times' ratios over an operator's problems in one dtype, and writes the order into
+the package: ``action_kernels/backends/measured/<device name>.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZES = ("operator", "G", "N", "M", "D", "k", "dtype", "bank_gradient")
 
 
 def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
-    """By kernel: for every problem that several backends ran, each one's logarithm of the milliseconds."""
+    """By operator and dtype: for every problem that several backends ran, each one's logarithm of the milliseconds."""
     whole = [row for row in rows if row["pass"] == ("forward" if row["operator"] == "relation_negatives" else "both")]
     problems: dict[tuple, dict[str, float]] = defaultdict(dict)
     for row in whole:
@@ -33,12 +33,14 @@ def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
     kernels: dict[str, list[dict[str, float]]] = defaultdict(list)
     for key, spans in problems.items():
         if len(spans) > 1:
-            kernels[KERNEL.get(key[0], key[0])].append(spans)
+            operator, dtype = (dict(zip(SIZES, key, strict=True))[name] for name in ("operator", "dtype"))
+            dtypes = () if operator == "relation_negatives" else (dtype,)
+            kernels[choice.key_of(KERNEL.get(operator, operator), dtypes)].append(spans)
     return kernels
 
 
 def orders(rows: list[Row]) -> dict[str, list[str]]:
-    """By kernel: backends, the fastest first. Compared on the problems that all of them ran."""
+    """By operator and dtype: backends, the fastest first. Compared on the problems that all of them ran."""
     found = {}
     for kernel, problems in logarithms(rows).items():
         names = sorted(set.intersection(*(set(spans) for spans in problems)), key=GPU_BACKENDS.index)

@@ -110,7 +110,7 @@ def select(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str = "") 
 def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -> Backend:
     """The first preferred backend that is ready and takes the call, else the reference."""
     reasons = []
-    for name in _order(device_type, kernel):
+    for name in _order(device_type, dtypes, kernel):
         backend = _load(name)
         if isinstance(backend, str):
             reasons.append(f"{name}: {backend}")
@@ -121,11 +121,11 @@ def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -
     return _named("reference", "the automatic choice")
 
 
-def _order(device_type: str, kernel: str) -> tuple[str, ...]:
+def _order(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -> tuple[str, ...]:
     usual = _PREFERRED.get(device_type, ())
     if device_type != "cuda" or len(usual) < 2 or not torch.cuda.is_available():
         return usual
-    return choice.order(kernel, usual)
+    return choice.order(kernel, dtypes, usual)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Which backend was measured to be the faster on a GPU: ``measured/<device name>.json``.
 
 ``python -m benchmarks.choose`` writes it. A table has the device, the versions it was measured with, and under
-``backends`` an order for each operator that has been measured, such as ``"hard_negatives": ["cuda", "triton"]``.
+``backends`` an order for each operator and dtype that has been measured, such as ``"hard_negatives bfloat16": ["cuda",
+"triton"]``; ``relation_negatives``, which takes no floating rows, stands without a dtype.
 """
 
 from __future__ import annotations
@@ -40,13 +41,20 @@ def path_of(name: str) -> Path:
     return FOLDER / file_of(name)
 
 
-def order(kernel: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+def key_of(operator: str, dtypes: tuple[str, ...]) -> str:
+    """What the table calls an operator on rows of these dtypes; different ones are computed in float32."""
+    kinds = set(dtypes)
+    return operator if not kinds else f"{operator} {kinds.pop() if len(kinds) == 1 else 'float32'}"
+
+
+def order(kernel: str, dtypes: tuple[torch.dtype, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
     """The backends of ``usual`` for a kernel on the current GPU, the fastest first; as they are if none was measured.
 
     Raises:
         ValueError: the device's table is malformed.
     """
-    fastest = read(path_of(device_name()), usual).get(OPERATOR.get(kernel, kernel), ())
+    key = key_of(OPERATOR.get(kernel, kernel), tuple(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    fastest = read(path_of(device_name()), usual).get(key, ())
     return (*fastest, *(name for name in usual if name not in fastest))
 
 
@@ -60,11 +68,11 @@ def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         items = list(orders.items())
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no table of backends ({type(error).__name__}: {error})") from error
-    for operator, names in items:
-        if operator not in OPERATOR.values():
+    for key, names in items:
+        if key.partition(" ")[0] not in OPERATOR.values():
             raise ValueError(
-                f"{path}: {operator!r} is no operator: choose from {', '.join(dict.fromkeys(OPERATOR.values()))}"
+                f"{path}: {key!r} is no operator: choose from {', '.join(dict.fromkeys(OPERATOR.values()))}"
             )
         if not isinstance(names, list) or not all(name in known for name in names):
-            raise ValueError(f"{path}: {operator!r}: must be a list of {', '.join(known)}, not {names!r}")
-    return {operator: tuple(names) for operator, names in items}
+            raise ValueError(f"{path}: {key!r}: must be a list of {', '.join(known)}, not {names!r}")
+    return {key: tuple(names) for key, names in items}

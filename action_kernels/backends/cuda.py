@@ -17,7 +17,7 @@ import ctypes
 import math
 import os
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +109,9 @@ def supports(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
 
 def _on_device(x: Tensor) -> AbstractContextManager:
-    return _one_at_a_time if _HOST else torch.cuda.device(x.device)
+    if _HOST:
+        return _one_at_a_time
+    return nullcontext() if x.device.index == torch.cuda.current_device() else torch.cuda.device(x.device)
 
 
 def _launch(name: str, x: Tensor, *arguments: Tensor | float | None) -> None:

@@ -39,8 +39,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         cache.cache_clear()
 
 
-def chosen(kernel: str) -> str:
-    backend = select("cuda", ROWS, kernel)
+def chosen(kernel: str, rows: tuple[torch.dtype, ...] = ROWS) -> str:
+    backend = select("cuda", rows, kernel)
     return next(name for name in ("triton", "cuda", "reference") if registry._load(name) is backend)
 
 
@@ -67,6 +67,7 @@ def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path, monke
         *(measurement("hard_negatives", "cuda", ms, N=n) for n, ms in ((8, 0.1), (4096, 20.0))),
         measurement("hard_negatives", "triton", 0.001, N=99),  # that the other did not run
         *(measurement("contrastive_distillation", name, ms) for name, ms in (("triton", 1.0), ("cuda", 1.1))),
+        *(measurement("info_nce", name, ms, dtype="float32") for name, ms in (("triton", 3.0), ("cuda", 1.1))),
         *(measurement("relation_negatives", name, ms, **FORWARD) for name, ms in (("triton", 2), ("cuda", 1))),
         *(measurement("anatomical_contrast", name, ms) for name, ms in (("triton", 2), ("cuda", 4))),
         *(measurement("anatomical_contrast", name, ms) for name, ms in (("triton", 2), ("cuda", 1))),  # again: newer
@@ -78,14 +79,18 @@ def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path, monke
     written = json.loads(path.read_text())
     assert written["device"] == DEVICE
     assert written["backends"] == {
-        "hard_negatives": ["cuda", "triton"],
-        "action_contrast": ["triton", "cuda"],
+        "hard_negatives bfloat16": ["cuda", "triton"],
+        "action_contrast bfloat16": ["triton", "cuda"],
+        "action_contrast float32": ["cuda", "triton"],
         "relation_negatives": ["cuda", "triton"],
-        "anatomical_contrast": ["cuda", "triton"],
+        "anatomical_contrast bfloat16": ["cuda", "triton"],
     }
     assert chosen("hard_negatives") == chosen("selection_gradient") == "cuda"
-    assert chosen("anatomical_contrast_gradient") == chosen("relation_negatives") == "cuda"
+    assert chosen("anatomical_contrast_gradient") == chosen("relation_negatives", ()) == "cuda"
     assert chosen("action_contrast") == chosen("contrast_bank_gradient") == "triton"
+    mixed = (torch.float32, torch.bfloat16, torch.bfloat16)  # computed in float32
+    assert chosen("action_contrast", (torch.float32,) * 3) == chosen("contrast_bank_gradient", mixed) == "cuda"
+    assert chosen("hard_negatives", (torch.float16,) * 2) == "triton"  # not measured
 
 
 def test_every_kernel_belongs_to_an_operator() -> None:
@@ -97,7 +102,7 @@ def test_every_kernel_belongs_to_an_operator() -> None:
 
 def test_a_backend_that_is_not_ready_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
-    path.write_text(json.dumps({"backends": {"hard_negatives": ["cuda"]}}))
+    path.write_text(json.dumps({"backends": {"hard_negatives bfloat16": ["cuda"]}}))
     assert chosen("hard_negatives") == "cuda"
     registry._automatic.cache_clear()
     states = {"triton": fake_backend(), "cuda": "not built"}

@@ -25,7 +25,8 @@ def on_device(x: Tensor) -> AbstractContextManager:
     """Launches inside the ``with`` block go to the device of ``x``."""
     if INTERPRETED:
         return _one_at_a_time
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # tensors without data: compiling, not running
+    here = not x.is_cuda or x.device.index == torch.cuda.current_device()  # not CUDA: no data, compiling, not running
+    return nullcontext() if here else torch.cuda.device(x.device)
 
 
 @cache
