@@ -1,18 +1,23 @@
 """``python -m benchmarks.tune``: measure on a GPU which tiles are the fastest, and write them into the package.
 
 For each streaming kernel, dtype and width, every candidate is compiled; one that spills in its loop or takes no
-products on tensor cores is left out; the others are timed within the operator, whose other kernels stay the same. The
-table is ``action_kernels/backends/triton/tuned/<device name>.json``, which the backend reads on a GPU of that name.
+products on tensor cores is left out; the others are timed within the operator, whose other kernels stay the same. What
+an earlier run has measured stays in the table, except what is measured again. The table is
+``action_kernels/backends/triton/tuned/<device name>.json``, which the backend reads on a GPU of that name.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import product
+from multiprocessing import get_context
 from unittest import mock
 
 import torch
@@ -23,7 +28,8 @@ from .sass import Loop
 
 KINDS = ((torch.bfloat16, "ieee"), (torch.float16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee"))
 FEATURES = (32, 64, 128, 256, 512)
-LENGTH = 16384
+ROWS = 16384
+QUERIES = 65536, 16384  # on tensor cores, where fewer would take less than to launch them; without
 
 # Kernel in the table: (the function that chooses its tile, its name, the call that needs it).
 KERNELS = {
@@ -48,27 +54,69 @@ def here() -> Chip:
     return Chip(properties.name, capability, shared, processors, properties.regs_per_multiprocessor)
 
 
-def fastest(kernel: str, call: Call, chip: Chip) -> dict[str, float] | None:
-    """The fastest candidate with its milliseconds; None where none compiles without faults."""
+@dataclass(frozen=True)
+class Key:
+    """What has a tile of its own in the table."""
+
+    kernel: str
+    dtype: torch.dtype
+    precision: str
+    features: int
+
+    @property
+    def call(self) -> Call:
+        call = Call(self.dtype, self.precision, self.features, groups=1, rows=ROWS, **KERNELS[self.kernel][2])
+        return replace(call, queries=QUERIES[not call.tensor_cores])
+
+    @property
+    def name(self) -> str:
+        from action_kernels.backends.triton.tuned import key_of
+
+        with self.in_force():
+            return key_of(self.kernel, self.features, self.dtype)
+
+    @contextmanager
+    def in_force(self, candidate: dict[str, int] | None = None) -> Iterator[None]:
+        """The precision of float32 products, and the kernel's tile."""
+        from action_kernels.backends import triton
+        from action_kernels.backends.triton.tiles import Tile, width
+
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        try:
+            if candidate is None:
+                yield
+                return
+            n, m, warps, stages = candidate.values()
+            tile = Tile(n, m, width(self.features, self.dtype), warps, stages)
+            with mock.patch.object(triton, KERNELS[self.kernel][0], lambda *_, **__: tile):
+                yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def compiles(key: Key, chip: Chip, candidate: dict[str, int]) -> bool:
+    """Whether the candidate compiles without faults; what was compiled stays in Triton's cache on disk."""
+    with key.in_force(candidate):
+        try:
+            made = next(x for x in launches(chip, key.call) if x.name == KERNELS[key.kernel][1]).compile()
+        except Exception:  # the compiler's own, of any type
+            return False
+        return not faults_of(made, key.call.tensor_cores, Loop(made.sass).spills()[0])
+
+
+def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:
+    """The fastest of the candidates with its milliseconds; None where there is none."""
     from triton.testing import do_bench
 
-    from action_kernels.backends import triton
-    from action_kernels.backends.triton.tiles import Tile, width
-
-    choice, launched, _ = KERNELS[kernel]
+    call, best = key.call, None
     inputs = call.inputs("cuda")
-    best = None
-    for candidate in candidates():
-        n, m, warps, stages = candidate.values()
-        tile = Tile(n, m, width(call.features, call.dtype), warps, stages)
-        with mock.patch.object(triton, choice, lambda *_, tile=tile, **__: tile):
+    for candidate in chosen:
+        with key.in_force(candidate):
             try:
-                made = next(x for x in launches(chip, call) if x.name == launched).compile()
-                if faults_of(made, call.tensor_cores, Loop(made.sass).spills()[0]):
-                    continue
-                span = do_bench(lambda: call.run(inputs))
-            except Exception as error:  # of the compiler, or of a launch that asks for too much
-                print(f"  without {tile}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+                span = do_bench(lambda: call.run(inputs), warmup=10, rep=50, return_mode="median")
+            except Exception as error:  # of a launch that asks for too much
+                print(f"  without {candidate}: {type(error).__name__}: {str(error).splitlines()[:1]}")
                 continue
         if best is None or span < best["ms"]:
             best = {**candidate, "ms": round(span, 5)}
@@ -76,28 +124,37 @@ def fastest(kernel: str, call: Call, chip: Chip) -> dict[str, float] | None:
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="python -m benchmarks.tune", description="Measure tiles on a GPU.").parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description="Measure tiles on a GPU.")
+    kinds = {f"{str(dtype).removeprefix('torch.')}-{precision}": (dtype, precision) for dtype, precision in KINDS}
+    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
+    parser.add_argument("--kinds", nargs="+", choices=list(kinds), default=list(kinds), help="dtype and precision")
+    parser.add_argument("--features", nargs="+", type=int, choices=FEATURES, default=FEATURES)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
+    arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("Tuning measures on a GPU, and PyTorch finds no CUDA device here.", file=sys.stderr)
         return 2
     import triton
 
-    from action_kernels.backends.triton.tuned import key_of, path_of
+    from action_kernels.backends.triton.tuned import path_of
 
-    chip, tiles = here(), {}
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda}
+    chip = here()
     path = path_of(chip.name)
     path.parent.mkdir(exist_ok=True)
-    for (dtype, precision), features, kernel in product(KINDS, FEATURES, KERNELS):
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        call = Call(dtype, precision, features, groups=1, queries=LENGTH, rows=LENGTH)
-        key = key_of(kernel, features, dtype)
-        if (best := fastest(kernel, replace(call, **KERNELS[kernel][2]), chip)) is None:
-            print(f"{key}: no candidate compiles without faults")
-            continue
-        tiles[key] = best
-        print(f"{key}: {best}", flush=True)
-        path.write_text(json.dumps({"device": chip.name, **versions, "tiles": tiles}, indent=1) + "\n")
+    versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda}
+    tiles = json.loads(path.read_text())["tiles"] if path.exists() else {}
+    order = product(arguments.features, arguments.kinds, arguments.kernels)
+    keys = [Key(kernel, *kinds[kind], features) for features, kind, kernel in order]
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+        made = [[(c, pool.submit(compiles, key, chip, c)) for c in candidates()] for key in keys]
+        for key, compiled in zip(keys, made, strict=True):
+            best = fastest(key, [candidate for candidate, fine in compiled if fine.result()])
+            if best is None:
+                print(f"{key.name}: no candidate compiles without faults")
+                continue
+            tiles[key.name] = best
+            print(f"{key.name}: {best}", flush=True)
+            path.write_text(json.dumps({"device": chip.name, **versions, "tiles": tiles}, indent=1) + "\n")
     print(f"wrote {path}")
     return 0
 
