@@ -26,7 +26,12 @@ from .compiled import Call, Chip, launches
 from .occupancy import faults_of
 from .sass import Loop
 
-KINDS = ((torch.bfloat16, "tf32x3"), (torch.float16, "tf32x3"), (torch.float32, "tf32"), (torch.float32, "tf32x3"))
+KINDS = {  # dtype, and how float32 products are taken
+    "bfloat16": (torch.bfloat16, "tf32x3"),
+    "float16": (torch.float16, "tf32x3"),
+    "tf32": (torch.float32, "tf32"),
+    "tf32x3": (torch.float32, "tf32x3"),
+}
 FEATURES = (32, 64, 128, 256, 512)
 ROWS = 16384
 QUERIES = 65536  # fewer would take less than to launch them
@@ -125,9 +130,8 @@ def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description="Measure tiles on a GPU.")
-    kinds = {f"{str(dtype).removeprefix('torch.')}-{precision}": (dtype, precision) for dtype, precision in KINDS}
     parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
-    parser.add_argument("--kinds", nargs="+", choices=list(kinds), default=list(kinds), help="dtype and precision")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of rows and products")
     parser.add_argument("--features", nargs="+", type=int, choices=FEATURES, default=FEATURES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
     arguments = parser.parse_args()
@@ -144,7 +148,7 @@ def main() -> int:
     versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda}
     tiles = json.loads(path.read_text())["tiles"] if path.exists() else {}
     order = product(arguments.features, arguments.kinds, arguments.kernels)
-    keys = [Key(kernel, *kinds[kind], features) for features, kind, kernel in order]
+    keys = [Key(kernel, *KINDS[kind], features) for features, kind, kernel in order]
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
         made = [[(c, pool.submit(compiles, key, chip, c)) for c in candidates()] for key in keys]
         for key, compiled in zip(keys, made, strict=True):
