@@ -68,6 +68,10 @@ class Call:
         name = str(self.dtype).removeprefix("torch.")
         return f"{name} ({self.precision})" if self.dtype == torch.float32 else name
 
+    @property
+    def tensor_cores(self) -> bool:
+        return not (self.dtype == torch.float32 and self.precision == "ieee")
+
     def inputs(self, device: str = "meta") -> list[torch.Tensor | None]:
         """Student, teacher, bank and the labels of queries and bank; random numbers, unless they have no data."""
 
@@ -104,7 +108,8 @@ class Gather:
     groups: int = 2
     queries: int = 1024
     rows: int = 8192
-    precision: str = "tf32x3"
+    precision: str = "ieee"
+    tensor_cores: bool = False  # every query has rows of its own
 
     @property
     def kind(self) -> str:

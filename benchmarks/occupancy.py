@@ -62,7 +62,7 @@ def check(chip: Chip, call: Call | Gather) -> list[Row]:
 def examine(compiled: Compiled, call: Call | Gather) -> Row:
     launch, chip = compiled.launch, compiled.launch.chip
     spills = Loop(compiled.sass).spills() if launch.streams else (spilled(compiled.sass, range(len(compiled.sass))), 0)
-    faults = faults_of(compiled, spills[0])
+    faults = faults_of(compiled, call.tensor_cores, spills[0])
     return Row(
         chip.name,
         title(launch.name, call),
@@ -78,14 +78,14 @@ def examine(compiled: Compiled, call: Call | Gather) -> Row:
     )
 
 
-def faults_of(compiled: Compiled, spills: int) -> tuple[str, ...]:
+def faults_of(compiled: Compiled, tensor_cores: bool, spills: int) -> tuple[str, ...]:
     """Why the kernel should not run in this configuration."""
     faults = []
     if spills:
         faults.append("spills in the loop")
     if compiled.shared > compiled.launch.chip.shared - 1024 or compiled.programs == 0:
         faults.append("too much shared memory")
-    if compiled.launch.streams and not TENSOR_CORES.search(compiled.ptx):
+    if tensor_cores and not TENSOR_CORES.search(compiled.ptx):
         faults.append("no tensor-core instructions")
     return tuple(faults)
 
@@ -104,7 +104,7 @@ def calls(choice: str) -> list[Call | Gather]:
     are the same from one power of two to the next, and for both 16-bit types. "all": also float16, and lengths that are
     no multiple of 16 and make another kernel of the same source, with another alignment of its vectors.
     """
-    kinds = [(torch.bfloat16, "tf32x3"), (torch.float32, "tf32"), (torch.float32, "tf32x3")]
+    kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
     variants = [{"gradient": True, "bank_gradient": True}, {"k": 64, "labelled": True}]
     if choice != "some":
@@ -112,7 +112,7 @@ def calls(choice: str) -> list[Call | Gather]:
         only = {"k": 64, "distill": False}
         variants += [{"k": 64}, only, {**only, "labelled": True}]
     if choice == "all":
-        kinds += [(torch.float16, "tf32x3")]
+        kinds += [(torch.float16, "ieee")]
         variants += [{**variant, "queries": 4095, "rows": 8191} for variant in variants]
     gathers = [Gather(dtype, d) for dtype, d in product(dict(kinds), features)]
     return [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)] + gathers

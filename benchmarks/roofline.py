@@ -38,7 +38,7 @@ from .problems import Problem
 from .sass import Loop
 from .throughput import RATES, Clocks, Rates, clocks, flop, merged
 
-TARGET = Call(torch.bfloat16, "tf32x3", 128, groups=1, queries=65536, rows=16384)
+TARGET = Call(torch.bfloat16, "ieee", 128, groups=1, queries=65536, rows=16384)
 _BOTH = replace(TARGET, k=64, gradient=True)
 CALLS = {
     "design target, forward": TARGET,
@@ -176,8 +176,8 @@ def tile_clocks(compiled: Compiled, rates: Rates, precision: str) -> tuple[Clock
     steps = launch["FEATURES"] // launch["WIDTH"] if inner else 1
     warps = compiled.threads // 32
     through = merged([(once, 1), (inner, steps)])
-    expected = task.tile_pairs * task.pair_flop * (3 if precision == "tf32x3" else 1)
-    repeats = flop(through, warps) / expected
+    expected = task.tile_pairs * task.pair_flop
+    repeats = flop(through, warps) / expected if precision != "ieee" else 1.0
     if repeats < 1:
         raise ValueError(
             f"{launch.name} {launch.tile}: {repeats:.3f} of the products asked for are in the machine code"

@@ -42,10 +42,10 @@ class Rates:
     l2: int = 5120  # bytes per clock
 
     def product_rate(self, precision: str) -> float:
-        """flop/s of products: ``16`` bit, ``tf32``, or ``tf32x3``, which are three of tf32."""
-        if precision == "16":
-            return self.tensor
-        return self.tensor_tf32 / (3 if precision == "tf32x3" else 1)
+        """flop/s of products: ``16`` bit, ``tf32``, or ``ieee`` without tensor cores."""
+        if precision == "ieee":
+            return 2 * self.lanes * self.chip.processors * self.clock
+        return self.tensor if precision == "16" else self.tensor_tf32
 
     def per_clock(self, rate: float) -> float:
         """Of a chip's rate, what a multiprocessor does in a clock."""
@@ -138,7 +138,7 @@ def operand_bytes(instruction: Instruction) -> int:
 
 def clocks(rates: Rates, instructions: Counter[Instruction], warps: int, precision: str) -> Clocks:
     """Of a program of ``warps`` warps, all of which go through ``instructions``."""
-    tensor = rates.per_clock(rates.product_rate(precision.removesuffix("x3")))
+    tensor = rates.per_clock(rates.product_rate(precision)) if precision != "ieee" else float("inf")
     total = Clocks()
     for instruction, count in instructions.items():
         runs = count * warps

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from unittest import mock
@@ -27,14 +27,14 @@ from .occupancy import faults_of
 from .sass import Loop
 
 KINDS = {  # dtype, and how float32 products are taken
-    "bfloat16": (torch.bfloat16, "tf32x3"),
-    "float16": (torch.float16, "tf32x3"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
     "tf32": (torch.float32, "tf32"),
-    "tf32x3": (torch.float32, "tf32x3"),
+    "ieee": (torch.float32, "ieee"),
 }
 FEATURES = (32, 64, 128, 256, 512)
 ROWS = 16384
-QUERIES = 65536  # fewer would take less than to launch them
+QUERIES = 65536, 16384  # on tensor cores, where fewer would take less than to launch them; without
 
 # Kernel in the table: (the function that chooses its tile, its name, the call that needs it).
 KERNELS = {
@@ -70,8 +70,8 @@ class Key:
 
     @property
     def call(self) -> Call:
-        sizes = {"groups": 1, "queries": QUERIES, "rows": ROWS}
-        return Call(self.dtype, self.precision, self.features, **sizes, **KERNELS[self.kernel][2])
+        call = Call(self.dtype, self.precision, self.features, groups=1, rows=ROWS, **KERNELS[self.kernel][2])
+        return replace(call, queries=QUERIES[not call.tensor_cores])
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ def compiles(key: Key, chip: Chip, candidate: dict[str, int]) -> bool:
             made = next(x for x in launches(chip, key.call) if x.name == KERNELS[key.kernel][1]).compile()
         except Exception:  # the compiler's own, of any type
             return False
-        return not faults_of(made, Loop(made.sass).spills()[0])
+        return not faults_of(made, key.call.tensor_cores, Loop(made.sass).spills()[0])
 
 
 def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:

@@ -133,7 +133,7 @@ def test_floor_by_hand() -> None:
     assert (found.products, found.exponentials, found.memory) == pytest.approx((1000, 2000, 500))
     assert (found.most, found.sum) == pytest.approx((2000, 3500))
     assert floor(RATES["A100"], "tf32", 156e12, 0, 0).most == pytest.approx(1000)
-    assert floor(RATES["A100"], "tf32x3", 52e12, 0, 0).most == pytest.approx(1000)
+    assert floor(RATES["A100"], "ieee", 2 * 64 * 108 * 1.41e9, 0, 0).most == pytest.approx(1000)
 
 
 def test_tiles_with_candidates() -> None:
@@ -162,7 +162,7 @@ def test_more_of_anything_takes_no_less() -> None:
 
 
 def test_least_work_of_a_call() -> None:
-    call = Call(torch.bfloat16, "tf32x3", 16, groups=1, queries=6, rows=10)
+    call = Call(torch.bfloat16, "ieee", 16, groups=1, queries=6, rows=10)
     inputs = 2 * 16 * (6 + 6 + 10)
     outputs = 6 * (4 + 8 + 8)  # divergence, and two log-sum-exps in float64
     assert least(call) == (2 * 2 * 60 * 16, 120, inputs + outputs)

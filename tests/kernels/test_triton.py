@@ -52,7 +52,7 @@ def test_float32_products_follow_pytorch() -> None:
         torch.set_float32_matmul_precision("high")
         assert float32_precision() == "tf32"
         torch.set_float32_matmul_precision("highest")
-        assert float32_precision() == "tf32x3"
+        assert float32_precision() == "ieee"
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -18,7 +18,7 @@ from triton.runtime.jit import JITFunction
 from action_kernels.backends import triton
 from benchmarks.compiled import H100, Call, recorded
 
-TARGET = Call(torch.bfloat16, "tf32x3", 128, k=64, groups=1, queries=65536, rows=16384)
+TARGET = Call(torch.bfloat16, "ieee", 128, k=64, groups=1, queries=65536, rows=16384)
 CALLS = {
     "forward": replace(TARGET, k=0),
     "gradient": replace(TARGET, k=0, gradient=True),
@@ -30,7 +30,7 @@ CALLS = {
 @contextmanager
 def launching_nothing():
     """As on an H100; launches and their arguments are not even kept."""
-    with recorded(H100, "tf32x3"), mock.patch.object(JITFunction, "run", lambda *_, **__: None):
+    with recorded(H100, "ieee"), mock.patch.object(JITFunction, "run", lambda *_, **__: None):
         yield
 
 

@@ -53,17 +53,13 @@ def shares(device: torch.device, programs: int, length: int, block: int) -> tupl
 
 
 def float32_precision() -> str:
-    """How float32 products are taken, by PyTorch's own setting for CUDA matrix products.
-
-    Where that does not allow tf32, a product is the sum of three, of the factors' high and low parts: without low times
-    low, 2^-22 of it, which is about a float32 rounding, and several times as fast as products without tensor cores.
-    """
+    """How float32 products are taken, by PyTorch's own setting for CUDA matrix products."""
     matmul = torch.backends.cuda.matmul
     try:
         tf32 = matmul.fp32_precision == "tf32"
     except AttributeError:  # before PyTorch 2.9
         tf32 = matmul.allow_tf32
-    return "tf32" if tf32 else "tf32x3"
+    return "tf32" if tf32 else "ieee"
 
 
 def power_of_two(n: int) -> int:

@@ -36,7 +36,7 @@ def width(features: int, dtype: torch.dtype) -> int:
 
 def _kept(dtype: torch.dtype) -> int:
     """Up to how many features a program keeps its block of rows; with more, it loads both sides again and again."""
-    if _in_parts(dtype):
+    if _exact(dtype):
         return 32
     return 64 if dtype == torch.float32 else 128
 
@@ -47,9 +47,9 @@ def _tile(features: int, dtype: torch.dtype, block_n: int, block_m: int, warps: 
     return Tile(block_n, block_m, width(features, dtype), warps, stages)
 
 
-def _in_parts(dtype: torch.dtype) -> bool:
-    """float32 products as sums of three, whose high and low parts take many registers."""
-    return dtype == torch.float32 and float32_precision() == "tf32x3" and not INTERPRETED
+def _exact(dtype: torch.dtype) -> bool:
+    """float32 products without tensor cores, which take many registers."""
+    return dtype == torch.float32 and float32_precision() == "ieee" and not INTERPRETED
 
 
 def _by_rows(device: torch.device) -> bool:
@@ -61,10 +61,8 @@ def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: 
     """For the pass over the bank; the selection takes registers from the block of queries."""
     if found := tuned("selection" if selects else "scan", features, dtype, device):
         return _tile(features, dtype, *found)
-    if _in_parts(dtype):
-        if selects:
-            return _tile(features, dtype, *((64, 32) if capability(device) == 90 else (32, 64)), 8, 2)
-        return _tile(features, dtype, 64, *((32, 4) if _by_rows(device) else (64, 8)), 2)
+    if _exact(dtype):
+        return _tile(features, dtype, 16 if selects else 32, 32, 4, 2)
     kept = features <= _kept(dtype)
     if not kept or dtype == torch.float32:
         if _by_rows(device):
@@ -81,8 +79,8 @@ def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
     """For the student's gradient."""
     if found := tuned("direction", features, dtype, device):
         return _tile(features, dtype, *found)
-    if _in_parts(dtype):
-        return _tile(features, dtype, 64, 32, 8, 2)
+    if _exact(dtype):
+        return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         if _by_rows(device):
             return _tile(features, dtype, 64, 64 if dtype == torch.float32 and features <= 128 else 32, 4, 2)
@@ -95,8 +93,8 @@ def bank_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """For the bank's gradient, where queries pass by a block of bank rows."""
     if found := tuned("bank_gradient", features, dtype, device):
         return _tile(features, dtype, *found)
-    if _in_parts(dtype):
-        return _tile(features, dtype, 32, 64 if features <= _kept(dtype) else 32, 8, 2)
+    if _exact(dtype):
+        return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         return _tile(features, dtype, 32, 64, 4 if _by_rows(device) else 8, 2)
     return _tile(features, dtype, 32, 128, 8, 3)
