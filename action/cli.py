@@ -72,7 +72,10 @@ def load_config(path: Path) -> TrainConfig:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
-    return parse_config(["--config", str(path)])
+    try:
+        return parse_config(["--config", str(path)])
+    except InputError as error:
+        raise InputError(f"{path}: {error}; correct it, or use the version of action that wrote it") from None
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

@@ -293,6 +293,16 @@ def test_an_unknown_key_in_a_file_is_named(acdc_root, tmp_path):
         run(["--config", tmp_path / "config.yaml", "--data", acdc_root, f"--output={tmp_path / 'run'}"])
 
 
+def test_an_unknown_key_of_a_run_is_named_with_its_file(finished, tmp_path):
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text() + "modle: 3\n")
+    with pytest.raises(InputError, match="modle") as error:
+        predict.main([str(run_folder), str(tmp_path / "image.nii.gz"), "-o", str(tmp_path / "out")])
+    assert str(config) in str(error.value)
+
+
 def test_bad_input_exits_with_2_and_one_line(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "action.train", "--data", str(tmp_path / "absent"), "--output", str(tmp_path / "run")],
