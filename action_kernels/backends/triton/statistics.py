@@ -61,23 +61,25 @@ def _power_of_two(exponent):
 
 
 @triton.jit
+def _center(lse, row, inside, total, centers, high, low):
+    """Center and rest of one distribution, a line each of `centers`."""
+    inverse = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
+    whole = tl.load(lse + row, mask=inside, other=0.0)
+    center = (whole / inverse).to(tl.float32)
+    rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
+    tl.store(centers + row, center, mask=inside)
+    tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
+
+
+@triton.jit
 def _terms(
     student_lse, teacher_lse, centers, grad, kl, largest, upstream, factor, total,
     student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
-    lse = tl.load(student_lse + row, mask=inside, other=0.0)
-    inverse = tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)
-    center = (lse / inverse).to(tl.float32)
-    tl.store(centers + row, center, mask=inside)
-    tl.store(centers + total + row, ((lse - center.to(tl.float64) * inverse) * _LOG2E).to(tl.float32), mask=inside)
-    lse = tl.load(teacher_lse + row, mask=inside, other=0.0)
-    inverse = tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)
-    center = (lse / inverse).to(tl.float32)
-    place = centers + 2 * tl.cast(total, tl.int64) + row
-    tl.store(place, center, mask=inside)
-    tl.store(place + total, ((lse - center.to(tl.float64) * inverse) * _LOG2E).to(tl.float32), mask=inside)
+    _center(student_lse, row, inside, total, centers, student_high, student_low)
+    _center(teacher_lse, row, inside, total, centers + 2 * tl.cast(total, tl.int64), teacher_high, teacher_low)
     if grad is not None:
         # Weights stay of order 1: the power of two of the largest possible one goes in at the end.
         bits = tl.load(largest).to(tl.int32, bitcast=True) >> 23 & 0xFF
