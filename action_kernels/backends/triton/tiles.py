@@ -67,6 +67,8 @@ def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: 
     if not kept or dtype == torch.float32:
         if _by_rows(device):
             return _tile(features, dtype, 64, 32 if selects else 64, 4, 2)
+        if dtype == torch.float32 and selects and capability(device) >= 100:
+            return _tile(features, dtype, 32, 64, 8, 2)  # Triton 3.6 fails on larger tf32 products beside a selection
         if dtype == torch.float32:
             return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
