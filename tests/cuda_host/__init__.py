@@ -33,7 +33,8 @@ KERNEL_FLAGS = [
     "--param=tsan-instrument-func-entry-exit=0",
     "-fno-extern-tls-init",
     "-fno-strict-aliasing",
-    *(["-ffp-contract=fast", "-mfma"] if platform.machine() == "x86_64" else []),
+    "-ffp-contract=fast",
+    *(["-mfma"] if platform.machine() == "x86_64" and torch.backends.cpu.get_cpu_capability() != "DEFAULT" else []),
     "-Wno-unknown-pragmas",
     "-Wno-attributes",
 ]
