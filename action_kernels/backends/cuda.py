@@ -17,7 +17,7 @@ import ctypes
 import math
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -109,9 +109,7 @@ def supports(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
 
 def _on_device(x: Tensor) -> AbstractContextManager:
-    if _HOST:
-        return _one_at_a_time
-    return nullcontext() if x.device.index == torch.cuda.current_device() else torch.cuda.device(x.device)
+    return _one_at_a_time if _HOST else torch.cuda.device(x.device)
 
 
 def _launch(name: str, x: Tensor, *arguments: Tensor | float | None) -> None:

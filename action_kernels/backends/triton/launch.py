@@ -25,8 +25,7 @@ def on_device(x: Tensor) -> AbstractContextManager:
     """Launches inside the ``with`` block go to the device of ``x``."""
     if INTERPRETED:
         return _one_at_a_time
-    here = not x.is_cuda or x.device.index == torch.cuda.current_device()  # not CUDA: no data, compiling, not running
-    return nullcontext() if here else torch.cuda.device(x.device)
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # tensors without data: compiling, not running
 
 
 @cache
