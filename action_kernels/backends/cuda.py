@@ -371,7 +371,8 @@ def _terms(
     padded = student.scale.shape[1]
     terms = torch.empty((groups, padded, 8), dtype=torch.float32, device=student_lse.device)
     factor = terms.new_empty(1)
-    largest = None if grad_kl is None else grad_kl.abs().amax()
+    # What is no number stays one in its own group, and is no measure for the others.
+    largest = None if grad_kl is None else grad_kl.abs().nan_to_num(0.0, 0.0, 0.0).amax()
     _launch(
         "terms", terms, student.scale, teacher.scale, student_lse, teacher_lse, grad_kl, kl, largest, terms, factor,
         groups, queries, padded, student_temp, teacher_temp,

@@ -81,6 +81,20 @@ def test_half_precision_is_computed_in_float32(backend: str, device: str, dtype:
     compare([x.to(dtype) for x in neighbours(67, 259, 33)], device, rival=torch.float32)
 
 
+@pytest.mark.parametrize("lost", [torch.nan, torch.inf])
+def test_a_group_without_a_gradient_leaves_the_others_theirs(backend: str, device: str, lost: float) -> None:
+    """Weights of float16 products are brought near 1 by the largest of all groups, which must be a number."""
+    rows = [x.half() for x in neighbours(20, 150, 12, 2)]
+    student, teacher, bank = (x[1].double() for x in rows)
+    upstream = torch.randn(2, 20) * 1e6
+    _, exact = differentiate(lambda b: formulas.distillation(student, teacher, b), [bank], upstream[1])
+    upstream[0, 3] = lost
+    rows, ops = [x.to(device) for x in rows], torch.ops.action_kernels
+    kl, s_lse, t_lse, *_ = ops.action_contrast(*rows, 0, 0.1, 0.01, None, None, True, True)
+    grad_bank = ops.contrast_bank_gradient(upstream.to(device), *rows, kl, s_lse, t_lse, 0.1, 0.01, True)
+    assert max(formulas.errors(grad_bank[1], exact)) < 2e-5
+
+
 def test_dtypes_may_differ(backend: str, device: str) -> None:
     student, teacher, bank = neighbours(19, 70, 24)
     result = compare([student, teacher.half(), bank.bfloat16()], device, rival=torch.float32)

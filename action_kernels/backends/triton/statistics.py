@@ -82,8 +82,7 @@ def _terms(
     _center(teacher_lse, row, inside, total, centers + 2 * tl.cast(total, tl.int64), teacher_high, teacher_low)
     if grad is not None:
         # Weights stay of order 1: the power of two of the largest possible one goes in at the end.
-        bits = tl.load(largest).to(tl.int32, bitcast=True) >> 23 & 0xFF
-        exponent = tl.where(bits == 0xFF, 0, tl.minimum(bits - 126, 126))  # infinities and NaN come through as they are
+        exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
         tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
         tl.store(upstream + total + row, tl.load(kl + row, mask=inside) * _LOG2E, mask=inside)
         tl.store(factor, _power_of_two(exponent))
@@ -123,7 +122,8 @@ def terms(
     if grad_kl is not None:
         upstream, factor = centers.new_empty((2, *student_lse.shape)), centers.new_empty(1)
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        largest = torch.linalg.vector_norm(grad_kl * (1.0 + kl), torch.inf)
+        # What is no number stays one in its own group, and is no measure for the others.
+        largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
         grad_kl, kl = grad_kl.contiguous(), kl.contiguous()
     total = student_lse.numel()
     with on_device(student_lse):
