@@ -33,8 +33,8 @@ def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
     kernels: dict[str, list[dict[str, float]]] = defaultdict(list)
     for key, spans in problems.items():
         if len(spans) > 1:
-            operator, dtype = (dict(zip(SIZES, key, strict=True))[name] for name in ("operator", "dtype"))
-            dtypes = () if operator == "relation_negatives" else (dtype,)
+            operator = key[SIZES.index("operator")]
+            dtypes = () if operator == "relation_negatives" else (key[SIZES.index("dtype")],)
             kernels[choice.key_of(KERNEL.get(operator, operator), dtypes)].append(spans)
     return kernels
 
