@@ -13,15 +13,17 @@ from tqdm import tqdm
 
 from action.cli import Parser, choose_device, load_config, run
 from action.config import TrainConfig
-from action.data.cases import open_dataset
+from action.data.cases import Case, Dataset, open_dataset
 from action.data.nifti import write_label
 from action.data.split import load_split
 from action.data.volumes import LoadedCase, load_cases
+from action.errors import InputError
 from action.experiment import load_network
 from action.figures import plot_overlays
-from action.files import write_aside
+from action.files import check_targets, write_aside
 from action.inference import segment
 from action.metrics import case_metrics, summarize
+from action.model.unet import UNet
 from action.run_folder import RunFolder
 
 
@@ -31,11 +33,17 @@ def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
     Writes ``predictions/<case>.nii.gz``, ``summary.json`` and ``overlays.png`` into the run's folder.
     """
     network, class_names = load_network(config, folder.best, device)
+    return _evaluate(network, class_names, config, folder, cases)
+
+
+def _evaluate(
+    network: UNet, class_names: Sequence[str], config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
+) -> dict:
     folder.predictions.mkdir(exist_ok=True)
     results, predictions = {}, {}
     for case in tqdm(cases, desc="test", unit="volume", dynamic_ncols=True):
         prediction = segment(network, case, config.evaluation.batch)
-        write_label(folder.predictions / f"{case.name}.nii.gz", prediction, case.volume)
+        write_label(_target(folder, case.name), prediction, case.volume)
         results[case.name] = case_metrics(prediction, case.truth, len(class_names), case.spacing)
         predictions[case.name] = prediction
     summary = summarize(results, class_names)
@@ -44,6 +52,60 @@ def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
     plot_overlays(_panels(cases, predictions, results), class_names, folder.overlays)
     print(_table(summary, folder))
     return summary
+
+
+def evaluate_again(
+    folder: RunFolder, *, data: str | None = None, device: str = "auto", overwrite: bool = False
+) -> dict:
+    """Evaluate a run that is there, as :func:`evaluate` does after a training.
+
+    Args:
+        data: the data folder, if it has moved since.
+        overwrite: replace the results that the run has.
+
+    Raises:
+        InputError: a test patient or label is missing, the data have other classes than the run, results are there, or
+            another process uses the run. Nothing has been written then.
+    """
+    config = load_config(folder.config)
+    config = dataclasses.replace(config, data=data or config.data)
+    if not Path(config.data).is_dir():
+        raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
+    chosen = choose_device(device)
+    with folder.owned():
+        dataset = open_dataset(Path(config.data), config.format)
+        network, class_names = load_network(config, folder.best, chosen)
+        if tuple(dataset.class_names) != tuple(class_names):
+            raise InputError(
+                f"{config.data} has the classes {', '.join(dataset.class_names)}, but the run was trained on "
+                f"{', '.join(class_names)}: give its own data with --data"
+            )
+        cases = _test_cases(dataset, load_split(folder.split).test)
+        targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays]
+        inputs = [folder.best, folder.config, folder.split]
+        inputs += [path for case in cases for path in (case.image, case.label) if path is not None]
+        check_targets(targets, inputs, overwrite=overwrite)
+        loaded = load_cases(cases, len(class_names), config.input, progress=True)
+        folder.remove_partials()
+        return _evaluate(network, class_names, config, folder, loaded)
+
+
+def _test_cases(dataset: Dataset, patients: Sequence[str]) -> list[Case]:
+    cases = [case for case in dataset.cases if case.patient in patients]
+    problems = []
+    if absent := [patient for patient in patients if patient not in {case.patient for case in cases}]:
+        problems.append(f"no {', '.join(absent)}")
+    if unlabeled := [case.name for case in cases if case.label is None]:
+        problems.append(f"no label of {', '.join(unlabeled)}")
+    if problems:
+        raise InputError(
+            f"{dataset.root} lacks test patients of the run, {' and '.join(problems)}: give their folder with --data"
+        )
+    return cases
+
+
+def _target(folder: RunFolder, case: str) -> Path:
+    return folder.predictions / f"{case}.nii.gz"
 
 
 def _panels(
@@ -82,19 +144,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that the run has")
     parsed = parser.parse_args(arguments)
-    folder = RunFolder(parsed.run)
-    config = load_config(folder.config)
-    config = dataclasses.replace(config, data=parsed.data or config.data)
-    dataset = open_dataset(Path(config.data), config.format)
-    test = set(load_split(folder.split).test)
-    cases = load_cases(
-        [case for case in dataset.cases if case.patient in test],
-        len(dataset.class_names),
-        config.input,
-        progress=True,
-    )
-    evaluate(config, folder, cases, choose_device(parsed.device))
+    evaluate_again(RunFolder(parsed.run), data=parsed.data, device=parsed.device, overwrite=parsed.overwrite)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from action.config import TrainConfig
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.cases import Dataset, open_dataset
+from action.data.identity import describe
 from action.data.nifti import slice_size
 from action.data.phantom import write_phantom
 from action.data.split import Split, make_split
@@ -31,16 +32,25 @@ PHANTOM = Path("data/phantom")
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what was left open: the phantom as data, the run's folder, the slice size; paths become absolute."""
     data = Path(config.data) if config.data is not None else write_phantom(PHANTOM)
-    output = config.output
-    if output is None:
-        output = f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}"
+    split = config.split
+    if split.file is not None:
+        split = dataclasses.replace(split, file=str(Path(split.file).resolve()))
     size = config.input.size or _largest_slice(open_dataset(data, config.format))
     return dataclasses.replace(
         config,
         data=str(data.resolve()),
-        output=str(Path(output).resolve()),
+        output=str(choose_output(config).resolve()),
+        split=split,
         input=dataclasses.replace(config.input, size=size),
     )
+
+
+def choose_output(config: TrainConfig) -> Path:
+    """The run's folder: as asked for, or named after the data and the main settings."""
+    if config.output is not None:
+        return Path(config.output)
+    data = PHANTOM if config.data is None else Path(config.data)
+    return Path(f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}")
 
 
 def _largest_slice(dataset: Dataset) -> tuple[int, int]:
@@ -117,7 +127,9 @@ def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: 
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1),
         Augmentation(config.augmentation, config.input.size),
     )
-    return Trainer(config, learner, make_stages(config), training, data.validation, data.dataset.class_names, run)
+    description = describe([*data.labeled, *data.unlabeled, *data.validation, *data.test])
+    names = data.dataset.class_names
+    return Trainer(config, learner, make_stages(config), training, data.validation, names, run, description)
 
 
 def load_network(config: TrainConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:

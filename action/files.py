@@ -1,23 +1,90 @@
-"""Writing that an interruption cannot spoil: aside first, then renamed over the old file."""
+"""Writing that neither an interruption nor a power cut can spoil: aside, flushed to disk, renamed over the old file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from action.errors import InputError
+
+_PARTIAL = re.compile(r"\.partial-\d+-(?P<name>.+)", re.DOTALL)
 
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; it replaces ``path`` only if the block ends without an exception.
 
-    The suffix is kept, since writers choose their format by it.
+    The suffix is kept, since writers choose their format by it. When the block has ended, ``path`` has the new content
+    on disk and not only in the system's memory.
     """
     path = Path(path)
     aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield aside
+        flush(aside)
         os.replace(aside, path)
+        flush_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def final_name(name: str) -> str | None:
+    """Of the name of a file written aside, the name that it would have got; ``None`` for other names."""
+    match = _PARTIAL.fullmatch(name)
+    return match["name"] if match else None
+
+
+def flush(path: Path) -> None:
+    """Wait until the file's content is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the names in a folder are on disk, where the file system can do that."""
+    with suppress(OSError):
+        flush(path)
+
+
+def check_targets(targets: Sequence[Path], inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to write where something would be lost. Writes nothing.
+
+    Args:
+        targets: files to be written.
+        inputs: files that are read; none of them may be a target, through whatever link.
+        overwrite: whether files that are there may be replaced.
+
+    Raises:
+        InputError: two targets are one file; a target is an input, a folder, or there already; its folder is a file.
+    """
+    read = {_identity(path): path for path in inputs if path.exists()}
+    seen: set[Path] = set()
+    for target in targets:
+        place = target.parent.resolve() / target.name
+        if place in seen:
+            raise InputError(f"{target} would be written twice: give inputs of equal names to separate calls")
+        seen.add(place)
+        folder = next(parent for parent in target.absolute().parents if parent.exists() or parent.is_symlink())
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder, so {target} cannot be written: choose another folder")
+        if target.exists() and _identity(target) in read:
+            raise InputError(
+                f"{read[_identity(target)]} would be replaced: {target} is the same file; choose another folder"
+            )
+        if target.is_dir():
+            raise InputError(f"{target} is a folder where a file is to be written: choose another folder")
+    there = [target for target in targets if target.exists() or target.is_symlink()]
+    if there and not overwrite:
+        more = f" and {len(there) - 1} more files exist" if len(there) > 1 else " exists"
+        raise InputError(f"{there[0]}{more}: replace with --overwrite, or choose another folder")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

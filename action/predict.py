@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,38 +11,41 @@ from action.cli import Parser, choose_device, load_config, run
 from action.data.cases import Case
 from action.data.nifti import write_label
 from action.data.volumes import load_cases
-from action.errors import InputError
 from action.experiment import load_network
+from action.files import check_targets
 from action.inference import segment
 from action.run_folder import RunFolder
 
 
-def predict(run_folder: Path, images: list[Path], output: Path, device: str = "auto") -> list[Path]:
+def predict(
+    run_folder: Path, images: list[Path], output: Path, device: str = "auto", *, overwrite: bool = False
+) -> list[Path]:
     """Segment images and write labels on each image's own grid, under the image's file name.
+
+    Args:
+        overwrite: replace files of the predictions' names. An image is never replaced.
 
     Raises:
         InputError: a run without checkpoint, an unreadable image, two images of one name, or an output that would
-            replace an image. Nothing is written then.
+            replace an image or, without ``overwrite``, any other file. Nothing is written then.
     """
     folder = RunFolder(run_folder)
     config = load_config(folder.config)
     targets = [output / f"{_stem(image)}.nii.gz" for image in images]
-    for image, target in zip(images, targets, strict=True):
-        if targets.count(target) > 1:
-            raise InputError(f"several images would be written to {target}: give them to separate calls")
-        if target.resolve() == image.resolve():
-            raise InputError(f"{image} would be replaced by its prediction: choose another -o than {output}")
+    check_targets(targets, [*images, *(path for path in folder.files if path.is_file())], overwrite=overwrite)
     network, class_names = load_network(config, folder.best, choose_device(device))
     cases = [Case(_stem(image), _stem(image), image, None) for image in images]
     loaded = load_cases(cases, len(class_names), config.input, progress=True)
     output.mkdir(parents=True, exist_ok=True)
     for case, target in zip(tqdm(loaded, desc="predict", unit="volume"), targets, strict=True):
-        write_label(target, segment(network, case, config.evaluation.batch), case.volume)
+        prediction = segment(network, case, config.evaluation.batch)
+        check_targets([target], [], overwrite=overwrite)  # again: it took a while
+        write_label(target, prediction, case.volume)
     return targets
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def main(arguments: list[str]) -> None:
@@ -50,8 +54,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("images", type=str, nargs="+", help="NIfTI images")
     parser.add_argument("-o", "--output", type=str, required=True, help="folder for the predictions")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:<number>")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parsed = parser.parse_args(arguments)
-    written = predict(Path(parsed.run), [Path(image) for image in parsed.images], Path(parsed.output), parsed.device)
+    images = [Path(image) for image in parsed.images]
+    written = predict(Path(parsed.run), images, Path(parsed.output), parsed.device, overwrite=parsed.overwrite)
     print("\n".join(map(str, written)))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
-from action.config import TrainConfig
+from action.config import SplitConfig, TrainConfig
+from action.data.cases import open_dataset
 from action.data.split import load_split, save_split
 from action.errors import InputError
 from action.evaluate import evaluate
-from action.experiment import load_data, make_trainer, resolve
+from action.experiment import choose_output, load_data, make_trainer, resolve
+from action.overwrite import check_replaceable, clear
 from action.run_folder import RunFolder
 
 
@@ -24,50 +27,76 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     Raises:
         InputError: see the message; nothing has been written then.
     """
+    if resume and config.data is not None and not Path(config.data).is_dir():
+        raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     config = resolve(config)
     device = choose_device(config.device)
     folder = RunFolder(config.output)
     folder.check_free(resume=resume, overwrite=overwrite)
-    if resume:
-        check_same(config, folder)
-    data = load_data(config)
-    if resume and folder.split.is_file() and load_split(folder.split) != data.split:
-        raise InputError(f"{folder.split} differs from the split of {config.data} now: the data set has changed")
-    trainer = make_trainer(config, data, folder, device)
-    if resume:
-        trainer.resume()
-    folder.create(overwrite=overwrite)
-    save_config(config, folder.config)
-    save_split(data.split, folder.split)
-    print(
-        f"{config.method} on {config.data}: {len(data.split.labeled)} labelled ({', '.join(data.split.labeled)}), "
-        f"{len(data.split.unlabeled)} unlabelled, {len(data.split.validation)} validation, "
-        f"{len(data.split.test)} test patients; {device}; run folder {folder.root}"
-    )
-    trainer.fit()
-    evaluate(config, folder, data.test, device)
+    with folder.owned():
+        folder.check_free(resume=resume, overwrite=overwrite)  # again: another process may have been faster
+        if overwrite:
+            check_replaceable(folder, _inputs(config))
+        if resume:
+            check_same(config, folder, moved=True)
+        data = load_data(config)
+        if resume and folder.split.is_file() and load_split(folder.split) != data.split:
+            raise InputError(f"{folder.split} differs from the split of {config.data} now: the data set has changed")
+        trainer = make_trainer(config, data, folder, device)
+        if resume:
+            trainer.resume()
+        if overwrite:
+            clear(folder)
+        folder.remove_partials()
+        folder.checkpoints.mkdir(exist_ok=True)
+        save_config(config, folder.config)
+        save_split(data.split, folder.split)
+        print(
+            f"{config.method} on {config.data}: {len(data.split.labeled)} labelled ({', '.join(data.split.labeled)}), "
+            f"{len(data.split.unlabeled)} unlabelled, {len(data.split.validation)} validation, "
+            f"{len(data.split.test)} test patients; {device}; run folder {folder.root}"
+        )
+        trainer.fit()
+        evaluate(config, folder, data.test, device)
     return folder
 
 
-def check_same(config: TrainConfig, folder: RunFolder) -> None:
+def _inputs(config: TrainConfig) -> list[Path]:
+    """Files and folders that a run reads."""
+    files = [Path(config.data)] + ([Path(config.split.file)] if config.split.file else [])
+    for case in open_dataset(Path(config.data), config.format).cases:
+        files += [case.image] + ([case.label] if case.label else [])
+    return files
+
+
+def check_same(config: TrainConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
     Where a run is, what it runs on and how often it is evaluated may change; anything else would give other numbers.
 
     Args:
         config: resolved settings.
+        moved: whether the data and the file of their split may be elsewhere than they were; what they hold is compared
+            by whoever says so.
 
     Raises:
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
+    free = {"output", "device", "evaluation"} | ({"data"} if moved else set())
     for field in dataclasses.fields(TrainConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
-        if field.name not in {"output", "device", "evaluation"} and ours != theirs:
+        if field.name == "split":
+            ours, theirs = (_comparable(split, moved) for split in (ours, theirs))
+        if field.name not in free and ours != theirs:
             raise InputError(
                 f"{folder.root} holds a run with other settings: {field.name} is {ours}, but {folder.config} says "
                 f"{theirs}; leave the flag out, or choose another --output"
             )
+
+
+def _comparable(split: SplitConfig, moved: bool) -> SplitConfig:
+    return dataclasses.replace(split, file=None if moved or split.file is None else str(Path(split.file).resolve()))
 
 
 def main(arguments: list[str]) -> None:
@@ -75,7 +104,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     parsed = parser.parse_args(arguments)
-    if parsed.resume and parsed.output and (saved := RunFolder(parsed.output).config).is_file():
+    if parsed.resume and (saved := RunFolder(choose_output(to_config(parser, parsed))).config).is_file():
         # The run's own settings are the defaults of its continuation.
         parsed = parser.parse_args(["--config", str(saved), *arguments])
     train(to_config(parser, parsed), resume=parsed.resume, overwrite=parsed.overwrite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from action.config import TrainConfig
 from action.data.batches import step_generator
+from action.data.identity import check_same_data
 from action.data.volumes import LoadedCase
+from action.errors import InputError
 from action.figures import plot_progress
 from action.inference import segment
 from action.metrics import dice_scores
 from action.model.learner import Learner
-from action.run_folder import RunFolder, StepLog, load_checkpoint, save_checkpoint
+from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
 from action.stages.base import TrainingData
 
@@ -33,6 +35,7 @@ class Trainer:
         validation: cases by which the best checkpoint is chosen.
         class_names: including background.
         run: folder of the run.
+        data_description: of every case, by :func:`action.data.identity.describe`: a resumed run knows its data again.
     """
 
     def __init__(
@@ -44,9 +47,11 @@ class Trainer:
         validation: Sequence[LoadedCase],
         class_names: Sequence[str],
         run: RunFolder,
+        data_description: Mapping[str, list[float]] | None = None,
     ) -> None:
         self.config, self.learner, self.stages, self.data = config, learner, list(stages), data
         self.validation, self.class_names, self.run = validation, tuple(class_names), run
+        self.data_description = dict(data_description or {})
         self.device = next(learner.parameters()).device
         self.optimizer = torch.optim.SGD(
             learner.student.parameters(),
@@ -73,7 +78,7 @@ class Trainer:
             while self.stage_index < len(self.stages):
                 self._run_stage(self.stages[self.stage_index], log)
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
-                self.save(self.run.latest)
+                self.save_latest()
         finally:
             log.close()
 
@@ -100,7 +105,8 @@ class Trainer:
             log.write(self.step, stage.name, values)
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
             if last or self.stage_step % every.checkpoint_every == 0:
-                self.save(self.run.latest)
+                log.flush()  # no checkpoint without the rows before it
+                self.save_latest()
                 plot_progress(self.run.metrics, self.run.progress)
 
     def _train_step(self, stage: Stage, step: int) -> dict[str, float]:
@@ -147,10 +153,32 @@ class Trainer:
         """Write a checkpoint: everything that the rest of the run depends on."""
         save_checkpoint(self.state_dict(), path)
 
+    def save_latest(self) -> None:
+        """Write the checkpoint to resume from; the one before it is kept."""
+        save_checkpoint(self.state_dict(), self.run.latest, self.run.previous)
+
     def resume(self) -> None:
-        """Continue from the latest checkpoint, if the run had come so far as to write one."""
-        if self.run.latest.is_file():
-            self.load_state_dict(load_checkpoint(self.run.latest, self.device))
+        """Continue from the latest checkpoint, if the run had come so far as to write one.
+
+        Raises:
+            InputError: a checkpoint that is damaged or of another model, or of other data.
+        """
+        state = load_latest(self.run, self.device)
+        if state is None:
+            return
+        if (names := state.get("class_names", list(self.class_names))) != list(self.class_names):
+            raise InputError(
+                f"the run has the classes {names}, the data now {list(self.class_names)}: bring them in line"
+            )
+        if "data" in state:
+            check_same_data(state["data"], self.data_description)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.run.latest} is the checkpoint of another model or version ({type(error).__name__}): resume "
+                "with the version of action that wrote it, or train the run again with --overwrite"
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Learner (networks, heads, banks), optimiser, place in the run; the random state follows from the place."""
@@ -163,6 +191,7 @@ class Trainer:
             "smoothed_dice": self.smoothed_dice,
             "best_dice": self.best_dice,
             "class_names": list(self.class_names),
+            "data": self.data_description,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,40 @@
+"""Knowing a data set again that has moved: the same names must hold the same volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from action.data.cases import natural_sort
+from action.data.volumes import LoadedCase
+from action.errors import InputError
+
+TOLERANCE = 1e-3
+"""Of mean and standard deviation on intensities in [0, 1]: processors and devices round differently."""
+
+
+def describe(cases: Iterable[LoadedCase]) -> dict[str, list[float]]:
+    """Of every case: slices, rows and columns of its file, mean and standard deviation of what the network sees."""
+    return {
+        case.name: [*case.shape, float(case.image.mean(dtype=np.float64)), float(case.image.std(dtype=np.float64))]
+        for case in cases
+    }
+
+
+def check_same_data(then: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> None:
+    """Refuse to go on with other data than a run began with.
+
+    Raises:
+        InputError: names the cases that are missing, new or different.
+    """
+    changed = natural_sort(then.keys() ^ now.keys())
+    for name in natural_sort(then.keys() & now.keys()):
+        (*shape, mean, std), (*shape_now, mean_now, std_now) = then[name], now[name]
+        if shape != shape_now or abs(mean - mean_now) > TOLERANCE or abs(std - std_now) > TOLERANCE:
+            changed.append(name)
+    if changed:
+        raise InputError(
+            f"the data are not those that the run began with: {', '.join(changed)} changed; bring them back, say where "
+            "they are with --data, or start another run"
+        )
