@@ -54,7 +54,7 @@ def check_replaceable(folder: RunFolder, inputs: Iterable[Path]) -> None:
 def clear(folder: RunFolder) -> None:
     """Remove a run's files but for its configuration, by which a folder half emptied is still known as a run's."""
     for path in [*_own_files(folder, folder.predictions), *_own_files(folder, folder.events), *folder.partials()]:
-        path.unlink()
+        path.unlink(missing_ok=True)  # a partial file may be listed twice
     for path in folder.files[:-1]:
         path.unlink(missing_ok=True)
     for path in (folder.predictions, folder.events):
