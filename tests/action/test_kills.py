@@ -17,7 +17,7 @@ import torch
 from action import train
 from action.run_folder import RunFolder, load_checkpoint
 
-KILLS = int(os.environ.get("ACTION_KILLS", "8"))
+KILLS = int(os.environ.get("ACTION_KILLS", "6"))
 SHORT = [
     "--labeled=2", "--model.channels=[4,6,8]", "--model.embedding=8", "--model.window=16", "--model.stride=8",
     "--model.pooled=4", "--global_distillation.iterations=2", "--local_distillation.iterations=2",
