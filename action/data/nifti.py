@@ -54,6 +54,17 @@ def read_image(path: Path | str) -> Volume:
     return volume
 
 
+def check_contrast(image: Volume) -> None:
+    """Refuses an image in which there is nothing to be seen.
+
+    Raises:
+        InputError: all voxels have the same value.
+    """
+    low = image.array.min()
+    if low == image.array.max():
+        raise InputError(f"{image.path}: every voxel is {low:g}, there is no image in it: replace or remove it")
+
+
 def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     """Reads class indices as uint8 [Z, Y, X] and lays them on the voxel grid of `image`.
 
