@@ -22,7 +22,7 @@ from action.experiment import load_network
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
 from action.inference import segment
-from action.metrics import case_metrics, summarize
+from action.metrics import case_metrics, mean_dice, summarize
 from action.model.unet import UNet
 from action.run_folder import RunFolder
 
@@ -111,9 +111,13 @@ def _target(folder: RunFolder, case: str) -> Path:
 def _panels(
     cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict]
 ) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground."""
-    mean_dice = {name: float(np.mean([m["dice"] for m in classes.values()])) for name, classes in results.items()}
-    by_dice = sorted(cases, key=lambda case: -mean_dice[case.name])
+    """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground.
+
+    Cases in which every class is empty have no place in that order; only where all cases are such they are shown.
+    """
+    dice = {name: mean_dice(classes) for name, classes in results.items()}
+    by_dice = sorted(cases, key=lambda case: -(dice[case.name] or 0.0))
+    by_dice = [case for case in by_dice if dice[case.name] is not None] or by_dice
     chosen = {"best": by_dice[0], "median": by_dice[len(by_dice) // 2], "worst": by_dice[-1]}
     panels = []
     for rank, case in chosen.items():
@@ -121,20 +125,21 @@ def _panels(
         image = torch.nn.functional.interpolate(
             torch.from_numpy(case.image[z]).float()[None, None], size=case.shape[1:], mode="bilinear"
         )[0, 0].numpy()
-        title = f"{rank}: {case.name}, slice {z + 1}, Dice {mean_dice[case.name]:.3f}"
+        title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
         panels.append((title, image, case.truth[z], predictions[case.name][z]))
     return panels
 
 
-def _table(summary: dict, folder: RunFolder) -> str:
-    def text(value: float | None, digits: int) -> str:
-        return "n/a" if value is None else f"{value:.{digits}f}"
+def _text(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
 
-    lines = [f"{'class':<16}{'Dice':>8}{'Jaccard':>9}{'ASD mm':>9}{'HD95 mm':>9}{'misses':>8}"]
+
+def _table(summary: dict, folder: RunFolder) -> str:
+    lines = [f"{'class':<16}{'Dice':>8}{'Jaccard':>9}{'ASD mm':>9}{'HD95 mm':>9}{'misses':>8}{'empty':>7}"]
     for name, values in [*summary["classes"].items(), ("mean", summary["mean"])]:
         lines.append(
-            f"{name:<16}{text(values['dice'], 3):>8}{text(values['jaccard'], 3):>9}{text(values['asd_mm'], 2):>9}"
-            f"{text(values['hd95_mm'], 2):>9}{values['misses']:>8}"
+            f"{name:<16}{_text(values['dice'], 3):>8}{_text(values['jaccard'], 3):>9}{_text(values['asd_mm'], 2):>9}"
+            f"{_text(values['hd95_mm'], 2):>9}{values['misses']:>8}{values['empty']:>7}"
         )
     return "\n".join([*lines, f"written to {folder.root}"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from action.config import TrainConfig
+from action.data import findings
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.cases import Dataset, open_dataset
@@ -92,8 +93,9 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
     return dataset, split
 
 
+@findings.printed()
 def load_data(config: TrainConfig) -> LoadedData:
-    """Read, check and divide everything that a run needs, before it writes anything.
+    """Read, check and divide everything that a run needs, before it writes anything; print what is odd about it.
 
     Raises:
         InputError: all problems of the files in one message.
@@ -115,7 +117,9 @@ def load_data(config: TrainConfig) -> LoadedData:
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:
         return [case for case in loaded if case.patient in set(patients)]
 
-    return LoadedData(dataset, split, of(split.labeled), of(split.unlabeled), of(split.validation), of(split.test))
+    sets = [of(patients) for patients in (split.labeled, split.unlabeled, split.validation, split.test)]
+    findings.report(*sets, dataset.class_names)
+    return LoadedData(dataset, split, *sets)
 
 
 def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:

@@ -47,6 +47,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
     classes = sorted(dice, key="val_dice".__eq__)  # the mean last: classes have the same colours as in the overlays
     for name, color in zip(classes, _colors(len(classes)), strict=True):
         there = np.isfinite(dice[name])
+        if not there.any():
+            continue
         overall = name == "val_dice"
         label = "mean" if overall else name.removeprefix("val_dice_")
         style = {"color": "black", "linewidth": 2.4} if overall else {"color": color, "linewidth": 1.4}
@@ -125,13 +127,14 @@ def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
 
 
 def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Steps, stages and every column of numbers that has one at least; NaN where a row has none."""
+    """Steps, stages, every loss that has a number at least, and all classes' Dice; NaN where a row has none."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
         names = [name for name in reader.fieldnames or () if name not in NOT_LOSSES]
     columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    columns = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    # Classes stay, with a Dice or without: their places give them the colours that they have in the overlays.
+    columns = {name: v for name, v in columns.items() if np.isfinite(v).any() or name.startswith("val_dice_")}
     steps = np.array([int(row["step"]) for row in rows], dtype=np.int64)
     return steps, np.array([row["stage"] for row in rows], dtype=object), columns
 

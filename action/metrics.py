@@ -1,8 +1,9 @@
 """Overlap and surface distance of segmentations in 3-D, in millimetres, with every empty case accounted for.
 
-A class in neither the truth nor the prediction is `empty`: Dice and Jaccard 1, distances not applicable. A class in one
-of them alone is a `miss`: Dice and Jaccard 0, distances infinite, so that they have no mean; misses are counted beside
-the means of the finite distances and never dropped. Distances that are not applicable or infinite are `None`.
+A class in neither the truth nor the prediction is `empty`: nothing can be measured, and it counts towards no mean (as
+in nnU-Net and MONAI); such cases are counted beside the means. A class in one of them alone is a `miss`: Dice and
+Jaccard 0, distances infinite, so that they have no mean; misses are counted beside the means of the finite distances
+and never dropped. Measures that are not applicable or infinite are `None`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MEASURES = ("dice", "jaccard", "asd_mm", "hd95_mm")
 
 
 def dice_scores(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Dice of the classes 1 to `classes` - 1 of one volume, float64 [classes - 1]; empty 1, miss 0.
+    """Dice of the classes 1 to `classes` - 1 of one volume, float64 [classes - 1]; empty NaN, miss 0.
 
     Args:
         prediction, truth: class indices [Z, Y, X].
@@ -28,7 +29,27 @@ def dice_scores(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.n
     pairs = np.bincount(classes * truth.ravel().astype(np.int64) + prediction.ravel(), minlength=classes**2)
     pairs = pairs.reshape(classes, classes)
     both, size = np.diag(pairs)[1:], (pairs.sum(0) + pairs.sum(1))[1:]
-    return np.where(size > 0, 2 * both / np.maximum(size, 1), 1.0)
+    return np.where(size > 0, 2 * both / np.maximum(size, 1), np.nan)
+
+
+def mean_scores(scores: Sequence[np.ndarray]) -> tuple[list[float | None], float | None]:
+    """Mean over cases for each class, and the mean of those; of the scores that are no NaN.
+
+    Args:
+        scores: `dice_scores` of each case.
+
+    Returns:
+        A mean for each class and their mean, `None` where there is nothing to be meaned.
+    """
+    by_class = [
+        _mean_std([None if np.isnan(score) else score for score in column])[0] for column in zip(*scores, strict=True)
+    ]
+    return by_class, _mean_std(by_class)[0]
+
+
+def mean_dice(by_class: Mapping[int, Mapping]) -> float | None:
+    """Mean over the classes of one case's `case_metrics`, without the empty ones; `None` if all are."""
+    return _mean_std([values["dice"] for values in by_class.values()])[0]
 
 
 def case_metrics(
@@ -61,11 +82,11 @@ def summarize(cases: Mapping[str, Mapping[int, Mapping]], class_names: Sequence[
 
     Returns:
         `cases`: case → class name → measures, as in `case_metrics`.
-        `classes`: class name → `dice`, `jaccard`, `asd_mm`, `hd95_mm`: means over the cases (distances: over the cases
-        that have one; `None` if none has), each with its standard deviation over the same cases under `<measure>_std`;
-        `misses` and `empty`: numbers of cases.
-        `mean`: the same, where each measure is the mean of the classes' values and `<measure>_std` the deviation over
-        the cases of a case's mean over its classes; `misses` and `empty` are sums over the classes.
+        `classes`: class name → `dice`, `jaccard`, `asd_mm`, `hd95_mm`: means over the cases that have the measure
+        (`None` if none has), each with its standard deviation over the same cases under `<measure>_std`; `misses` and
+        `empty`: numbers of cases.
+        `mean`: the same, where each measure is the mean of the classes' values that there are and `<measure>_std` the
+        deviation over the cases of a case's mean over its classes; `misses` and `empty` are sums over the classes.
     """
     named = {
         case: {class_names[index]: dict(values) for index, values in by_class.items()}
@@ -91,7 +112,7 @@ def _class_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[flo
     there = bool(prediction.any()), bool(truth.any())
     empty, miss = not any(there), any(there) and not all(there)
     if empty or miss:
-        overlap = float(empty)
+        overlap = None if empty else 0.0
         return {"dice": overlap, "jaccard": overlap, "asd_mm": None, "hd95_mm": None, "miss": miss, "empty": empty}
     # Nothing outside the common bounding box matters. The margin makes voxels at the volume's border surface voxels.
     box = find_objects((prediction | truth).astype(np.uint8))[0]

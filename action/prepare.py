@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from action.cli import Parser, run
-from action.data import FORMATS, Case, Dataset, open_dataset
+from action.data import FORMATS, Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
-from action.data.nifti import read_image, read_label
+from action.data.nifti import check_contrast, read_image, read_label
 from action.data.phantom import write_phantom
 from action.errors import InputError
 
@@ -22,28 +21,31 @@ def check(dataset: Dataset) -> str:
 
     Returns:
         A table: of each case the voxels, their size, the range of intensities and the share of each class; below it the
-        totals, and notes on files that were read but look odd.
+        totals, and notes on what is readable but odd (`docs/checks.md` lists them).
 
     Raises:
         InputError: all problems of all files, after the table of the sound ones has been printed.
     """
     names = dataset.class_names
-    rows, problems, notes = [], [], []
+    rows, facts, problems, warned = [], [], [], []
     total = np.zeros(len(names), np.int64)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with findings.collected(warned):
         for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):
             try:
-                row, voxels = _check_case(case, len(names))
+                row, fact = _check_case(case, len(names))
             except InputError as error:
                 problems.append(str(error))
                 continue
+            facts.append(fact)
             rows.append(row)
-            if voxels is not None:
-                total += voxels
-                absent = [name for name, count in zip(names, voxels, strict=True) if count == 0]
-                notes += [f"{case.name} has no voxel of {', '.join(absent)}"] if absent else []
-    notes += [str(warning.message) for warning in caught]
+            total += 0 if fact.voxels is None else fact.voxels
+    problems += findings.no_foreground(facts, "labelled")
+    notes = [
+        *findings.notes_on_labels(facts, names),
+        *findings.notes_on_learning(facts, names),
+        *findings.notes_on_copies(facts),
+        *warned,
+    ]
 
     head = ["case", "voxels x y z", "size mm x y z", "intensities", *(f"{name} %" for name in names)]
     unlabeled = {case.patient for case in dataset.cases if case.label is None}
@@ -60,22 +62,20 @@ def check(dataset: Dataset) -> str:
     return table
 
 
-def _check_case(case: Case, classes: int) -> tuple[list[str], np.ndarray | None]:
-    """A row of the table, and the number of voxels of each class."""
+def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts]:
+    """A row of the table, and what is compared with other cases."""
     image = read_image(case.image)
+    check_contrast(image)
+    label = None if case.label is None else read_label(case.label, image, classes).array
+    fact = findings.facts_of(case.name, case.patient, image.array, label, classes)
     low, high = image.array.min(), image.array.max()
-    if low == high:
-        raise InputError(f"{case.image}: every voxel is {low:g}, there is no image in it")
     row = [
         case.name,
         " ".join(str(n) for n in image.array.shape[::-1]),
         " ".join(f"{size:.3g}" for size in image.spacing[::-1]),
         f"{low:g} to {high:g}",
     ]
-    if case.label is None:
-        return [*row, "no label"], None
-    voxels = np.bincount(read_label(case.label, image, classes).array.ravel(), minlength=classes)
-    return [*row, *_shares(voxels)], voxels
+    return [*row, *(["no label"] if fact.voxels is None else _shares(fact.voxels))], fact
 
 
 def _shares(voxels: np.ndarray) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -17,7 +16,7 @@ from action.data.volumes import LoadedCase
 from action.errors import InputError
 from action.figures import plot_progress
 from action.inference import segment
-from action.metrics import dice_scores
+from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
@@ -127,18 +126,24 @@ class Trainer:
         return {"lr": lr, **{name: value.item() for name, value in losses.items()}}
 
     def _validate(self) -> dict[str, float]:
-        """Dice of each class, and of all, meaned over the validation cases."""
+        """Dice of each class, and of all, meaned over the validation cases; without a class that is in none of them.
+
+        Raises:
+            InputError: no validation case has any class, in its label or predicted.
+        """
         batch = self.config.evaluation.batch
         classes = len(self.class_names)
-        scores = np.mean(
+        by_class, mean = mean_scores(
             [
                 dice_scores(segment(self.learner.student.network, case, batch), case.truth, classes)
                 for case in self.validation
-            ],
-            axis=0,
+            ]
         )
+        if mean is None:
+            raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
         names = [f"val_dice_{name}" for name in self.class_names[1:]]
-        return {"val_dice": float(scores.mean()), **dict(zip(names, map(float, scores), strict=True))}
+        found = {name: value for name, value in zip(names, by_class, strict=True) if value is not None}
+        return {"val_dice": mean, **found}
 
     def _is_best(self, dice: float) -> bool:
         weight = self.config.evaluation.smoothing

@@ -132,14 +132,14 @@ def table(results: dict[str, list[dict]]) -> str:
     head = ["", *classes, "mean Dice %", "ASD mm", "misses", "gap closed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, summaries in results.items():
-        dice = {c: 100 * np.array([s["classes"][c]["dice"] for s in summaries]) for c in classes}
+        dice = {c: [100 * d for s in summaries if (d := s["classes"][c]["dice"]) is not None] for c in classes}
         mean = 100 * np.array([s["mean"]["dice"] for s in summaries])
         asd = [s["mean"]["asd_mm"] for s in summaries if s["mean"]["asd_mm"] is not None]
         misses = sum(s["mean"]["misses"] for s in summaries)
         closed = gap_closed(results, name)
         cells = [
             (ARMS | ABLATION)[name].title,
-            *(f"{values.mean():.1f} ± {values.std():.1f}" for values in dice.values()),
+            *(f"{np.mean(values):.1f} ± {np.std(values):.1f}" if values else "n/a" for values in dice.values()),
             f"{mean.mean():.1f} ± {mean.std():.1f}",
             f"{np.mean(asd):.2f}" if asd else "n/a",
             str(misses),
@@ -156,11 +156,20 @@ def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
     axes = figure.subplots()
     width = 0.8 / len(results)
     for i, (name, summaries) in enumerate(results.items()):
-        values = np.array([[*(c["dice"] for c in s["classes"].values()), s["mean"]["dice"]] for s in summaries]) * 100
+        rows = [[*(c["dice"] for c in s["classes"].values()), s["mean"]["dice"]] for s in summaries]
+        values = 100 * np.ma.masked_invalid(np.array(rows, float))  # masked: a class that no test case has
         x = np.arange(len(classes)) + (i - (len(results) - 1) / 2) * width
-        axes.bar(x, values.mean(axis=0), width * 0.92, label=(ARMS | ABLATION)[name].title, color=f"C{i}", alpha=0.75)
+        axes.bar(
+            x,
+            values.mean(axis=0).filled(np.nan),
+            width * 0.92,
+            label=(ARMS | ABLATION)[name].title,
+            color=f"C{i}",
+            alpha=0.75,
+        )
         axes.plot(np.broadcast_to(x, values.shape).ravel(), values.ravel(), "k.", markersize=4)
-    lowest = min(s["classes"][c]["dice"] for group in results.values() for s in group for c in classes[:-1])
+    every = (s["classes"][c]["dice"] for group in results.values() for s in group for c in classes[:-1])
+    lowest = min(dice for dice in every if dice is not None)
     axes.set(xticks=range(len(classes)), xticklabels=classes, ylabel="test Dice, %", title=title)
     axes.set_ylim(max(0, 10 * np.floor(10 * lowest - 1)), 100)
     axes.grid(axis="y", alpha=0.3)

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from action.data.cases import Case, natural_key, raise_problems
+from action.data.folders import dangling, entries, same_file
+from action.data.text import read_text
 from action.errors import InputError
 
 
@@ -23,13 +25,14 @@ class Acdc:
         folders: dict[str, Path] = {}
         problems: list[str] = []
         for parent in (root, root / "training", root / "testing"):
-            for folder in parent.glob("patient*"):
-                if not folder.is_dir():
-                    continue
-                if folder.name in folders:
+            if (problem := dangling(parent)) is not None:
+                problems.append(problem)
+            for folder in _patient_folders(parent, problems):
+                if folder.name not in folders:
+                    folders[folder.name] = folder
+                elif not same_file(folders[folder.name], folder):
                     problems.append(f"{folder.name} is there twice: {folders[folder.name]} and {folder}; remove one")
-                folders[folder.name] = folder
-        if not folders:
+        if not folders and not problems:
             raise InputError(f"no patients in {root}: expected folders patient001, patient002, ... (format 'acdc')")
 
         cases = []
@@ -42,11 +45,22 @@ class Acdc:
         return cases
 
 
+def _patient_folders(parent: Path, problems: list[str]) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    named = [path for path in entries(parent) if path.name.startswith("patient")]
+    problems += [problem for path in named if (problem := dangling(path)) is not None]
+    return [path for path in named if path.is_dir()]
+
+
 def _frames(patient: str, folder: Path) -> list[Case]:
+    files: dict[str, list[Path]] = {}  # by their names in lower case
+    for path in entries(folder):
+        files.setdefault(path.name.lower(), []).append(path)
     cases = []
-    for frame in sorted(set(read_info(folder / "Info.cfg"))):
+    for frame in sorted(set(read_info(_only(files, "info.cfg") or folder / "Info.cfg"))):
         name = f"{patient}_frame{frame:02d}"
-        image, label = _nifti(folder, name), _nifti(folder, f"{name}_gt")
+        image, label = (_only(files, f"{stem}.nii.gz", f"{stem}.nii") for stem in (name, f"{name}_gt"))
         if image is None:
             raise InputError(f"{folder / name}.nii.gz does not exist, but Info.cfg names frame {frame}")
         cases.append(Case(name, patient, image, label))
@@ -60,7 +74,7 @@ def read_info(path: Path) -> tuple[int, int]:
         InputError: the file is missing or has no line `ED: <number>` or `ES: <number>`.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: it must have the lines 'ED: <frame>' and 'ES: <frame>'") from error
     numbers = [re.search(rf"^\s*{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE) for key in ("ED", "ES")]
@@ -69,5 +83,18 @@ def read_info(path: Path) -> tuple[int, int]:
     return int(numbers[0][1]), int(numbers[1][1])
 
 
-def _nifti(folder: Path, stem: str) -> Path | None:
-    return next((path for end in (".nii.gz", ".nii") if (path := folder / (stem + end)).is_file()), None)
+def _only(files: dict[str, list[Path]], *names: str) -> Path | None:
+    """The one file that has one of the `names`, however they are capitalised; `None` where there is none.
+
+    Raises:
+        InputError: there are several, a link whose target is missing, or something that is not a file.
+    """
+    found = [path for name in names for path in files.get(name.lower(), ())]
+    for path in found:
+        if (problem := dangling(path)) is not None:
+            raise InputError(problem)
+        if not path.is_file():
+            raise InputError(f"{path} is not a file: put the file itself in its place")
+        if not same_file(found[0], path):
+            raise InputError(f"{found[0]} and {path} are both there: remove one")
+    return found[0] if found else None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from action.data.folders import dangling
+from action.data.text import read_json
 from action.errors import InputError
+
+MAX_CLASSES = 256
+"""Labels are stored in a byte."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,19 @@ class Dataset:
 
     @property
     def split_file(self) -> Path | None:
-        """`split.json` in the data folder, which prescribes the split, or `None` where there is none."""
-        path = self.root / "split.json"
-        return path if path.is_file() else None
+        """`split.json` in the data folder, which prescribes the split, or `None` where there is none.
+
+        Raises:
+            InputError: it is a link whose target is missing.
+        """
+        return _optional(self.root / "split.json")
 
 
 def open_dataset(root: Path | str, format: str) -> Dataset:
     """Lists the cases under `root`.
 
-    Class names are those of the format, unless `dataset.json` or `manifest.json` in `root` has a list `classes`.
+    Class names are those of the format, unless `dataset.json` or `manifest.json` in `root` has a list `classes`, or
+    `dataset.json` maps `labels` as nnU-Net has it: names to values, or in the older form values to names.
 
     Raises:
         InputError: unknown format, missing folder, no case, missing files, or unusable class names.
@@ -78,6 +86,8 @@ def open_dataset(root: Path | str, format: str) -> Dataset:
     if format not in FORMATS:
         raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}")
     root = Path(root)
+    if (problem := dangling(root)) is not None:
+        raise InputError(problem)
     if not root.is_dir():
         raise InputError(f"data folder {root} {'is not a folder' if root.exists() else 'does not exist'}")
     layout = FORMATS[format]
@@ -103,19 +113,63 @@ def raise_problems(problems: Sequence[str], what: str) -> None:
         raise InputError(f"{len(problems)} problems in {what}:\n" + "\n".join(f"  - {line}" for line in problems))
 
 
+def _optional(path: Path) -> Path | None:
+    """`path`, or `None` where there is no such file."""
+    if (problem := dangling(path)) is not None:
+        raise InputError(problem)
+    return path if path.is_file() else None
+
+
 def _read_class_names(root: Path) -> tuple[str, ...] | None:
-    for path in (root / "dataset.json", root / "manifest.json"):
-        if not path.is_file():
+    for name in ("dataset.json", "manifest.json"):
+        path = _optional(root / name)
+        if path is None:
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is not readable JSON ({error}): repair or remove it") from error
-        names = content.get("classes") if isinstance(content, dict) else None
-        if names is None:
+        if not isinstance(content, dict):
             continue
-        usable = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-        if not usable or len(names) < 2 or len(names) > 256 or len(set(names)) < len(names):
-            raise InputError(f"{path}: 'classes' is {names!r}; it must list distinct names, the background first")
-        return tuple(names)
+        if content.get("classes") is not None:
+            return _from_list(path, content["classes"])
+        if name == "dataset.json" and content.get("labels") is not None:
+            return _from_labels(path, content["labels"])
     return None
+
+
+def _from_list(path: Path, names: Any) -> tuple[str, ...]:
+    usable = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not usable or not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise InputError(f"{path}: 'classes' is {names!r}; it must list distinct names, the background first")
+    return tuple(names)
+
+
+def _from_labels(path: Path, labels: Any) -> tuple[str, ...]:
+    """Class names of nnU-Net's `{"background": 0, "liver": 1}`, or of `{"0": "background", "1": "liver"}`."""
+    remedy = "list the names of the classes under 'classes', the background first"
+    if not isinstance(labels, dict):
+        raise InputError(f"{path}: 'labels' is {labels!r}; it must map names to values, or {remedy}")
+    if all(re.fullmatch(r"[0-9]+", key) and isinstance(value, str) for key, value in labels.items()):
+        values = {name: int(key) for key, name in labels.items()}
+    else:
+        values = labels
+    regions = [name for name, value in values.items() if isinstance(value, list)]
+    if regions:
+        raise InputError(
+            f"{path}: 'labels' joins values to regions ({', '.join(regions)}), but every class here has one value: "
+            f"{remedy}"
+        )
+    if "ignore" in values:
+        raise InputError(
+            f"{path}: 'labels' has 'ignore' ({values['ignore']}), but no voxel can be left out here: give those voxels "
+            f"a class, and {remedy}"
+        )
+    whole = all(type(value) is int for value in values.values())
+    in_order = whole and len(values) == len(labels) and sorted(values.values()) == list(range(len(values)))
+    if not in_order or not 2 <= len(values) <= MAX_CLASSES or not all(values) or values.get("background", 0) != 0:
+        raise InputError(
+            f"{path}: 'labels' is {labels!r}; the values must be 0, 1, 2, ... without gaps, each with a name of its "
+            f"own, 0 the background, or {remedy}"
+        )
+    return tuple(sorted(values, key=values.get))

@@ -6,11 +6,16 @@ import re
 from pathlib import Path
 
 from action.data.cases import Case, natural_key, raise_problems
+from action.data.folders import same_file, walk
+from action.data.nifti import is_prediction
 from action.errors import InputError
 
 
 class Lits:
-    """`volume-N.nii[.gz]` and `segmentation-N.nii[.gz]` anywhere below the data folder; each volume is a patient."""
+    """`volume-N.nii[.gz]` and `segmentation-N.nii[.gz]` anywhere below the data folder; each volume is a patient.
+
+    Linked folders are entered. Hidden and system folders, and volumes that are predictions, are passed over.
+    """
 
     class_names = ("background", "liver", "tumour")
 
@@ -18,19 +23,23 @@ class Lits:
         """A case per volume; without a segmentation of the same number its label is `None`. See `Format.find_cases`."""
         found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
         problems: list[str] = []
-        for path in sorted(root.rglob("*.nii*")):
-            match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name)
+        for path in walk(root, problems):
+            match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name, re.IGNORECASE)
             if match is None or not path.is_file():
                 continue
-            files = found[match[1]]
-            if match[2] in files:
-                problems.append(f"{match[1]}-{match[2]} is there twice: {files[match[2]]} and {path}; remove one")
-            files[match[2]] = path
+            kind, number = match[1].lower(), match[2]
+            if kind == "volume" and is_prediction(path):
+                continue
+            files = found[kind]
+            if number not in files:
+                files[number] = path
+            elif not same_file(files[number], path):
+                problems.append(f"{kind}-{number} is there twice: {files[number]} and {path}; remove one")
         volumes, segmentations = found["volume"], found["segmentation"]
-        if not volumes:
-            raise InputError(f"no patients in {root}: expected files volume-0.nii, segmentation-0.nii (format 'lits')")
-        for number in segmentations.keys() - volumes.keys():
+        for number in sorted(segmentations.keys() - volumes.keys(), key=natural_key):
             problems.append(f"{segmentations[number]} has no volume-{number}.nii[.gz] beside it")
+        if not volumes and not problems:
+            raise InputError(f"no patients in {root}: expected files volume-0.nii, segmentation-0.nii (format 'lits')")
         raise_problems(problems, str(root))
         numbers = sorted(volumes, key=natural_key)
         return [Case(f"volume-{n}", f"volume-{n}", volumes[n], segmentations.get(n)) for n in numbers]

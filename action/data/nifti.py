@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from action.errors import InputError
 from action.files import write_aside
 
 _READ_ERRORS = (OSError, EOFError, ValueError, TypeError, zlib.error, nib.filebasedimages.ImageFileError)
+PREDICTION = b"action labels"
+"""Mark in the header (`intent_name`) of what `write_label` wrote, which is never read as an image."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,26 @@ def read_image(path: Path | str) -> Volume:
 
     Raises:
         InputError: missing, truncated or unreadable file; not 3-D (a fourth axis of length 1 is dropped); an empty
-            axis; NaN or infinite voxels; a voxel size that is not positive.
+            axis; NaN or infinite voxels; a voxel size that is not positive; a prediction.
     """
     volume = _read(Path(path), np.float32)
+    if volume.header["intent_name"].item() == PREDICTION:
+        raise InputError(f"{path} is a prediction that this program wrote, not an image: give the image itself")
     bad = volume.array.size - np.count_nonzero(np.isfinite(volume.array))
     if bad:
         raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite; repair or remove it")
     return volume
+
+
+def check_contrast(image: Volume) -> None:
+    """Refuses an image in which there is nothing to be seen.
+
+    Raises:
+        InputError: all voxels have the same value.
+    """
+    low = image.array.min()
+    if low == image.array.max():
+        raise InputError(f"{image.path}: every voxel is {low:g}, there is no image in it: replace or remove it")
 
 
 def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
@@ -94,9 +110,24 @@ def slice_size(path: Path | str) -> tuple[int, int]:
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
     """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like`: same affine, sform and qform codes.
 
+    The header says that these are predicted labels (`PREDICTION`).
     The file is written aside and renamed, so that a file of this name is always whole.
     """
-    write_volume(path, np.asarray(array, np.uint8), like.affine, like.header)
+    header = like.header.copy()
+    header["intent_name"] = PREDICTION
+    write_volume(path, np.asarray(array, np.uint8), like.affine, header)
+
+
+def is_prediction(path: Path | str) -> bool:
+    """Whether `write_label` wrote this file, from its header alone; `False` of a file that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with (gzip.open if packed else open)(path, "rb") as file:
+            header = file.read(540)
+    except _READ_ERRORS:
+        return False
+    return any(header[place : place + 16].rstrip(b"\0") == PREDICTION for place in (328, 508))  # NIfTI 1 and 2
 
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:

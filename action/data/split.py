@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from action.data.cases import Case, natural_sort
+from action.data.text import read_json
 from action.errors import InputError
 from action.files import write_aside
 
@@ -133,7 +134,7 @@ def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
 
 def _read_lists(path: Path, keys: Sequence[str]) -> list[list[str]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"split file {path} cannot be read ({error})") from error
     for key in keys:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from action.config import InputConfig
 from action.data.cases import Case, raise_problems
-from action.data.nifti import Volume, read_image, read_label
+from action.data.nifti import Volume, check_contrast, read_image, read_label
 from action.errors import InputError
 
 HU_RANGE = (-200.0, 250.0)
@@ -125,9 +125,11 @@ def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool
     `keep_truth`: whether the labels on the file's own grid are kept beside them.
 
     Raises:
-        InputError: see `read_image`, `read_label`, `scale_intensity`; nothing but body where it is to be cropped to.
+        InputError: see `read_image`, `check_contrast`, `read_label`, `scale_intensity`; nothing but body where it is
+            to be cropped to.
     """
     volume = read_image(case.image)
+    check_contrast(volume)
     truth = None if case.label is None else read_label(case.label, volume, classes).array
     shape, size = volume.array.shape, config.size
     rows, columns = box = _shown(case, volume.array, config)

@@ -6,7 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
-from action.metrics import case_metrics, dice_scores, summarize
+from action.evaluate import _panels, _table
+from action.metrics import case_metrics, dice_scores, mean_dice, mean_scores, summarize
+from action.run_folder import RunFolder
 
 SPACING = (8.0, 1.5, 1.25)  # z, y, x: all different, so that a swap shows
 SHAPE = (6, 20, 24)
@@ -99,7 +101,7 @@ def test_perfect_is_one_and_zero():
 def test_every_empty_case():
     nothing, something = np.zeros(SHAPE, np.uint8), box((1, 3), (2, 8), (3, 13))
     both = case_metrics(nothing, nothing, 2, SPACING)[1]
-    assert both == {"dice": 1, "jaccard": 1, "asd_mm": None, "hd95_mm": None, "miss": False, "empty": True}
+    assert both == {"dice": None, "jaccard": None, "asd_mm": None, "hd95_mm": None, "miss": False, "empty": True}
     for pair in ((nothing, something), (something, nothing)):
         alone = case_metrics(*pair, 2, SPACING)[1]
         assert alone == {"dice": 0, "jaccard": 0, "asd_mm": None, "hd95_mm": None, "miss": True, "empty": False}
@@ -110,7 +112,7 @@ def test_classes_are_measured_apart_and_background_is_not():
     prediction = box((1, 3), (2, 8), (3, 13), 1) + box((1, 3), (10, 14), (3, 13), 2)
     values = case_metrics(prediction, truth, 5, SPACING)
     assert list(values) == [1, 2, 3, 4]
-    assert [values[i]["dice"] for i in values] == [1, 0, 0, 1]
+    assert [values[i]["dice"] for i in values] == [1, 0, 0, None]
     assert [values[i]["miss"] for i in values] == [False, True, True, False]
     assert [values[i]["empty"] for i in values] == [False, False, False, True]
 
@@ -121,8 +123,9 @@ def test_dice_scores_agree_with_the_full_measures():
     full = case_metrics(prediction, truth, 6, SPACING)
     scores = dice_scores(prediction, truth, 6)
     assert scores.shape == (5,)
-    assert np.allclose(scores, [full[i]["dice"] for i in range(1, 6)], atol=1e-6)
-    assert scores[2] == 0 and scores[3] == scores[4] == 1  # a miss, and two empty ones
+    assert np.allclose(scores[:3], [full[i]["dice"] for i in range(1, 4)], atol=1e-6)
+    assert scores[2] == 0 and np.isnan(scores[3:]).all()  # a miss, and two empty ones
+    assert full[4]["dice"] is None and full[5]["dice"] is None
 
 
 @pytest.mark.parametrize("measure", [lambda p, t: dice_scores(p, t, 2), lambda p, t: case_metrics(p, t, 2, SPACING)])
@@ -133,24 +136,25 @@ def test_shapes_must_agree(measure):
 
 def measures(dice=0.5, asd=1.0, miss=False, empty=False):
     distance = None if miss or empty else asd
-    return {"dice": dice, "jaccard": dice / 2, "asd_mm": distance, "hd95_mm": distance, "miss": miss, "empty": empty}
+    dice, jaccard = (None, None) if empty else (dice, dice / 2)
+    return {"dice": dice, "jaccard": jaccard, "asd_mm": distance, "hd95_mm": distance, "miss": miss, "empty": empty}
 
 
 def test_summary_by_hand():
     cases = {
         "a": {1: measures(0.8, 1.0), 2: measures(0.6, 4.0)},
         "b": {1: measures(0.6, 3.0), 2: measures(0.0, miss=True)},
-        "c": {1: measures(0.7, 2.0), 2: measures(1.0, empty=True)},
+        "c": {1: measures(0.7, 2.0), 2: measures(empty=True)},
     }
     summary = summarize(cases, ("background", "liver", "tumour"))
     liver, tumour, mean = summary["classes"]["liver"], summary["classes"]["tumour"], summary["mean"]
     assert liver["dice"] == pytest.approx(0.7) and liver["dice_std"] == pytest.approx(np.std([0.8, 0.6, 0.7]))
     assert liver["asd_mm"] == pytest.approx(2.0) and (liver["misses"], liver["empty"]) == (0, 0)
-    assert tumour["dice"] == pytest.approx(1.6 / 3)  # the miss counts in full
+    assert tumour["dice"] == pytest.approx(0.3)  # the miss counts in full, the empty case not at all
     assert tumour["asd_mm"] == pytest.approx(4.0) and tumour["asd_mm_std"] == 0
     assert (tumour["misses"], tumour["empty"]) == (1, 1)
-    assert mean["dice"] == pytest.approx((0.7 + 1.6 / 3) / 2)
-    assert mean["dice_std"] == pytest.approx(np.std([0.7, 0.3, 0.85]))
+    assert mean["dice"] == pytest.approx((0.7 + 0.3) / 2)
+    assert mean["dice_std"] == pytest.approx(np.std([0.7, 0.3, 0.7]))
     assert mean["asd_mm"] == pytest.approx(3.0)  # of the classes' 2 and 4
     assert (mean["misses"], mean["empty"]) == (1, 1)
     assert summary["cases"]["b"]["tumour"]["miss"] is True
@@ -176,3 +180,42 @@ def test_real_measures_are_json_and_raise_no_warning():
         cases = {"a": case_metrics(np.roll(truth, 1, 1), truth, 4, SPACING)}
         summary = summarize(cases, ("background", "a", "b", "c"))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_an_empty_class_counts_towards_no_mean():
+    cases = {"a": {1: measures(0.8), 2: measures(empty=True)}, "b": {1: measures(0.4), 2: measures(empty=True)}}
+    summary = summarize(cases, ("background", "liver", "tumour"))
+    assert summary["classes"]["tumour"]["dice"] is None and summary["classes"]["tumour"]["empty"] == 2
+    assert summary["mean"]["dice"] == pytest.approx(0.6) and summary["mean"]["dice_std"] == pytest.approx(0.2)
+    assert mean_dice(cases["a"]) == pytest.approx(0.8) and mean_dice({1: measures(empty=True)}) is None
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_mean_scores_leave_out_what_is_nan():
+    by_class, mean = mean_scores([np.array([0.5, np.nan, np.nan]), np.array([0.7, 0.2, np.nan])])
+    assert by_class == [pytest.approx(0.6), pytest.approx(0.2), None] and mean == pytest.approx(0.4)
+    assert mean_scores([np.array([np.nan]), np.array([np.nan])]) == ([None], None)
+
+
+def test_the_table_counts_empty_cases_beside_misses(tmp_path):
+    cases = {"a": {1: measures(0.8), 2: measures(empty=True)}, "b": {1: measures(0.4), 2: measures(empty=True)}}
+    head, liver, tumour, mean = _table(summarize(cases, ("", "liver", "tumour")), RunFolder(tmp_path)).splitlines()[:4]
+    assert head.split()[-2:] == ["misses", "empty"]
+    assert liver.split()[1] == "0.600" and liver.split()[-2:] == ["0", "0"]
+    assert tumour.split()[1:] == ["n/a", "n/a", "n/a", "n/a", "0", "2"] and mean.split()[-1] == "2"
+
+
+def test_overlays_rank_cases_without_their_empty_classes(loaded_cases):
+    cases = loaded_cases[:4]
+    dice = [[0.5, None], [0.9, 0.7], [None, None], [0.6, 0.2]]
+    results = {
+        case.name: {i: measures(d, empty=d is None) for i, d in enumerate(row, start=1)}
+        for case, row in zip(cases, dice, strict=True)
+    }
+    predictions = {case.name: case.truth for case in cases}
+    titles = [title for title, *_ in _panels(cases, predictions, results)]
+    assert [title.split(":")[0] for title in titles] == ["best", "median", "worst"]
+    for title, case, value in zip(titles, (cases[1], cases[0], cases[3]), ("0.800", "0.500", "0.400"), strict=True):
+        assert case.name in title and title.endswith(value)
+    nothing = {case.name: {1: measures(empty=True)} for case in cases}
+    assert all(title.endswith("n/a") for title, *_ in _panels(cases, predictions, nothing))

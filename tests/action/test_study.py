@@ -34,6 +34,10 @@ def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
     lines = study.table(results).splitlines()
     assert "| ACTION | 75.0 ± 5.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | 1.00 | 0 | 43 % |" in lines
     assert len(lines) == 2 + 3
+    results["action"][0]["classes"]["kidneys"]["dice"] = None  # a class that no test case has
+    assert "| 75.0 ± 5.0 | 50.0 ± 0.0 |" in study.table(results)
+    results["action"][1]["classes"]["kidneys"]["dice"] = None
+    assert "| 75.0 ± 5.0 | n/a |" in study.table(results)
     study.plot(results, "test", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
 

@@ -1,0 +1,176 @@
+"""What is odd about a data set whose files can be read: said by ``action.prepare check`` and by ``action.train``."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from action.data.cases import natural_sort, raise_problems
+from action.data.volumes import LoadedCase
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of a case to compare it with the others.
+
+    Args:
+        name, patient: as in `Case`.
+        blank: whether all voxels are the same.
+        digest: of the image's shape and voxels; the same scan has the same.
+        voxels: number of voxels of each class [C], `None` without a label.
+    """
+
+    name: str
+    patient: str
+    blank: bool
+    digest: bytes
+    voxels: np.ndarray | None
+
+
+def facts_of(name: str, patient: str, image: np.ndarray, label: np.ndarray | None, classes: int) -> Facts:
+    """`Facts` of a case with this image [Z, Y, X] and label [Z, Y, X]; see there."""
+    digest = hashlib.sha256(f"{image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    voxels = None if label is None else np.bincount(label.ravel(), minlength=classes)
+    return Facts(name, patient, bool(image.min() == image.max()), digest.digest(), voxels)
+
+
+def notes_on_blanks(facts: Sequence[Facts]) -> list[str]:
+    """Sentences about images of which nothing is left after cropping and scaling."""
+    return [
+        f"{f.name} is one even surface to the network: its intensities lie outside the range that is shown"
+        for f in facts
+        if f.blank
+    ]
+
+
+def no_foreground(facts: Sequence[Facts], what: str) -> list[str]:
+    """A sentence, if there are labels but none has a voxel of any class but the background.
+
+    Args:
+        what: names the cases, e.g. `test`.
+    """
+    labeled = [f.voxels for f in facts if f.voxels is not None]
+    if not labeled or any(voxels[1:].any() for voxels in labeled):
+        return []
+    names = natural_sort({f.patient for f in facts if f.voxels is not None})
+    return [
+        f"no {what} patient ({', '.join(names)}) has a voxel of any class but the background: draw the classes, or "
+        "choose other patients"
+    ]
+
+
+def notes_on_labels(facts: Sequence[Facts], class_names: Sequence[str]) -> list[str]:
+    """Sentences about classes that a case lacks."""
+    notes = []
+    for f in facts:
+        if f.voxels is not None and (absent := _absent(f.voxels, class_names)):
+            notes.append(f"{f.name} has no voxel of {', '.join(absent)}")
+    return notes
+
+
+def notes_on_learning(facts: Sequence[Facts], class_names: Sequence[str]) -> list[str]:
+    """Sentences about what cannot be learned from the labels of these cases: missing classes, empty patients."""
+    by_patient: dict[str, np.ndarray] = {}
+    for f in facts:
+        if f.voxels is not None:
+            by_patient[f.patient] = by_patient.get(f.patient, 0) + f.voxels
+    if not by_patient:
+        return []
+    absent = _absent(sum(by_patient.values()), class_names)
+    notes = [f"no labelled patient has a voxel of {name}: it cannot be learned" for name in absent]
+    for patient in natural_sort(by_patient):
+        if not by_patient[patient][1:].any():
+            notes.append(f"labelled patient {patient} has no foreground: is the label drawn?")
+    return notes
+
+
+def notes_on_copies(facts: Sequence[Facts], sets: Mapping[str, str] | None = None) -> list[str]:
+    """Sentences about scans that are there under several names.
+
+    Args:
+        sets: of every patient the set that it is in, where the data are divided.
+    """
+    alike: dict[bytes, list[Facts]] = {}
+    for f in facts:
+        if not f.blank:
+            alike.setdefault(f.digest, []).append(f)
+    notes = []
+    for group in alike.values():
+        if len(group) < 2:
+            continue
+        note = f"{', '.join(f.name for f in group)} are the same scan"
+        apart = [] if sets is None else list(dict.fromkeys(sets[f.patient] for f in group))
+        if len(apart) > 1:
+            note += f", in the sets {' and '.join(apart)}: what is measured there is flattered"
+        elif len({f.patient for f in group}) > 1:
+            note += " of several patients: keep one, or put them into one set"
+        notes.append(note)
+    return notes
+
+
+def report(
+    labeled: Sequence[LoadedCase],
+    unlabeled: Sequence[LoadedCase],
+    validation: Sequence[LoadedCase],
+    test: Sequence[LoadedCase],
+    class_names: Sequence[str],
+) -> None:
+    """Warns about what is odd in the data of a run, as the network will see them.
+
+    Raises:
+        InputError: no foreground in all labels of the labelled, the validation or the test patients.
+    """
+    loaded = {"training": [*labeled, *unlabeled], "validation": validation, "test": test}
+    facts = {key: [_facts(case, len(class_names)) for case in cases] for key, cases in loaded.items()}
+    every = [f for members in facts.values() for f in members]
+    teaching = facts["training"][: len(labeled)]
+    problems = []
+    for members, what in ((teaching, "labelled"), (facts["validation"], "validation"), (facts["test"], "test")):
+        problems += no_foreground(members, what)
+    raise_problems(problems, "the data set")
+    sets = {f.patient: key for key, members in facts.items() for f in members}
+    for note in (
+        *notes_on_blanks(every),
+        *notes_on_labels(every, class_names),
+        *notes_on_learning(teaching, class_names),
+        *notes_on_copies(every, sets),
+    ):
+        warnings.warn(note, stacklevel=2)
+
+
+@contextmanager
+def collected(notes: list[str]) -> Iterator[None]:
+    """Adds the warnings that are meant for the user to `notes`, each once; others stay warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if warning.category is not UserWarning:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif str(warning.message) not in notes:
+            notes.append(str(warning.message))
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """Prints the warnings that are meant for the user as notes, a line for each; also a decorator."""
+    notes: list[str] = []
+    with collected(notes):
+        yield
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _facts(case: LoadedCase, classes: int) -> Facts:
+    label = case.label if case.truth is None else case.truth
+    return facts_of(case.name, case.patient, case.image, label, classes)
+
+
+def _absent(voxels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    return [name for name, count in zip(class_names, voxels, strict=True) if count == 0]
