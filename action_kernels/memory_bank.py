@@ -54,7 +54,7 @@ class MemoryBank(nn.Module):
         self.labeled, self.normalize = labeled, normalize
         leading = () if groups is None else (groups,)
         self.register_buffer("features", torch.zeros(*leading, capacity, dim, dtype=dtype, device=device))
-        classes = torch.full((*leading, capacity), -1, device=device) if labeled else None
+        classes = torch.full((*leading, capacity), -1, dtype=torch.int64, device=device) if labeled else None
         self.register_buffer("classes", classes)
         self._next = 0  # slot of the next row
         self._filled = 0

@@ -243,7 +243,7 @@ def action_contrast(
         partial = _contrast_gradient(*rows, tf32, False, terms, student_temp, teacher_temp, (0.0, 0.0, boost))
         slope = _finish(partial, student, normalize, 1.0 / (student_temp * boost))
     else:
-        slope = kl.new_empty(0)
+        slope = kl.new_empty(0, dtype=kl.dtype)
     return ContrastResult(kl, student_lse, teacher_lse, slope, *_in_order(keys, k))
 
 
@@ -370,7 +370,7 @@ def _terms(
     groups, queries = student_lse.shape
     padded = student.scale.shape[1]
     terms = torch.empty((groups, padded, 8), dtype=torch.float32, device=student_lse.device)
-    factor = terms.new_empty(1)
+    factor = terms.new_empty(1, dtype=terms.dtype)
     # What is no number stays one in its own group, and is no measure for the others.
     largest = None if grad_kl is None else grad_kl.abs().nan_to_num(0.0, 0.0, 0.0).amax()
     _launch(
@@ -505,7 +505,7 @@ def _scatter(weights: Tensor, query: _Rows, bank: Tensor, index: Tensor, normali
     rows, k = bank.shape[1], index.shape[2]
     named = torch.where((index >= 0) & (index < rows), index, rows).flatten(1)  # entries that count for nobody last
     named, order = named.sort(dim=-1, stable=True)
-    borders = torch.arange(rows + 1, device=index.device).expand(groups, -1).contiguous()
+    borders = torch.arange(rows + 1, dtype=torch.int64, device=index.device).expand(groups, -1).contiguous()
     starts = torch.searchsorted(named, borders)
     grad_bank = _gradient(bank, True)
     _launch(
