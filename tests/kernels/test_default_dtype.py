@@ -80,7 +80,7 @@ def results(x: dict[str, Tensor]) -> list[Tensor]:
     return [y.detach() for y in outputs] + [student.grad, teacher.grad, bank.grad] + stored
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", ["float64", "bfloat16", "meta"])
 def test_results_do_not_depend_on_defaults(backend: str, device: str, name: str) -> None:
     x = example(device)
     expected = results(x)
@@ -91,7 +91,7 @@ def test_results_do_not_depend_on_defaults(backend: str, device: str, name: str)
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", ["float64", "meta"])
 def test_opcheck(backend: str, device: str, name: str) -> None:
     """What the fake kernels promise is what the kernels give, whatever the defaults."""
     x = example(device)
