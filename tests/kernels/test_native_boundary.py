@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from action_kernels.backends import cpu
+from action_kernels.backends import cpu, cuda
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+needs_native = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 G, N, M, D, K, C = 2, 5, 7, 4, 3, 2
 
@@ -75,11 +75,13 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 TENSORS = [(e, name) for e, arguments in problems().items() for name, x in arguments.items() if isinstance(x, Tensor)]
 
 
+@needs_native
 @pytest.mark.parametrize("entry", problems())
 def test_what_fits_is_taken(entry: str) -> None:
     call(entry, problems()[entry])
 
 
+@needs_native
 @pytest.mark.parametrize(("entry", "name"), TENSORS)
 def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
     for fault, damage in FAULTS.items():
@@ -96,6 +98,7 @@ def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
         assert not any(x.any() for x in outputs), fault
 
 
+@needs_native
 @pytest.mark.parametrize(("entry", "name"), [(e, n) for e, n in TENSORS if n not in ROWS])
 def test_all_but_rows_must_be_contiguous(entry: str, name: str) -> None:
     arguments = problems()[entry]
@@ -105,6 +108,7 @@ def test_all_but_rows_must_be_contiguous(entry: str, name: str) -> None:
         call(entry, arguments)
 
 
+@needs_native
 @pytest.mark.parametrize(("entry", "name"), [("contrast", "kl"), ("contrast", "bank_labels"), ("gather", "lse")])
 def test_a_missing_tensor_is_named(entry: str, name: str) -> None:
     arguments = problems()[entry] | {name: None}
@@ -112,6 +116,7 @@ def test_a_missing_tensor_is_named(entry: str, name: str) -> None:
         call(entry, arguments)
 
 
+@needs_native
 def test_the_operators_below_the_checked_functions_are_safe() -> None:
     """A registered operator called by its name meets the same checks."""
     ops = torch.ops.action_kernels
@@ -127,4 +132,32 @@ def test_the_operators_below_the_checked_functions_are_safe() -> None:
     with pytest.raises(ValueError, match="^grad_kl must be contiguous float32"):
         ops.contrast_bank_gradient(
             doubles(1, N), student, student, bank, floats(1, N), doubles(1, N), doubles(1, N), 0.1, 0.1, True
+        )
+
+
+@pytest.mark.parametrize(
+    ("damage", "got"),
+    [
+        (lambda x: x.double(), "got torch.float64"),
+        (lambda x: x.bfloat16(), "got torch.bfloat16"),
+        (lambda x: x.mT, r"with strides \(20, 1, 4\)"),
+        (lambda x: x.to("meta"), "on meta"),
+    ],
+)
+def test_an_address_for_a_cuda_kernel_is_that_of_what_it_takes(damage: Callable[[Tensor], Tensor], got: str) -> None:
+    x = floats(G, N, D)
+    assert cuda._address("merge", 0, "F", x, x.get_device()) == x.data_ptr()
+    with pytest.raises(ValueError, match=f"argument 4 of the CUDA kernel merge must be a contiguous.*{got}"):
+        cuda._address("merge", 4, "F", damage(x), x.get_device())
+
+
+def test_an_allocation_of_another_dtype_never_reaches_a_cuda_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before the library is touched."""
+    monkeypatch.setattr(cuda, "_load", lambda: None)
+    x = floats(G, N, D)
+    with pytest.raises(ValueError, match="argument 0 of the CUDA kernel merge"):
+        cuda._launch("merge", x, doubles(5, 1, G, N), 1, G * N, 0.1, 0.1, floats(G, N), doubles(G, N), doubles(G, N))
+    with pytest.raises(ValueError, match="argument 4 of the CUDA kernel relation_negatives"):
+        cuda._launch(
+            "relation_negatives", x, *(integers(2, 2) for _ in range(4)), integers(2, 2, 2).int(), 1, 1, 1, 1, 1, 0
         )
