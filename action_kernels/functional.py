@@ -185,7 +185,7 @@ def relation_negatives(
     # Bank rows sorted by class; rows without a class behind all others.
     key = torch.where((bank >= 0) & (bank < classes), bank, classes)
     key, rows = key.sort(dim=-1, stable=True)
-    borders = torch.arange(classes + 1, device=bank.device).expand(bank.shape[0], -1).contiguous()
+    borders = torch.arange(classes + 1, dtype=torch.int64, device=bank.device).expand(bank.shape[0], -1).contiguous()
     class_start = torch.searchsorted(key, borders)
 
     thresholds = _thresholds(class_relation, class_start)

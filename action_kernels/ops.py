@@ -237,7 +237,9 @@ _register(
 _register(
     "relation_negatives(Tensor query_labels, Tensor thresholds, Tensor class_start, Tensor rows, SymInt k, SymInt seed)"
     " -> Tensor",
-    lambda query_labels, thresholds, class_start, rows, k, seed: query_labels.new_empty((*query_labels.shape, k)),
+    lambda query_labels, thresholds, class_start, rows, k, seed: query_labels.new_empty(
+        (*query_labels.shape, k), dtype=torch.int64
+    ),
 )
 
 

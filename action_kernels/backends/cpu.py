@@ -1,4 +1,7 @@
-"""The native CPU backend: tensors in, addresses and strides down to ``csrc/cpu``, tensors out.
+"""The native CPU backend: tensors in, their memory as :func:`_view` says down to ``csrc``, tensors out.
+
+Every allocation names its dtype and device, and the native side checks each tensor's dtype, shape and layout before it
+reads or writes: a tensor that does not fit is a ValueError which names it.
 
 Runs on ``torch.get_num_threads()`` threads and on one instruction set of :func:`variants`, the best that the processor
 has. Working memory besides inputs and outputs stays within :func:`scratch_limit` (a few rows a thread at least) and one
@@ -32,8 +35,8 @@ except ImportError as error:
 
 _scratch_limit = int(os.environ.get("ACTION_KERNELS_SCRATCH_MIB", "32")) << 20
 
-_Matrix = tuple[int, int, int, int, int]
-_NO_MATRIX: _Matrix = (0, 0, 0, 0, 0)
+_CODES = {**_DTYPES, torch.float64: 3, torch.int64: 4}  # of every dtype that the native code knows
+_View = tuple[int, int, torch.Size, tuple[int, ...], bool]
 
 
 def unavailable() -> str | None:
@@ -103,29 +106,28 @@ def action_contrast(
     direction: bool,
 ) -> ContrastResult:
     groups, queries, features = student.shape
-    kl = torch.empty(groups, queries)
-    student_lse, teacher_lse = (torch.empty(groups, queries, dtype=torch.float64) for _ in range(2))
-    gradient = torch.empty((groups, queries, features) if direction else 0)
-    similarity = torch.empty(groups, queries, k)
-    index = torch.empty(groups, queries, k, dtype=torch.int64)
+    kl = _empty((groups, queries))
+    student_lse, teacher_lse = (_empty((groups, queries), torch.float64) for _ in range(2))
+    gradient = _empty((groups, queries, features) if direction else (0,))
+    similarity = _empty((groups, queries, k))
+    index = _empty((groups, queries, k), torch.int64)
     query_labels, bank_labels = _labels(query_labels, bank_labels)
     _native.contrast(
-        _shape(student, bank),
-        _matrix(student),
-        _matrix(teacher),
-        _matrix(bank),
+        _view(student),
+        _view(teacher),
+        _view(bank),
         k,
-        _address(query_labels),
-        _address(bank_labels),
+        _view(query_labels),
+        _view(bank_labels),
         student_temp,
         teacher_temp,
         normalize,
-        kl.data_ptr(),
-        student_lse.data_ptr(),
-        teacher_lse.data_ptr(),
-        gradient.data_ptr(),
-        similarity.data_ptr(),
-        index.data_ptr(),
+        _view(kl),
+        _view(student_lse),
+        _view(teacher_lse),
+        _view(gradient) if direction else None,
+        _view(similarity),
+        _view(index),
         _resources(),
     )
     return ContrastResult(kl, student_lse, teacher_lse, gradient, similarity, index)
@@ -143,18 +145,17 @@ def contrast_bank_gradient(
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
-    grad_bank = torch.empty(bank.shape)
+    grad_bank = _empty(bank.shape)
     rows = [x.contiguous() for x in (grad_kl, kl, student_lse, teacher_lse)]
     _native.bank_gradient(
-        _shape(student, bank),
-        _matrix(student),
-        _matrix(teacher),
-        _matrix(bank),
-        *[x.data_ptr() for x in rows],
+        _view(student),
+        _view(teacher),
+        _view(bank),
+        *[_view(x) for x in rows],
         student_temp,
         teacher_temp,
         normalize,
-        grad_bank.data_ptr(),
+        _view(grad_bank),
         _resources(),
     )
     return grad_bank
@@ -169,23 +170,22 @@ def hard_negatives(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     groups, queries, _ = query.shape
-    similarity = torch.empty(groups, queries, k)
-    index = torch.empty(groups, queries, k, dtype=torch.int64)
+    similarity = _empty((groups, queries, k))
+    index = _empty((groups, queries, k), torch.int64)
     query_labels, bank_labels = _labels(query_labels, bank_labels)
     _native.contrast(
-        _shape(query, bank),
-        _matrix(query),
-        _NO_MATRIX,
-        _matrix(bank),
+        _view(query),
+        None,
+        _view(bank),
         k,
-        _address(query_labels),
-        _address(bank_labels),
+        _view(query_labels),
+        _view(bank_labels),
         1.0,
         1.0,
         normalize,
-        *(0, 0, 0, 0),
-        similarity.data_ptr(),
-        index.data_ptr(),
+        *(None, None, None, None),
+        _view(similarity),
+        _view(index),
         _resources(),
     )
     return similarity, index
@@ -200,24 +200,22 @@ def selection_gradient(
     query_gradient: bool,
     bank_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    grad_query = torch.empty(query.shape if query_gradient else 0)
-    grad_bank = torch.empty(bank.shape if bank_gradient else 0)
+    grad_query = _empty(query.shape if query_gradient else (0,))
+    grad_bank = _empty(bank.shape if bank_gradient else (0,))
     grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
     _native.gather_gradient(
-        _shape(query, bank),
-        _matrix(query),
-        _NO_MATRIX,
-        _matrix(bank),
-        index.data_ptr(),
-        index.shape[2],
-        grad_similarity.data_ptr(),
-        0,
-        0,
+        _view(query),
+        None,
+        _view(bank),
+        _view(index),
+        _view(grad_similarity),
+        None,
+        None,
         1.0,
         normalize,
-        grad_query.data_ptr(),
-        0,
-        grad_bank.data_ptr(),
+        _view(grad_query) if query_gradient else None,
+        None,
+        _view(grad_bank) if bank_gradient else None,
         _resources(),
     )
     return grad_query, grad_bank
@@ -232,19 +230,9 @@ def relation_negatives(
     seed: int,
 ) -> Tensor:
     groups, queries = query_labels.shape
-    index = torch.empty(groups, queries, k, dtype=torch.int64)
+    index = _empty((groups, queries, k), torch.int64)
     tables = [x.contiguous() for x in (query_labels, thresholds, class_start, rows)]
-    _native.relation_negatives(
-        groups,
-        queries,
-        rows.shape[1],
-        thresholds.shape[1],
-        k,
-        *[x.data_ptr() for x in tables],
-        seed,
-        index.data_ptr(),
-        _resources(),
-    )
+    _native.relation_negatives(*[_view(x) for x in tables], seed, _view(index), _resources())
     return index
 
 
@@ -256,20 +244,18 @@ def anatomical_contrast(
     temp: float,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    loss = torch.empty(query.shape[:2])
-    lse = torch.empty(query.shape[:2], dtype=torch.float64)
+    loss = _empty(query.shape[:2])
+    lse = _empty(query.shape[:2], torch.float64)
     index = index.contiguous()
     _native.gather(
-        _shape(query, bank),
-        _matrix(query),
-        _matrix(positive),
-        _matrix(bank),
-        index.data_ptr(),
-        index.shape[2],
+        _view(query),
+        _view(positive),
+        _view(bank),
+        _view(index),
         temp,
         normalize,
-        loss.data_ptr(),
-        lse.data_ptr(),
+        _view(loss),
+        _view(lse),
         _resources(),
     )
     return loss, lse
@@ -288,25 +274,23 @@ def anatomical_contrast_gradient(
     positive_gradient: bool,
     bank_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_query = torch.empty(query.shape if query_gradient else 0)
-    grad_positive = torch.empty(positive.shape if positive_gradient else 0)
-    grad_bank = torch.empty(bank.shape if bank_gradient else 0)
+    grad_query = _empty(query.shape if query_gradient else (0,))
+    grad_positive = _empty(positive.shape if positive_gradient else (0,))
+    grad_bank = _empty(bank.shape if bank_gradient else (0,))
     grad_loss, lse, index = grad_loss.contiguous(), lse.contiguous(), index.contiguous()
     _native.gather_gradient(
-        _shape(query, bank),
-        _matrix(query),
-        _matrix(positive),
-        _matrix(bank),
-        index.data_ptr(),
-        index.shape[2],
-        0,
-        grad_loss.data_ptr(),
-        lse.data_ptr(),
+        _view(query),
+        _view(positive),
+        _view(bank),
+        _view(index),
+        None,
+        _view(grad_loss),
+        _view(lse),
         temp,
         normalize,
-        grad_query.data_ptr(),
-        grad_positive.data_ptr(),
-        grad_bank.data_ptr(),
+        _view(grad_query) if query_gradient else None,
+        _view(grad_positive) if positive_gradient else None,
+        _view(grad_bank) if bank_gradient else None,
         _resources(),
     )
     return grad_query, grad_positive, grad_bank
@@ -315,23 +299,19 @@ def anatomical_contrast_gradient(
 # ----------------------------------------------------------------------------------------- what the bindings take
 
 
-def _shape(query: Tensor, bank: Tensor) -> tuple[int, int, int, int]:
-    groups, queries, features = query.shape
-    return groups, queries, bank.shape[1], features
+def _view(x: Tensor | None) -> _View | None:
+    """All of a tensor that the native code relies on: address, dtype, sizes, strides, whether on the CPU."""
+    return None if x is None else (x.data_ptr(), _CODES.get(x.dtype, -1), x.shape, x.stride(), x.is_cpu)
 
 
-def _matrix(x: Tensor) -> _Matrix:
-    return (x.data_ptr(), _DTYPES[x.dtype], *x.stride())
+def _empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _labels(query_labels: Tensor | None, bank_labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if query_labels is None or bank_labels is None:
         return None, None
     return query_labels.contiguous(), bank_labels.contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
 
 def _resources() -> tuple[int, int]:

@@ -40,27 +40,29 @@ _EMPTY = -(2**63)  # key of no candidate
 _SORTED = 4096  # candidates that one block puts into order
 _BUFFER_BYTES = 256 << 20
 
-# Arguments of the launchers in csrc/cuda, without the stream: p address, l int64, u uint64, i int, f float, d double.
+# Arguments of the launchers in csrc/cuda, without the stream: l int64, u uint64, i int, f float, d double; addresses of
+# contiguous tensors F float32, D float64, I int64, W int32; p address of a tensor whose dtype goes beside it.
 _LAUNCHERS = {
-    "prepare": "pilll pipp lliil ii",
-    "finish": "pipf pilll p lliii",
-    "scan": "pp pp pp iil lllll ll ff pp iiii pppp l",
-    "merge": "pll dd ppp",
-    "terms": "pp pp ppp pp lll dd",
-    "contrast_gradient": "i ppp pp iil lllll ll ff fff p",
-    "order": "pli l pp",
-    "gather": "ppp ppp pilll ppp ppppp lll iii di",
-    "scatter": "pp pilll ppp p llll iii",
-    "relation_negatives": "pppp p lllll u",
+    "prepare": "pilll piFF lliil ii",
+    "finish": "FiFf pilll F lliii",
+    "scan": "pF pF pF iil lllll ll ff II iiii IWFI l",
+    "merge": "Fll dd FDD",
+    "terms": "FF DD FFF FF lll dd",
+    "contrast_gradient": "i ppp FF iil lllll ll ff fff F",
+    "order": "Ili l FI",
+    "gather": "FFF FFF pilll IFF DFFFF lll iii di",
+    "scatter": "FF pilll IIF F llll iii",
+    "relation_negatives": "IIII I lllll u",
 }
 _TYPES = {
-    "p": ctypes.c_void_p,
     "l": ctypes.c_int64,
     "u": ctypes.c_uint64,
     "i": ctypes.c_int,
     "f": ctypes.c_float,
     "d": ctypes.c_double,
 }
+_TENSORS = {"p": None, "F": torch.float32, "D": torch.float64, "I": torch.int64, "W": torch.int32}
+_ARGUMENTS = {name: arguments.replace(" ", "") for name, arguments in _LAUNCHERS.items()}
 
 _one_at_a_time = threading.RLock()  # kernels compiled for the CPU share their threads
 
@@ -79,9 +81,9 @@ def _load() -> ctypes.CDLL | str:
         return f"the kernels were not built: {reason}"
     try:
         library = ctypes.CDLL(str(path))
-        for name, arguments in _LAUNCHERS.items():
+        for name, arguments in _ARGUMENTS.items():
             launcher = getattr(library, f"action_{name}")
-            launcher.argtypes = [*(_TYPES[x] for x in arguments.replace(" ", "")), ctypes.c_void_p]
+            launcher.argtypes = [*(_TYPES.get(x, ctypes.c_void_p) for x in arguments), ctypes.c_void_p]
             launcher.restype = ctypes.c_int
         library.action_error_string.argtypes = [ctypes.c_int]
         library.action_error_string.restype = ctypes.c_char_p
@@ -113,14 +115,34 @@ def _on_device(x: Tensor) -> AbstractContextManager:
 
 
 def _launch(name: str, x: Tensor, *arguments: Tensor | float | None) -> None:
-    """Enqueue a kernel on the device of ``x``; tensors go as addresses."""
+    """Enqueue a kernel on the device of ``x``; tensors go as addresses, once they are what the kernel takes."""
     library = _load()
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    device = x.get_device()
+    values = [
+        _address(name, i, kind, a, device) if isinstance(a, Tensor) else a
+        for i, (kind, a) in enumerate(zip(_ARGUMENTS[name], arguments, strict=True))
+    ]
     with _on_device(x):
         stream = None if _HOST else torch.cuda.current_stream().cuda_stream
         error = getattr(library, f"action_{name}")(*values, stream)
     if error:
         raise RuntimeError(f"CUDA kernel {name}: {library.action_error_string(error).decode()}")
+
+
+def _address(name: str, position: int, kind: str, x: Tensor, device: int) -> int:
+    """Address of a tensor that has the dtype of its argument's ``kind`` and lies where the kernel runs.
+
+    Raises:
+        ValueError: it has another dtype, is not contiguous, or lies elsewhere: a kernel would read or write beyond it.
+    """
+    wanted = _TENSORS.get(kind, kind)
+    fits = wanted is None or (x.dtype is wanted and x.is_contiguous())
+    if not fits or x.get_device() != device or x.is_meta:
+        raise ValueError(
+            f"argument {position} of the CUDA kernel {name} must be a contiguous {wanted or 'tensor'} on the device of "
+            f"the others, got {x.dtype} of shape {tuple(x.shape)} with strides {x.stride()} on {x.device}"
+        )
+    return x.data_ptr()
 
 
 @cache
@@ -243,7 +265,7 @@ def action_contrast(
         partial = _contrast_gradient(*rows, tf32, False, terms, student_temp, teacher_temp, (0.0, 0.0, boost))
         slope = _finish(partial, student, normalize, 1.0 / (student_temp * boost))
     else:
-        slope = kl.new_empty(0)
+        slope = kl.new_empty(0, dtype=kl.dtype)
     return ContrastResult(kl, student_lse, teacher_lse, slope, *_in_order(keys, k))
 
 
@@ -370,7 +392,7 @@ def _terms(
     groups, queries = student_lse.shape
     padded = student.scale.shape[1]
     terms = torch.empty((groups, padded, 8), dtype=torch.float32, device=student_lse.device)
-    factor = terms.new_empty(1)
+    factor = terms.new_empty(1, dtype=terms.dtype)
     # What is no number stays one in its own group, and is no measure for the others.
     largest = None if grad_kl is None else grad_kl.abs().nan_to_num(0.0, 0.0, 0.0).amax()
     _launch(
@@ -505,7 +527,7 @@ def _scatter(weights: Tensor, query: _Rows, bank: Tensor, index: Tensor, normali
     rows, k = bank.shape[1], index.shape[2]
     named = torch.where((index >= 0) & (index < rows), index, rows).flatten(1)  # entries that count for nobody last
     named, order = named.sort(dim=-1, stable=True)
-    borders = torch.arange(rows + 1, device=index.device).expand(groups, -1).contiguous()
+    borders = torch.arange(rows + 1, dtype=torch.int64, device=index.device).expand(groups, -1).contiguous()
     starts = torch.searchsorted(named, borders)
     grad_bank = _gradient(bank, True)
     _launch(

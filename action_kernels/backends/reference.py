@@ -73,7 +73,7 @@ def action_contrast(
         grad = (log_ps.exp() - log_pt.exp()) @ bank_rows / student_temp
         slope = _raw_gradient(grad, student, normalize)
     else:
-        slope = kl.new_empty(0)
+        slope = kl.new_empty(0, dtype=kl.dtype)
     similarity, index = _largest(student_similarity, k, query_labels, bank_labels)
     return ContrastResult(kl, student_lse, teacher_lse, slope, similarity, index)
 
@@ -123,7 +123,7 @@ def _largest(
 ) -> tuple[Tensor, Tensor]:
     """The k largest eligible similarities of each row, descending, and their columns; ties to the lower column."""
     if k == 0:
-        none = similarity.new_empty(*similarity.shape[:-1], 0)
+        none = similarity.new_empty((*similarity.shape[:-1], 0), dtype=similarity.dtype)
         return none, none.long()
     eligible = ~similarity.isnan()
     if query_labels is not None and bank_labels is not None:
@@ -162,15 +162,17 @@ def selection_gradient(
 ) -> tuple[Tensor, Tensor]:
     weight = _scatter(grad_similarity, index, bank.shape[-2])
     return (
-        _query_gradient(weight, query, bank, normalize) if query_gradient else weight.new_empty(0),
-        _bank_gradient(weight, query, bank, normalize) if bank_gradient else weight.new_empty(0),
+        _query_gradient(weight, query, bank, normalize) if query_gradient else weight.new_empty(0, dtype=weight.dtype),
+        _bank_gradient(weight, query, bank, normalize) if bank_gradient else weight.new_empty(0, dtype=weight.dtype),
     )
 
 
 def _scatter(values: Tensor, index: Tensor, columns: int) -> Tensor:
     """values[..., n, j] added at [..., n, index[..., n, j]]; an index outside 0..columns-1 adds nothing."""
     spare = torch.where((index >= 0) & (index < columns), index, columns)  # a column to throw away
-    return values.new_zeros(*index.shape[:-1], columns + 1).scatter_add(-1, spare, values)[..., :columns]
+    return values.new_zeros((*index.shape[:-1], columns + 1), dtype=values.dtype).scatter_add(-1, spare, values)[
+        ..., :columns
+    ]
 
 
 def _query_gradient(weight: Tensor, query: Tensor, bank: Tensor, normalize: bool) -> Tensor:
@@ -222,9 +224,9 @@ def relation_negatives(
     groups, queries = query_labels.shape
     classes = thresholds.shape[-1]
     device = query_labels.device
-    draw = torch.arange(k, device=device).view(1, 1, k)
-    query = torch.arange(queries, device=device).view(1, queries, 1)
-    group = torch.arange(groups, device=device).view(groups, 1, 1)
+    draw = torch.arange(k, dtype=torch.int64, device=device).view(1, 1, k)
+    query = torch.arange(queries, dtype=torch.int64, device=device).view(1, queries, 1)
+    group = torch.arange(groups, dtype=torch.int64, device=device).view(groups, 1, 1)
     word0, word1 = _philox(torch.broadcast_tensors(draw, query, group), seed)
 
     label = query_labels.clamp_min(0)
@@ -287,7 +289,7 @@ def anatomical_contrast_gradient(
     probability = _log_probability(bank_logits, lse).exp()
     weight = torch.where(draws > 0, draws * probability * slope.unsqueeze(-1), 0.0)
 
-    grad_query, grad_positive, grad_bank = slope.new_empty(0), slope.new_empty(0), slope.new_empty(0)
+    grad_query, grad_positive, grad_bank = (slope.new_empty(0, dtype=slope.dtype) for _ in range(3))
     if query_gradient:
         toward_positive = positive_weight * _rows(positive, normalize, weight.dtype)
         grad = toward_positive + weight @ _without_nan(_rows(bank, normalize, weight.dtype))

@@ -1,85 +1,165 @@
-// Python bindings of the CPU kernels: addresses and sizes in, nothing out. Every call releases the interpreter lock.
+// Python bindings of the CPU kernels: tensors in, nothing out. Every tensor is checked against the problem's shape
+// before a kernel sees its address (tensors.h); every kernel runs without the interpreter lock.
 #include <pybind11/pybind11.h>
 
 #include <tuple>
 
 #include "../cpu/dispatch.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 using namespace action;
 
 namespace {
 
-using Address = uintptr_t;
-using MatrixTuple = std::tuple<Address, int, int64_t, int64_t, int64_t>;   // address, dtype, strides of G, rows, D
-using ShapeTuple = std::tuple<int64_t, int64_t, int64_t, int64_t>;         // G, N, M, D
-using ResourcesTuple = std::tuple<int, int64_t>;                           // threads, scratch bytes
+using Given = py::handle;                         // a tensor's tuple, or None
+using ResourcesTuple = std::tuple<int, int64_t>;  // threads, scratch bytes
+using Unlocked = py::gil_scoped_release;
 
-Matrix matrix(const MatrixTuple& t) {
-  return {reinterpret_cast<const void*>(std::get<0>(t)), static_cast<Dtype>(std::get<1>(t)), std::get<2>(t),
-          std::get<3>(t), std::get<4>(t)};
-}
-Shape shape(const ShapeTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)}; }
 Resources resources(const ResourcesTuple& t) { return {std::get<0>(t), std::get<1>(t)}; }
-float* floats(Address p) { return reinterpret_cast<float*>(p); }
-double* doubles(Address p) { return reinterpret_cast<double*>(p); }
-int64_t* integers(Address p) { return reinterpret_cast<int64_t*>(p); }
 
-void bind_contrast(ShapeTuple sizes, MatrixTuple student, MatrixTuple teacher, MatrixTuple bank, int64_t k,
-                   Address query_labels, Address bank_labels, double student_temp, double teacher_temp, bool normalize,
-                   Address kl, Address student_lse, Address teacher_lse, Address direction, Address similarity,
-                   Address index, ResourcesTuple limits) {
-  kernels().contrast({shape(sizes), matrix(student), matrix(teacher), matrix(bank), k, integers(query_labels),
-                      integers(bank_labels), student_temp, teacher_temp, normalize, floats(kl), doubles(student_lse),
-                      doubles(teacher_lse), floats(direction), floats(similarity), integers(index)},
-                     resources(limits));
+// G, N, M and D, of queries [G, N, D] and a bank [G, M, D].
+Shape shape(const TensorArgument& query, const TensorArgument& bank) {
+  return {query.size(0), query.size(1), bank.size(1), query.size(2)};
 }
 
-void bind_bank_gradient(ShapeTuple sizes, MatrixTuple student, MatrixTuple teacher, MatrixTuple bank, Address grad_kl,
-                        Address kl, Address student_lse, Address teacher_lse, double student_temp, double teacher_temp,
-                        bool normalize, Address grad_bank, ResourcesTuple limits) {
-  kernels().bank_gradient({shape(sizes), matrix(student), matrix(teacher), matrix(bank), floats(grad_kl), floats(kl),
-                           doubles(student_lse), doubles(teacher_lse), student_temp, teacher_temp, normalize,
-                           floats(grad_bank)},
-                          resources(limits));
+void bind_contrast(Given student_, Given teacher_, Given bank_, int64_t k, Given query_labels, Given bank_labels,
+                   double student_temp, double teacher_temp, bool normalize, Given kl, Given student_lse,
+                   Given teacher_lse, Given direction, Given similarity, Given index, ResourcesTuple limits) {
+  const TensorArgument student("student", student_), teacher("teacher", teacher_), bank("bank", bank_);
+  const Shape sizes = shape(student, bank);
+  const auto [g, n, m, d] = sizes;
+  Contrast call{sizes, student.rows(g, n, d), {}, bank.rows(g, m, d), k, nullptr, nullptr, student_temp, teacher_temp,
+                normalize, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  const TensorArgument of_bank("bank_labels", bank_labels), of_queries("query_labels", query_labels);
+  if (of_bank.given() || of_queries.given()) {
+    call.query_labels = of_queries.contiguous<int64_t>({g, n});
+    call.bank_labels = of_bank.contiguous<int64_t>({g, m});
+  }
+  if (teacher.given()) {
+    call.teacher = teacher.rows(g, n, d);
+    call.kl = TensorArgument("kl", kl).contiguous<float>({g, n});
+    call.student_lse = TensorArgument("student_lse", student_lse).contiguous<double>({g, n});
+    call.teacher_lse = TensorArgument("teacher_lse", teacher_lse).contiguous<double>({g, n});
+    call.direction = TensorArgument("direction", direction).optional<float>({g, n, d});
+  }
+  call.similarity = TensorArgument("similarity", similarity).contiguous<float>({g, n, k});
+  call.index = TensorArgument("index", index).contiguous<int64_t>({g, n, k});
+  const Unlocked unlocked;
+  kernels().contrast(call, resources(limits));
 }
 
-void bind_gather(ShapeTuple sizes, MatrixTuple query, MatrixTuple positive, MatrixTuple bank, Address index, int64_t k,
-                 double temp, bool normalize, Address loss, Address lse, ResourcesTuple limits) {
-  kernels().gather({shape(sizes), matrix(query), matrix(positive), matrix(bank), integers(index), k, temp, normalize,
-                    floats(loss), doubles(lse)},
-                   resources(limits));
+void bind_bank_gradient(Given student_, Given teacher, Given bank_, Given grad_kl, Given kl, Given student_lse,
+                        Given teacher_lse, double student_temp, double teacher_temp, bool normalize, Given grad_bank,
+                        ResourcesTuple limits) {
+  const TensorArgument student("student", student_), bank("bank", bank_);
+  const Shape sizes = shape(student, bank);
+  const auto [g, n, m, d] = sizes;
+  const BankGradient call{sizes,
+                          student.rows(g, n, d),
+                          TensorArgument("teacher", teacher).rows(g, n, d),
+                          bank.rows(g, m, d),
+                          TensorArgument("grad_kl", grad_kl).contiguous<float>({g, n}),
+                          TensorArgument("kl", kl).contiguous<float>({g, n}),
+                          TensorArgument("student_lse", student_lse).contiguous<double>({g, n}),
+                          TensorArgument("teacher_lse", teacher_lse).contiguous<double>({g, n}),
+                          student_temp,
+                          teacher_temp,
+                          normalize,
+                          TensorArgument("grad_bank", grad_bank).contiguous<float>({g, m, d})};
+  const Unlocked unlocked;
+  kernels().bank_gradient(call, resources(limits));
 }
 
-void bind_gather_gradient(ShapeTuple sizes, MatrixTuple query, MatrixTuple positive, MatrixTuple bank, Address index,
-                          int64_t k, Address grad_similarity, Address grad_loss, Address lse, double temp,
-                          bool normalize, Address grad_query, Address grad_positive, Address grad_bank,
-                          ResourcesTuple limits) {
-  kernels().gather_gradient({shape(sizes), matrix(query), matrix(positive), matrix(bank), integers(index), k,
-                             floats(grad_similarity), floats(grad_loss), doubles(lse), temp, normalize,
-                             floats(grad_query), floats(grad_positive), floats(grad_bank)},
-                            resources(limits));
+void bind_gather(Given query_, Given positive, Given bank_, Given index_, double temp, bool normalize, Given loss,
+                 Given lse, ResourcesTuple limits) {
+  const TensorArgument query("query", query_), bank("bank", bank_), index("index", index_);
+  const Shape sizes = shape(query, bank);
+  const auto [g, n, m, d] = sizes;
+  const int64_t k = index.size(2);
+  const Gather call{sizes,
+                    query.rows(g, n, d),
+                    TensorArgument("positive", positive).rows(g, n, d),
+                    bank.rows(g, m, d),
+                    index.contiguous<int64_t>({g, n, k}),
+                    k,
+                    temp,
+                    normalize,
+                    TensorArgument("loss", loss).contiguous<float>({g, n}),
+                    TensorArgument("lse", lse).contiguous<double>({g, n})};
+  const Unlocked unlocked;
+  kernels().gather(call, resources(limits));
 }
 
-void bind_relation(int64_t groups, int64_t queries, int64_t rows, int64_t classes, int64_t k, Address query_labels,
-                   Address thresholds, Address class_start, Address bank_rows, uint64_t seed, Address index,
-                   ResourcesTuple limits) {
-  relation_negatives({groups, queries, rows, classes, k, integers(query_labels), integers(thresholds),
-                      integers(class_start), integers(bank_rows), seed, integers(index)},
-                     resources(limits));
+void bind_gather_gradient(Given query_, Given positive_, Given bank_, Given index_, Given grad_similarity_,
+                          Given grad_loss, Given lse, double temp, bool normalize, Given grad_query,
+                          Given grad_positive, Given grad_bank, ResourcesTuple limits) {
+  const TensorArgument query("query", query_), positive("positive", positive_), bank("bank", bank_);
+  const TensorArgument index("index", index_), grad_similarity("grad_similarity", grad_similarity_);
+  const Shape sizes = shape(query, bank);
+  const auto [g, n, m, d] = sizes;
+  const int64_t k = index.size(2);
+  GatherGradient call{};
+  call.shape = sizes;
+  call.query = query.rows(g, n, d);
+  call.bank = bank.rows(g, m, d);
+  call.index = index.contiguous<int64_t>({g, n, k});
+  call.k = k;
+  if (grad_similarity.given()) {
+    call.grad_similarity = grad_similarity.contiguous<float>({g, n, k});
+  } else {
+    call.positive = positive.rows(g, n, d);
+    call.grad_loss = TensorArgument("grad_loss", grad_loss).contiguous<float>({g, n});
+    call.lse = TensorArgument("lse", lse).contiguous<double>({g, n});
+    call.grad_positive = TensorArgument("grad_positive", grad_positive).optional<float>({g, n, d});
+  }
+  call.temp = temp;
+  call.normalize = normalize;
+  call.grad_query = TensorArgument("grad_query", grad_query).optional<float>({g, n, d});
+  call.grad_bank = TensorArgument("grad_bank", grad_bank).optional<float>({g, m, d});
+  const Unlocked unlocked;
+  kernels().gather_gradient(call, resources(limits));
+}
+
+void bind_relation(Given query_labels, Given thresholds_, Given class_start, Given bank_rows, uint64_t seed,
+                   Given index_, ResourcesTuple limits) {
+  const TensorArgument thresholds("thresholds", thresholds_), index("index", index_), rows("rows", bank_rows);
+  const int64_t g = index.size(0), n = index.size(1), k = index.size(2), c = thresholds.size(2);
+  const int64_t m = rows.size(1, 2);
+  const Relation call{g,
+                      n,
+                      m,
+                      c,
+                      k,
+                      TensorArgument("query_labels", query_labels).contiguous<int64_t>({g, n}),
+                      thresholds.contiguous<int64_t>({g, c, c}),
+                      TensorArgument("class_start", class_start).contiguous<int64_t>({g, c + 1}),
+                      rows.contiguous<int64_t>({g, m}),
+                      seed,
+                      index.contiguous<int64_t>({g, n, k})};
+  const Unlocked unlocked;
+  relation_negatives(call, resources(limits));
+}
+
+void bind_exp2(Given x_, Given y) {
+  const TensorArgument x("x", x_);
+  const int64_t n = x.size(0, 1);
+  const float* from = x.contiguous<float>({n});
+  float* to = TensorArgument("y", y).contiguous<float>({n});
+  const Unlocked unlocked;
+  kernels().exp2(from, to, n);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Native CPU kernels of action_kernels (see csrc/cpu/kernels.h).";
-  using release = py::call_guard<py::gil_scoped_release>;
-  m.def("contrast", bind_contrast, release());
-  m.def("bank_gradient", bind_bank_gradient, release());
-  m.def("gather", bind_gather, release());
-  m.def("gather_gradient", bind_gather_gradient, release());
-  m.def("relation_negatives", bind_relation, release());
-  m.def("exp2", [](Address x, Address y, int64_t n) { kernels().exp2(floats(x), floats(y), n); }, release());
+  m.def("contrast", bind_contrast);
+  m.def("bank_gradient", bind_bank_gradient);
+  m.def("gather", bind_gather);
+  m.def("gather_gradient", bind_gather_gradient);
+  m.def("relation_negatives", bind_relation);
+  m.def("exp2", bind_exp2);
   m.def("variants", [] {
     py::list names;
     for (const Kernels* variant : variants()) names.append(variant->name);

@@ -86,6 +86,21 @@ def test_pushed_rows_are_copied_and_detached() -> None:
     assert not bank.rows.requires_grad and not bank.features.requires_grad
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("stored", [5, 8, 11])
+@pytest.mark.parametrize("part", [slice(None), slice(1, None), slice(None, None, 2), slice(2, 5)], ids=str)
+def test_pushes_its_own_rows(part: slice, stored: int, normalize: bool) -> None:
+    """Views of what is overwritten, around the ring's end too."""
+    bank, other = (MemoryBank(8, 3, groups=2, labeled=True, normalize=normalize) for _ in range(2))
+    rows, labels = torch.randn(2, stored, 3), torch.randint(9, (2, stored))
+    bank.push(rows, labels)
+    other.push(rows, labels)
+    for _ in range(3):
+        bank.push(bank.rows[:, part], bank.labels[:, part])
+        other.push(other.rows[:, part].clone(), other.labels[:, part].clone())
+        assert torch.equal(bank.rows, other.rows) and torch.equal(bank.labels, other.labels)
+
+
 @pytest.mark.parametrize("pushed", [0, 3, 8, 11])
 def test_state_dict_round_trip(pushed: int) -> None:
     bank = MemoryBank(8, 3, groups=2, labeled=True, dtype=torch.bfloat16)
@@ -143,9 +158,10 @@ def test_autograd_refuses_a_bank_overwritten_before_backward(backend: str, devic
 
 def test_errors_name_the_argument() -> None:
     for arguments, match in (
-        ({"capacity": 0, "dim": 3}, "capacity must be at least 1, got 0"),
-        ({"capacity": 3, "dim": 0}, "dim must be at least 1, got 0"),
-        ({"capacity": 3, "dim": 3, "groups": 0}, "groups must be at least 1, got 0"),
+        ({"capacity": 0, "dim": 3}, "capacity must be a whole number and at least 1, got 0"),
+        ({"capacity": 3, "dim": 0}, "dim must be a whole number and at least 1, got 0"),
+        ({"capacity": 3, "dim": 3, "groups": 0}, "groups must be a whole number and at least 1, got 0"),
+        ({"capacity": 8.0, "dim": 3}, "capacity must be a whole number and at least 1, got 8.0"),
         ({"capacity": 3, "dim": 3, "dtype": torch.int64}, "dtype must be a floating type, got torch.int64"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -157,6 +173,8 @@ def test_errors_name_the_argument() -> None:
         (plain, torch.ones(2, 3, dtype=torch.int64), None, "rows must be floating, got torch.int64"),
         (plain, torch.randn(2, 3, device="meta"), None, "rows must be on the bank's device cpu, got meta"),
         (plain, torch.randn(2, 3), torch.zeros(2), r"labels of shape \(2,\) given to a bank with labeled=False"),
+        (plain, [[1.0, 2.0, 3.0]], None, "rows must be a tensor, got list"),
+        (grouped, torch.randn(2, 1, 3), [[0], [1]], "labels must be a tensor, got list"),
         (grouped, torch.randn(3, 1, 3), None, r"rows must be \[2, B, 3\], got shape \(3, 1, 3\)"),
         (grouped, torch.randn(2, 1, 3), None, r"labels missing for \(2, 1, 3\) rows"),
         (grouped, torch.randn(2, 1, 3), torch.zeros(2, 2).long(), r"got shapes \(2, 2\) and \(2, 1, 3\)"),

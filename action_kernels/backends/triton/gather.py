@@ -272,7 +272,7 @@ def _scatter(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, normal
     rows, k = bank.shape[1], index.shape[2]
     named = torch.where((index >= 0) & (index < rows), index, rows).flatten(1)  # entries that count for nobody last
     named, order = named.sort(dim=-1, stable=True)
-    borders = torch.arange(rows + 1, device=query.device).expand(groups, -1).contiguous()
+    borders = torch.arange(rows + 1, dtype=torch.int64, device=query.device).expand(groups, -1).contiguous()
     starts = torch.searchsorted(named, borders)
     grad_bank = torch.empty(bank.shape, dtype=torch.float32, device=query.device)
     blocks = _blocks(features, max(1, queries * k // rows))

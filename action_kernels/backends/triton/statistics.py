@@ -91,7 +91,7 @@ def _terms(
 def merge(statistics: Tensor, student_temp: float, teacher_temp: float) -> tuple[Tensor, Tensor, Tensor]:
     """(kl, student_lse, teacher_lse), all [G, N], from the sums of the scan's shares [5, shares, G, N]."""
     _, shares, groups, queries = statistics.shape
-    kl = statistics.new_empty((groups, queries))
+    kl = statistics.new_empty((groups, queries), dtype=torch.float32)
     student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(2))
     with on_device(statistics):
         _merge[(-(-kl.numel() // _BLOCK),)](
@@ -120,7 +120,7 @@ def terms(
     centers = torch.empty((4, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
     upstream = factor = largest = None
     if grad_kl is not None:
-        upstream, factor = centers.new_empty((2, *student_lse.shape)), centers.new_empty(1)
+        upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in ((2, *student_lse.shape), 1))
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
         # What is no number stays one in its own group, and is no measure for the others.
         largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
