@@ -32,6 +32,7 @@ _ops = torch.ops.action_kernels
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _REDUCTIONS = ("none", "mean", "sum")
+_SMALLEST_TEMPERATURE, _LARGEST_TEMPERATURE = 2.0**-126, 2.0**126
 
 
 class ActionContrastResult(NamedTuple):
@@ -357,6 +358,11 @@ def _check_k(k: int) -> None:
 def _check_temperature(name: str, value: float) -> None:
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not _SMALLEST_TEMPERATURE <= value <= _LARGEST_TEMPERATURE:  # its reciprocal would be no normal float32
+        raise ValueError(
+            f"{name} must lie in {_SMALLEST_TEMPERATURE:.3g} <= {name} <= {_LARGEST_TEMPERATURE:.3g}, "
+            f"what float32 can divide by, got {value}"
+        )
 
 
 def _check_reduction(reduction: str) -> None:

@@ -32,7 +32,9 @@ def _rows(x: Tensor, normalize: bool, dtype: torch.dtype) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
+    # In float64: the squares of huge elements overflow float32.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    return norm.to(x.dtype).clamp_min(_SMALLEST_NORM)
 
 
 def _raw_gradient(grad: Tensor, x: Tensor, normalize: bool) -> Tensor:

@@ -40,7 +40,7 @@ class Inverses {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < groups * rows; ++i) {
       const float* x = view_row(group_rows(matrix, i / rows, features), i % rows, buffers.thread(thread_number()));
-      values[i] = inverse_norm(dot(x, x, features));
+      values[i] = inverse_norm(x, features);
     }
   }
 

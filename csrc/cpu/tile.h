@@ -23,7 +23,7 @@ inline void pack_panel(const Rows& rows, int64_t first, int64_t count, bool norm
   for (int lane = 0; lane < L; ++lane) inverse[lane] = 1.0f;
   for (int lane = 0; lane < count; ++lane) {
     const float* x = view_row(rows, first + lane, row);
-    inverse[lane] = normalize ? inverse_norm(dot(x, x, features)) : 1.0f;
+    inverse[lane] = normalize ? inverse_norm(x, features) : 1.0f;
     const float factor = scale ? inverse[lane] : 1.0f;
     for (int64_t d = 0; d < features; ++d) panel[d * L + lane] = x[d] * factor;
   }

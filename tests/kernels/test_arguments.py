@@ -47,6 +47,9 @@ DISTILLATION = [
     ({"student_temp": math.nan}, "student_temp must be positive and finite, got nan"),
     ({"teacher_temp": -0.1}, "teacher_temp must be positive and finite, got -0.1"),
     ({"teacher_temp": math.inf}, "teacher_temp must be positive and finite, got inf"),
+    ({"student_temp": 1e-50}, r"student_temp must lie in 1.18e-38 <= .*<= 8.51e\+37, what float32 .*got 1e-50"),
+    ({"teacher_temp": 1e39}, r"teacher_temp must lie in 1.18e-38 <= .* got 1e\+39"),
+    ({"teacher_temp": 1e-39}, r"teacher_temp must lie in .* got 1e-39"),
     ({"reduction": "batchmean"}, "reduction must be one of none, mean, sum, got 'batchmean'"),
     (
         {"bank": torch.randn(M, D + 1)},
@@ -84,6 +87,8 @@ CASES = [
     (anatomical_contrast, {"index": torch.zeros(N).long()}, r"index must be \[N, k\] .*got \(4,\)"),
     (anatomical_contrast, {"index": torch.zeros(N, K)}, "index must hold integers, got torch.float32"),
     (anatomical_contrast, {"temp": 0}, "temp must be positive and finite, got 0"),
+    (anatomical_contrast, {"temp": 1e-50}, r"temp must lie in .* got 1e-50"),
+    (anatomical_contrast, {"temp": 1e38}, r"temp must lie in .* got 1e\+38"),
     (anatomical_contrast, {"reduction": None}, "reduction must be one of none, mean, sum, got None"),
     (relation_negatives, {"k": -1}, "k must be at least 1, got -1"),
     (relation_negatives, {"seed": -1}, r"seed must lie in 0 <= seed < 2\*\*63, got -1"),
