@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from action.config import TrainConfig
 from action.errors import InputError
@@ -25,24 +27,67 @@ class Parser(ArgumentParser):
         raise InputError(" ".join(str(message).split()))
 
 
+class ConfigFile(ActionConfigFile):
+    """The flag of a YAML file with settings; a file without any changes nothing."""
+
+    def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
+        path = Path(values)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else [values]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it in that encoding") from None
+        if any(line.partition("#")[0].strip() for line in lines):
+            super().__call__(parser, cfg, values, option_string)
+
+
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Run an entry point: bad input prints one sentence and exits with 2."""
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:  # whoever read what is printed has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can the rest be flushed at the exit
+        sys.exit(1)
+    except OSError as error:
+        _fail(_of_the_system(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        _fail(f"out of memory ({reason}): use smaller batches, a smaller input.size, or another device")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
 
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, as a sentence with a remedy."""
+    where = f"{error.filename}: " if error.filename else ""
+    remedies = {
+        errno.ENOSPC: "make room on the disk, then continue with --resume",
+        errno.EDQUOT: "make room in the quota, then continue with --resume",
+        errno.EROFS: "choose a folder that can be written",
+        errno.EACCES: "allow this user to read and write there, or choose another folder",
+        errno.EPERM: "allow this user to read and write there, or choose another folder",
+        errno.ENOTDIR: "a file stands where a folder is needed: choose another one",
+        errno.EEXIST: "a file stands where a folder is needed: choose another one",
+        errno.EISDIR: "a folder stands where a file is needed: choose another one",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }
+    remedy = remedies.get(error.errno, "check that the path can be read and written")
+    return f"{where}{error.strerror or error}; {remedy}"
+
+
 def config_parser(prog: str, description: str) -> Parser:
     """Parser of a :class:`TrainConfig`: YAML file (``--config``), then overrides by flag."""
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
-        "--config", action="config", help="YAML file with any of these settings, e.g. configs/acdc-3.yaml"
+        "--config", action=ConfigFile, help="YAML file with any of these settings, e.g. configs/acdc-3.yaml"
     )
     parser.add_class_arguments(TrainConfig)
     return parser
@@ -97,6 +142,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"device '{name}' is unknown: use auto, cpu, cuda or cuda:<number>") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device '{name}': PyTorch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
     return device

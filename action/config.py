@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import inf, isfinite
+from typing import Any, Literal
+
+from action.errors import InputError
 
 Method = Literal["action", "mean-teacher", "supervised"]
+
+
+def within(low: float, high: float, default: Any) -> Any:
+    """A field whose number, or every number of whose tuple, lies in low <= number <= high. None is left open."""
+    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass
@@ -18,9 +27,9 @@ class SplitConfig:
         shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
     """
 
-    proportions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    proportions: tuple[float, float, float] = within(0, inf, (0.7, 0.1, 0.2))
     file: str | None = None
-    shuffle_seed: int = 0
+    shuffle_seed: int = within(0, 2**63 - 1, 0)
 
 
 @dataclass
@@ -35,7 +44,7 @@ class InputConfig:
         intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU; "auto": "hu" where values are air in HU.
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = within(8, 4096, None)
     crop: Literal["none", "body"] = "none"
     intensity: Literal["auto", "minmax", "hu"] = "auto"
 
@@ -55,14 +64,14 @@ class AugmentationConfig:
         deformation_probability: probability of the deformation.
     """
 
-    rotation: float = 20.0
-    zoom: float = 0.1
-    flip: float = 0.5
-    brightness: tuple[float, float] = (0.75, 1.25)
-    blur: tuple[float, float] = (0.15, 1.15)
-    intensity_probability: float = 0.5
-    deformation: float = 4.0
-    deformation_probability: float = 0.5
+    rotation: float = within(0, 180, 20.0)
+    zoom: float = within(0, 0.9, 0.1)
+    flip: float = within(0, 1, 0.5)
+    brightness: tuple[float, float] = within(0, 10, (0.75, 1.25))
+    blur: tuple[float, float] = within(0, 20, (0.15, 1.15))
+    intensity_probability: float = within(0, 1, 0.5)
+    deformation: float = within(0, 1000, 4.0)
+    deformation_probability: float = within(0, 1, 0.5)
 
 
 @dataclass
@@ -79,12 +88,12 @@ class ModelConfig:
         pooled: side of a pooled window.
     """
 
-    channels: tuple[int, ...] = (8, 16, 32, 64, 128)
-    dropout: tuple[float, ...] = ()
-    embedding: int = 128
-    window: int = 32
-    stride: int = 16
-    pooled: int = 8
+    channels: tuple[int, ...] = within(1, 8192, (8, 16, 32, 64, 128))
+    dropout: tuple[float, ...] = within(0, 0.99, ())
+    embedding: int = within(1, 65536, 128)
+    window: int = within(1, 4096, 32)
+    stride: int = within(1, 4096, 16)
+    pooled: int = within(1, 4096, 8)
 
 
 @dataclass
@@ -99,11 +108,11 @@ class OptimizerConfig:
         teacher_momentum: weight of the old teacher in the exponential moving average.
     """
 
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    power: float = 0.9
-    teacher_momentum: float = 0.99
+    lr: float = within(0, 10, 0.03)
+    momentum: float = within(0, 0.9999, 0.9)
+    weight_decay: float = within(0, 1, 1e-4)
+    power: float = within(0, 10, 0.9)
+    teacher_momentum: float = within(0, 1, 0.99)
 
 
 @dataclass
@@ -121,13 +130,13 @@ class DistillationConfig:
         nesterov: whether the momentum is Nesterov's, as it is in stage 3 and in the baselines (published: false).
     """
 
-    iterations: int = 30
-    labeled: int = 3
-    unlabeled: int = 3
-    bank: int = 36
-    student_temp: float = 0.1
-    teacher_temp: float = 0.01
-    weight: float = 0.1
+    iterations: int = within(0, 10**9, 30)
+    labeled: int = within(1, 10**4, 3)
+    unlabeled: int = within(1, 10**4, 3)
+    bank: int = within(1, 10**7, 36)
+    student_temp: float = within(1e-4, 1e4, 0.1)
+    teacher_temp: float = within(1e-4, 1e4, 0.01)
+    weight: float = within(0, 1e6, 0.1)
     nesterov: bool = True
 
 
@@ -164,26 +173,26 @@ class AnatomicalContrastConfig:
         pixel_bank: rows of the pixel bank.
     """
 
-    iterations: int = 2120
-    labeled: int = 3
-    unlabeled: int = 3
+    iterations: int = within(0, 10**9, 2120)
+    labeled: int = within(1, 10**4, 3)
+    unlabeled: int = within(1, 10**4, 3)
     mix: Literal["cutmix", "classmix", "none"] = "cutmix"
     mix_with: Literal["unlabeled", "labeled"] = "unlabeled"
-    strong_threshold: float = 0.97
-    pseudo_label_threshold: float = 0.7
+    strong_threshold: float = within(0, 1, 0.97)
+    pseudo_label_threshold: float = within(0, 1, 0.7)
     pseudo_label_dice: bool = True
     pseudo_label_alignment: bool = True
-    weak_threshold: float = 0.7
-    unsupervised_weight: float = 1.0
-    ramp_up: float = 0.3
-    contrast_weight: float = 0.01
-    queries: int = 64
-    keys: int = 64
-    negatives_per_query: int = 128
-    temp: float = 0.5
+    weak_threshold: float = within(0, 1, 0.7)
+    unsupervised_weight: float = within(0, 1e6, 1.0)
+    ramp_up: float = within(0, 1, 0.3)
+    contrast_weight: float = within(0, 1e6, 0.01)
+    queries: int = within(1, 10**6, 64)
+    keys: int = within(1, 10**6, 64)
+    negatives_per_query: int = within(1, 10**6, 128)
+    temp: float = within(1e-4, 1e4, 0.5)
     negatives: Literal["bank", "batch"] = "bank"
     selection: Literal["relation", "hardest"] = "relation"
-    pixel_bank: int = 8192
+    pixel_bank: int = within(1, 10**8, 8192)
 
 
 @dataclass
@@ -198,11 +207,11 @@ class BaselineConfig:
         ramp_up: share of the updates over which the consistency weight grows.
     """
 
-    iterations: int | None = None
-    labeled: int = 3
-    unlabeled: int = 3
-    consistency: float = 1.0
-    ramp_up: float = 0.4
+    iterations: int | None = within(1, 10**9, None)
+    labeled: int = within(1, 10**4, 3)
+    unlabeled: int = within(1, 10**4, 3)
+    consistency: float = within(0, 1e6, 1.0)
+    ramp_up: float = within(0, 1, 0.4)
 
 
 @dataclass
@@ -217,10 +226,10 @@ class EvaluationConfig:
         batch: slices in one forward pass.
     """
 
-    every: int = 100
-    smoothing: float = 0.9
-    checkpoint_every: int = 100
-    batch: int = 8
+    every: int = within(1, 10**9, 100)
+    smoothing: float = within(0, 0.9999, 0.9)
+    checkpoint_every: int = within(1, 10**9, 100)
+    batch: int = within(1, 10**5, 8)
 
 
 @dataclass
@@ -240,8 +249,8 @@ class TrainConfig:
     data: str | None = None
     format: Literal["acdc", "lits"] = "acdc"
     method: Method = "action"
-    labeled: int = 2
-    seed: int = 0
+    labeled: int = within(1, 10**6, 2)
+    seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
     device: str = "auto"
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -263,3 +272,44 @@ class TrainConfig:
             + self.local_distillation.iterations
             + self.anatomical_contrast.iterations
         )
+
+    def __post_init__(self) -> None:
+        problems = [
+            *_out_of_range(self),
+            *_unordered("augmentation.brightness", self.augmentation.brightness),
+            *_unordered("augmentation.blur", self.augmentation.blur),
+        ]
+        model = self.model
+        if not model.channels:
+            problems.append("model.channels is (): give the width of each level")
+        if model.dropout and len(model.dropout) != len(model.channels):
+            problems.append(
+                f"model.dropout is {model.dropout}: give a rate for each of the {len(model.channels)} levels of "
+                "model.channels, or none"
+            )
+        if not self.local_distillation.iterations + self.anatomical_contrast.iterations:
+            problems.append(
+                "local_distillation.iterations and anatomical_contrast.iterations are both 0: nothing would learn to "
+                "segment; give one of them updates"
+            )
+        if problems:
+            raise InputError("; ".join(problems))
+
+
+def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for each number outside its field's range, in these settings and in those that they hold."""
+    for declared in fields(settings):
+        name, value = f"{prefix}{declared.name}", getattr(settings, declared.name)
+        if is_dataclass(value):
+            yield from _out_of_range(value, f"{name}.")
+        if "range" not in declared.metadata or value is None:
+            continue
+        low, high = declared.metadata["range"]
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        if not all(isfinite(number) and low <= number <= high for number in numbers):
+            reach = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
+            yield f"{name} is {value}: it must be {reach}"
+
+
+def _unordered(name: str, value: tuple[float, float]) -> list[str]:
+    return [] if value[0] <= value[1] else [f"{name} is {value}: the smaller number comes first"]

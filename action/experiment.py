@@ -32,10 +32,10 @@ PHANTOM = Path("data/phantom")
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fill in what was left open: the phantom as data, the run's folder, the slice size; paths become absolute."""
-    data = Path(config.data) if config.data is not None else write_phantom(PHANTOM)
+    data = Path(config.data).expanduser() if config.data is not None else write_phantom(PHANTOM)
     split = config.split
     if split.file is not None:
-        split = dataclasses.replace(split, file=str(Path(split.file).resolve()))
+        split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
     size = config.input.size or _largest_slice(open_dataset(data, config.format))
     return dataclasses.replace(
         config,
@@ -49,8 +49,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def choose_output(config: TrainConfig) -> Path:
     """The run's folder: as asked for, or named after the data and the main settings."""
     if config.output is not None:
-        return Path(config.output)
-    data = PHANTOM if config.data is None else Path(config.data)
+        return Path(config.output).expanduser()
+    data = PHANTOM if config.data is None else Path(config.data).expanduser()
     return Path(f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}")
 
 
@@ -139,10 +139,21 @@ def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: 
 def load_network(config: TrainConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
     """The student network of a checkpoint, ready for inference, and its class names."""
     state = load_checkpoint(checkpoint, device)
+    if not isinstance(state, dict) or not isinstance(state.get("learner"), dict) or "class_names" not in state:
+        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise InputError(
+            f"{checkpoint} is no checkpoint of a run (it holds: {found}; 'learner' and 'class_names' are needed): give "
+            "the folder of a run that action.train has written"
+        )
     names = tuple(state["class_names"])
     network = UNet(1, len(names), config.model.channels)
     prefix = "student.network."
-    network.load_state_dict(
-        {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
-    )
+    weights = {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"{checkpoint} holds another network than model.channels {tuple(config.model.channels)} of its run "
+            f"({' '.join(str(error).split())[:200]}...): use the version of action that wrote it, or train again"
+        ) from error
     return network.to(device).eval(), names

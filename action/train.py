@@ -27,7 +27,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     Raises:
         InputError: see the message; nothing has been written then.
     """
-    if resume and config.data is not None and not Path(config.data).is_dir():
+    if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     config = resolve(config)
     device = choose_device(config.device)

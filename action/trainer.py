@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from action.config import TrainConfig
@@ -120,10 +121,29 @@ class Trainer:
         losses = stage.losses(self.learner, batch, step, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        self._check_step(stage, step, losses)
         self.optimizer.step()
         self.learner.update_teacher(self.step)
         stage.finish_step(self.learner)
         return {"lr": lr, **{name: value.item() for name, value in losses.items()}}
+
+    def _check_step(self, stage: Stage, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Stop before a loss or a gradient that is not finite reaches the weights.
+
+        Raises:
+            InputError: names the step, the losses and the slices of the batch.
+        """
+        gradients = [p.grad for p in self.learner.student.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if bool(torch.stack([losses["loss"].detach(), norm]).isfinite().all()):
+            return
+        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        slices = ", ".join([*self.data.labeled.drawn, *self.data.unlabeled.drawn])
+        raise InputError(
+            f"{stage.name}, step {step + 1}: the loss or its gradient is not finite ({values}; gradient norm "
+            f"{norm.item():.4g}) on the slices {slices}; look at them, or lower optimizer.lr. The run was stopped "
+            f"before its weights changed"
+        )
 
     def _validate(self) -> dict[str, float]:
         """Dice of each class, and of all, meaned over the validation cases; without a class that is in none of them.
@@ -186,7 +206,17 @@ class Trainer:
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Learner (networks, heads, banks), optimiser, place in the run; the random state follows from the place."""
+        """Learner (networks, heads, banks), optimiser, place in the run; the random state follows from the place.
+
+        Raises:
+            InputError: a weight or a statistic of the network is not finite: such a state is never saved.
+        """
+        values = [value for value in self.learner.student.state_dict().values() if value.is_floating_point()]
+        if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
+            raise InputError(
+                f"step {self.step}: the network has weights that are not finite, which are not saved; lower "
+                "optimizer.lr and start again"
+            )
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -25,13 +25,18 @@ class SlicePool:
         cases: loaded cases.
         labels: whether their labels may be used; without, a batch has images only.
         seed: order of the epochs.
+
+    Attributes:
+        drawn: names of the slices of the last batch, for messages.
     """
 
     def __init__(self, cases: Sequence[LoadedCase], *, labels: bool, seed: int) -> None:
         # Views of the cases' slices: a joined array would hold a large data set twice.
         self.images = [slice_ for case in cases for slice_ in case.image]
         self.labels = [slice_ for case in cases for slice_ in case.label] if labels else None
+        self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
+        self.drawn: list[str] = []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,6 +54,7 @@ class SlicePool:
     def batch(self, start: int, count: int) -> Slices:
         """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label, same shape."""
         chosen = self.indices(start, count)
+        self.drawn = [self._names[i] for i in chosen]
         batch = {"image": _stack(self.images, chosen)}
         if self.labels is not None:
             batch["label"] = _stack(self.labels, chosen)

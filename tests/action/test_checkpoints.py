@@ -1,0 +1,55 @@
+"""Checkpoints that are not this run's: of another program, another network, damaged."""
+
+import shutil
+
+import pytest
+import torch
+from test_train import SHORT, run
+
+from action import predict
+from action.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def finished(acdc_root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    run(
+        ["--data", acdc_root, "--method=supervised", "--baseline.iterations=1", "--labeled=2", f"--output={output}"]
+        + SHORT
+    )
+    return output
+
+
+CHANGES = {
+    "another program": (lambda s: {"state_dict": {}}, "no checkpoint of a run .*state_dict"),
+    "a list": (lambda s: [1, 2], "not a readable checkpoint .*list"),
+    "no class names": (lambda s: {k: v for k, v in s.items() if k != "class_names"}, "class_names"),
+    "other layers": (
+        lambda s: s | {"learner": {k.replace("encoder", "down"): v for k, v in s["learner"].items()}},
+        "net",
+    ),
+    "other widths": (
+        lambda s: s | {"learner": {k: v[:1] if getattr(v, "ndim", 0) else v for k, v in s["learner"].items()}},
+        "another network than model.channels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES.keys())
+def test_it_is_named_with_what_it_holds(change, words, finished, acdc_root, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    best = folder / "checkpoints" / "best.pt"
+    torch.save(change(torch.load(best, weights_only=True)), best)
+    image = next(acdc_root.glob("*/*_frame01.nii.gz"))
+    with pytest.raises(InputError, match=words) as error:
+        predict.predict(folder, [image], tmp_path / "out", "cpu")
+    assert str(best) in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"learner": {}, "class_names": ["a"]}])
+def test_a_run_is_not_resumed_from_it(content, finished, acdc_root, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in ("latest", "previous"):
+        torch.save(content, folder / "checkpoints" / f"{name}.pt")
+    with pytest.raises(InputError):
+        run(["--resume", f"--output={folder}"])
