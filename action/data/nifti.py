@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,14 @@ import numpy as np
 from action.errors import InputError
 from action.files import write_aside
 
-_READ_ERRORS = (OSError, EOFError, ValueError, TypeError, zlib.error, nib.filebasedimages.ImageFileError)
+LARGEST = 2**31
+"""Voxels; more than any scanner makes: a header that asks for more is damaged."""
+DEFLATE = 1032
+"""The most that gzip can shrink, so that a file's size bounds what it holds."""
+WHOLE = 1e-3
+"""How far a label's value may lie from the whole number that it stands for."""
+MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
+"""Length of the header's units, where they are not millimetres."""
 PREDICTION = b"action labels"
 """Mark in the header (`intent_name`) of what `write_label` wrote, which is never read as an image."""
 
@@ -25,7 +35,7 @@ class Volume:
 
     Args:
         array: [Z, Y, X]; NIfTI stores x fastest, so this is the file's voxel array with its axes reversed.
-        affine: [4, 4], maps the file's voxel indices (x, y, z, 1) to millimetres.
+        affine: [4, 4], maps the file's voxel indices (x, y, z, 1) to places in the header's units (mm, as a rule).
         header: the NIfTI header, kept for writing (codes, units, offsets).
         spacing: voxel size (z, y, x) in mm.
         path: the file.
@@ -68,26 +78,31 @@ def check_contrast(image: Volume) -> None:
 def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     """Reads class indices as uint8 [Z, Y, X] and lays them on the voxel grid of `image`.
 
-    Some public label files carry a wrong or identity affine. Labels are drawn voxel by voxel, so equal shapes are
+    Values within a thousandth of a whole number are rounded, with a warning. Labels whose affine is that of the image
+    with axes flipped or exchanged are stored in another order: they are put into the image's. Some public label files carry a wrong or identity affine. Labels are drawn voxel by voxel, so equal shapes are
     matched by voxel; an affine that differs is warned about and the image's geometry is kept.
 
     Raises:
         InputError: as `read_image`; another shape than the image; values that are not whole numbers in [0, classes).
     """
-    volume = _read(Path(path), None)
+    volume = _in_order(_read(Path(path), None), image)
     array = volume.array
     if array.shape != image.array.shape:
         raise InputError(
             f"label {path} has {_size(array)} voxels but image {image.path} has {_size(image.array)}; they must match"
         )
     values = np.unique(array)
+    if array.dtype.kind == "f" and (values != np.rint(values)).any() and (abs(values - np.rint(values)) <= WHOLE).all():
+        warnings.warn(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded", stacklevel=2)
+        array = np.rint(array)
+        values = np.unique(array)
     unknown = [f"{value:g}" for value in values if not (0 <= value < classes and value == np.rint(value))]
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
             f"label {path} of image {image.path} has unknown values {shown}: the {classes} classes are 0..{classes - 1}"
         )
-    if not np.allclose(volume.affine, image.affine, rtol=1e-4, atol=1e-2):
+    if not _same_place(volume.affine, _unit(volume.header), image):
         warnings.warn(f"{path}: affine differs from that of {image.path}; matched voxel by voxel", stacklevel=2)
     return Volume(array.astype(np.uint8), image.affine, image.header, image.spacing, volume.path)
 
@@ -98,10 +113,8 @@ def slice_size(path: Path | str) -> tuple[int, int]:
     Raises:
         InputError: missing or unreadable file, or fewer than two dimensions.
     """
-    try:
+    with _named(path):
         shape = nib.load(path).shape
-    except _READ_ERRORS as error:
-        raise InputError(f"{path} is not a readable NIfTI file ({error}); repair or remove it") from error
     if len(shape) < 2:
         raise InputError(f"{path} has {len(shape)} dimensions; a 3-D image is needed")
     return shape[1], shape[0]
@@ -125,7 +138,7 @@ def is_prediction(path: Path | str) -> bool:
             packed = file.read(2) == b"\x1f\x8b"
         with (gzip.open if packed else open)(path, "rb") as file:
             header = file.read(540)
-    except _READ_ERRORS:
+    except (OSError, EOFError, zlib.error):
         return False
     return any(header[place : place + 16].rstrip(b"\0") == PREDICTION for place in (328, 508))  # NIfTI 1 and 2
 
@@ -150,30 +163,129 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
 def _read(path: Path, dtype) -> Volume:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    try:
+    with _named(path):
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise ValueError("not a NIfTI file")
-        array = np.asanyarray(image.dataobj) if dtype is None else image.get_fdata(caching="unchanged", dtype=dtype)
-        if array.dtype.kind not in "iuf":
-            raise ValueError(f"voxels of type {array.dtype} are not numbers")
-    except _READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} cannot be read as NIfTI, it may be truncated or damaged ({reason})") from error
+        _check_header(image, path)
+        spacing = _spacing(image, path)
+        array = _voxels(image, path, dtype)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
-    spacing = tuple(float(size) for size in _voxel_size(image)[::-1])
-    if not all(np.isfinite(size) and size > 0 for size in spacing):
-        raise InputError(f"{path}: voxel size {spacing} mm (z, y, x) must be positive; repair 'pixdim' in its header")
     return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), image.affine, image.header, spacing, path)
 
 
-def _voxel_size(image: nib.Nifti1Pair) -> np.ndarray:
-    """(x, y, z) as it stands in the file: nibabel itself takes a zero for 1 mm."""
+@contextmanager
+def _named(path: Path | str) -> Iterator[None]:
+    """Whatever the libraries raise on a damaged file becomes a sentence about that file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # nibabel, zlib and NumPy have no common class, and name no file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be read as NIfTI, it may be truncated or damaged ({reason})") from error
+
+
+def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
+    """Refuse what cannot be true before anything is allocated for it.
+
+    Raises:
+        InputError: the affine.
+        ValueError: anything else; see the message.
+    """
+    dtype, shape = image.get_data_dtype(), image.shape
+    if dtype.kind not in "iuf":
+        raise ValueError(f"voxels of type {dtype} are not numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
+        raise ValueError(f"the header speaks of {' x '.join(map(str, shape))} voxels")
+    if math.prod(shape) * dtype.itemsize > DEFLATE * Path(image.file_map["image"].filename).stat().st_size:
+        raise ValueError(f"the header speaks of {' x '.join(map(str, shape))} voxels, more than the file can hold")
+    if isinstance(image, nib.Nifti1Image) and image.dataobj.offset < image.header.single_vox_offset:
+        raise ValueError(f"vox_offset {image.dataobj.offset} lies within the header")
+    lengths, axes = np.linalg.norm(image.affine[:3, :3], axis=0), image.affine[:3, :3]
+    sound = np.isfinite(image.affine).all() and lengths.min() > 1e-9 and lengths.max() < 1e9
+    if not sound or abs(np.linalg.det(axes / lengths)) < 1e-6:  # the volume of a voxel whose edges are 1
+        shown = np.array2string(image.affine[:3], precision=4, separator=",").replace("\n", "")
+        raise InputError(f"{path}: the affine {shown} is no geometry; repair the sform or qform in its header")
+
+
+def _voxels(image: nib.Nifti1Pair, path: Path, dtype) -> np.ndarray:
+    """The array; a gzip stream is read to its end, where its checksum is compared."""
+
+    def values(source: nib.Nifti1Pair) -> np.ndarray:
+        if dtype is None:
+            return np.asanyarray(source.dataobj)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the file's name
+            return source.get_fdata(caching="unchanged", dtype=dtype)
+
+    if path.suffix.lower() != ".gz" or not isinstance(image, nib.Nifti1Image):
+        return values(image)
+    with gzip.open(path) as stream:
+        array = values(type(image).from_stream(stream))
+        while stream.read(1 << 20):
+            pass
+    return array
+
+
+def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:
+    """Voxel size (z, y, x) in mm: that of the affine, with a word where `pixdim` says otherwise.
+
+    Raises:
+        InputError: `pixdim` as it stands in the file is not positive; nibabel itself takes a zero for 1 mm.
+    """
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        return np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4])
+        written = np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float))
+    if not (np.isfinite(written) & (written > 0)).all():
+        size = tuple(float(x) for x in written[::-1])
+        raise InputError(f"{path}: voxel size {size} mm (z, y, x) must be positive; repair 'pixdim' in its header")
+    size = nib.affines.voxel_sizes(image.affine)
+    if not np.allclose(written, size, rtol=0.01):
+        warnings.warn(
+            f"{path}: 'pixdim' says voxels of {_triple(written)}, its affine {_triple(size)}: the affine is taken",
+            stacklevel=4,
+        )
+    qform, sform = (getattr(image, f"get_{name}")(coded=True) for name in ("qform", "sform"))
+    if qform[1] and sform[1] and not np.allclose(qform[0], sform[0], rtol=1e-3, atol=0.01 * size.min()):
+        warnings.warn(f"{path}: its qform and its sform are different places: the sform is taken", stacklevel=4)
+    z, y, x = (float(length) for length in size[::-1] * _unit(image.header))
+    return z, y, x
+
+
+def _unit(header: nib.Nifti1Header) -> float:
+    """Millimetres in a unit of the header's lengths."""
+    return MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+
+
+def _in_order(label: Volume, image: Volume) -> Volume:
+    """The label in the image's order of axes and directions, if their affines say that it is stored in another."""
+    unit = _unit(label.header)
+    if _same_place(label.affine, unit, image):
+        return label
+    orientation = nib.orientations.io_orientation
+    change = nib.orientations.ornt_transform(orientation(label.affine), orientation(image.affine))
+    stored = label.array.transpose(2, 1, 0)
+    affine = label.affine @ nib.orientations.inv_ornt_aff(change, stored.shape)
+    moved = nib.orientations.apply_orientation(stored, change).transpose(2, 1, 0)
+    if moved.shape != image.array.shape or not _same_place(affine, unit, image):
+        return label
+    warnings.warn(f"{label.path}: stored in another order than {image.path}; put into that one", stacklevel=3)
+    return Volume(np.ascontiguousarray(moved), affine, label.header, image.spacing, label.path)
+
+
+def _same_place(affine: np.ndarray, unit: float, image: Volume) -> bool:
+    """Whether an affine in units of `unit` mm is the image's."""
+    return np.allclose(affine[:3] * unit, image.affine[:3] * _unit(image.header), rtol=1e-4, atol=1e-2)
+
+
+def _odd(values: np.ndarray) -> float:
+    return float(values[values != np.rint(values)][0])
+
+
+def _triple(lengths: np.ndarray) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
 
 
 def _size(array: np.ndarray) -> str:
