@@ -79,8 +79,9 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     """Reads class indices as uint8 [Z, Y, X] and lays them on the voxel grid of `image`.
 
     Values within a thousandth of a whole number are rounded, with a warning. Labels whose affine is that of the image
-    with axes flipped or exchanged are stored in another order: they are put into the image's. Some public label files carry a wrong or identity affine. Labels are drawn voxel by voxel, so equal shapes are
-    matched by voxel; an affine that differs is warned about and the image's geometry is kept.
+    with axes flipped or exchanged are stored in another order, and are put into the image's. Some public label files
+    carry a wrong or identity affine: labels are drawn voxel by voxel, so equal shapes are matched by voxel then; the
+    difference is warned about and the image's geometry is kept.
 
     Raises:
         InputError: as `read_image`; another shape than the image; values that are not whole numbers in [0, classes).
