@@ -41,7 +41,8 @@ class InputConfig:
             Slices of another size are resampled, predictions are resampled back.
         crop: "body" shows the network only the part of a CT's slices that holds the patient, widened to the shape of
             ``size``: patients become alike in size and no pixel is spent on air. Outside it is predicted background.
-        intensity: "minmax" per volume (MRI), "hu" clips CT to [-200, 250] HU; "auto": "hu" where values are air in HU.
+        intensity: "minmax" from the 0.5 % to the 99.5 % quantile of each volume (MRI), "hu" clips CT to [-200, 250] HU;
+            "auto": one of them for the whole data set, "hu" if half of the training volumes or more have air in HU.
     """
 
     size: tuple[int, int] | None = within(8, 4096, None)

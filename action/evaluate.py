@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from action.cli import Parser, choose_device, load_config, run
 from action.config import TrainConfig
+from action.data import findings
 from action.data.cases import Case, Dataset, open_dataset
+from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
 from action.data.volumes import LoadedCase, load_cases
@@ -82,10 +84,12 @@ def evaluate_again(
             )
         cases = _test_cases(dataset, load_split(folder.split).test)
         targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays]
-        inputs = [folder.best, folder.config, folder.split]
+        inputs = [folder.best, folder.config, folder.split, folder.fingerprint]
         inputs += [path for case in cases for path in (case.image, case.label) if path is not None]
         check_targets(targets, inputs, overwrite=overwrite)
-        loaded = load_cases(cases, len(class_names), config.input, progress=True)
+        fingerprint = load_fingerprint(folder.fingerprint)
+        with findings.printed():
+            loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
         folder.remove_partials()
         return _evaluate(network, class_names, config, folder, loaded)
 

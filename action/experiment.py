@@ -14,6 +14,7 @@ from action.data import findings
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.cases import Dataset, open_dataset
+from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
 from action.data.nifti import slice_size
 from action.data.phantom import write_phantom
@@ -63,7 +64,7 @@ def _largest_slice(dataset: Dataset) -> tuple[int, int]:
 
 @dataclass
 class LoadedData:
-    """A data set in memory, divided by patient."""
+    """A data set in memory, divided by patient, and the fingerprint of its training volumes."""
 
     dataset: Dataset
     split: Split
@@ -71,6 +72,7 @@ class LoadedData:
     unlabeled: list[LoadedCase]
     validation: list[LoadedCase]
     test: list[LoadedCase]
+    fingerprint: Fingerprint
 
 
 def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
@@ -94,8 +96,11 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
 
 
 @findings.printed()
-def load_data(config: TrainConfig) -> LoadedData:
+def load_data(config: TrainConfig, fingerprint: Fingerprint | None = None) -> LoadedData:
     """Read, check and divide everything that a run needs, before it writes anything; print what is odd about it.
+
+    Args:
+        fingerprint: that which the run began with; without one it is made from the training volumes.
 
     Raises:
         InputError: all problems of the files in one message.
@@ -106,11 +111,15 @@ def load_data(config: TrainConfig) -> LoadedData:
     wanted = [dataclasses.replace(case, label=None) if case.patient in hidden else case for case in dataset.cases]
     if config.method == "supervised":
         wanted = [case for case in wanted if case.patient not in hidden]
+    training = {*split.labeled, *split.unlabeled}
+    if fingerprint is None:
+        fingerprint = fingerprint_of([case for case in wanted if case.patient in training], config.input.intensity)
     loaded = load_cases(
         wanted,
         len(dataset.class_names),
         config.input,
-        training={*split.labeled, *split.unlabeled},
+        fingerprint,
+        training=training,
         progress=True,
     )
 
@@ -119,7 +128,7 @@ def load_data(config: TrainConfig) -> LoadedData:
 
     sets = [of(patients) for patients in (split.labeled, split.unlabeled, split.validation, split.test)]
     findings.report(*sets, dataset.class_names)
-    return LoadedData(dataset, split, *sets)
+    return LoadedData(dataset, split, *sets, fingerprint)
 
 
 def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:

@@ -8,7 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from action.cli import Parser, choose_device, load_config, run
+from action.data import findings
 from action.data.cases import Case
+from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.volumes import load_cases
 from action.experiment import load_network
@@ -35,7 +37,9 @@ def predict(
     check_targets(targets, [*images, *(path for path in folder.files if path.is_file())], overwrite=overwrite)
     network, class_names = load_network(config, folder.best, choose_device(device))
     cases = [Case(_stem(image), _stem(image), image, None) for image in images]
-    loaded = load_cases(cases, len(class_names), config.input, progress=True)
+    fingerprint = load_fingerprint(folder.fingerprint)
+    with findings.printed():
+        loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
     output.mkdir(parents=True, exist_ok=True)
     for case, target in zip(tqdm(loaded, desc="predict", unit="volume"), targets, strict=True):
         prediction = segment(network, case, config.evaluation.batch)

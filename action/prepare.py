@@ -11,6 +11,7 @@ from tqdm import tqdm
 from action.cli import Parser, run
 from action.data import FORMATS, Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
+from action.data.fingerprint import Measures, make_fingerprint, measure, unlike
 from action.data.nifti import check_contrast, read_image, read_label
 from action.data.phantom import write_phantom
 from action.errors import InputError
@@ -27,16 +28,17 @@ def check(dataset: Dataset) -> str:
         InputError: all problems of all files, after the table of the sound ones has been printed.
     """
     names = dataset.class_names
-    rows, facts, problems, warned = [], [], [], []
+    rows, facts, measures, problems, warned = [], [], [], [], []
     total = np.zeros(len(names), np.int64)
     with findings.collected(warned):
         for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):
             try:
-                row, fact = _check_case(case, len(names))
+                row, fact, measured = _check_case(case, len(names))
             except InputError as error:
                 problems.append(str(error))
                 continue
             facts.append(fact)
+            measures.append(measured)
             rows.append(row)
             total += 0 if fact.voxels is None else fact.voxels
     problems += findings.no_foreground(facts, "labelled")
@@ -44,6 +46,7 @@ def check(dataset: Dataset) -> str:
         *findings.notes_on_labels(facts, names),
         *findings.notes_on_learning(facts, names),
         *findings.notes_on_copies(facts),
+        *_notes_on_looks(measures),
         *warned,
     ]
 
@@ -62,7 +65,7 @@ def check(dataset: Dataset) -> str:
     return table
 
 
-def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts]:
+def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Measures]:
     """A row of the table, and what is compared with other cases."""
     image = read_image(case.image)
     check_contrast(image)
@@ -75,7 +78,15 @@ def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts]:
         " ".join(f"{size:.3g}" for size in image.spacing[::-1]),
         f"{low:g} to {high:g}",
     ]
-    return [*row, *(["no label"] if fact.voxels is None else _shares(fact.voxels))], fact
+    return [*row, *(["no label"] if fact.voxels is None else _shares(fact.voxels))], fact, measure(image)
+
+
+def _notes_on_looks(measures: Sequence[Measures]) -> list[str]:
+    """Sentences about volumes that differ from the others."""
+    if not measures:
+        return []
+    fingerprint = make_fingerprint(measures, "auto")
+    return [note for measured in measures for note in unlike(measured, fingerprint)]
 
 
 def _shares(voxels: np.ndarray) -> list[str]:

@@ -25,6 +25,7 @@ class RunFolder:
         self.root = Path(root)
         self.config = self.root / "config.yaml"
         self.split = self.root / "split.json"
+        self.fingerprint = self.root / "fingerprint.json"
         self.metrics = self.root / "metrics.csv"
         self.progress = self.root / "progress.png"
         self.overlays = self.root / "overlays.png"
@@ -42,7 +43,7 @@ class RunFolder:
         """Files of fixed names, the configuration last: a folder is a run's as long as it is there."""
         return [
             *(self.latest, self.previous, self.best),
-            *(self.metrics, self.progress, self.overlays, self.summary, self.split, self.config),
+            *(self.metrics, self.progress, self.overlays, self.summary, self.fingerprint, self.split, self.config),
         ]
 
     def partials(self) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.config import SplitConfig, TrainConfig
 from action.data.cases import open_dataset
+from action.data.fingerprint import load_fingerprint, save_fingerprint
 from action.data.split import load_split, save_split
 from action.errors import InputError
 from action.evaluate import evaluate
@@ -39,7 +40,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
             check_replaceable(folder, _inputs(config))
         if resume:
             check_same(config, folder, moved=True)
-        data = load_data(config)
+        begun = resume and (folder.latest.is_file() or folder.previous.is_file())
+        data = load_data(config, load_fingerprint(folder.fingerprint) if begun else None)
         if resume and folder.split.is_file() and load_split(folder.split) != data.split:
             raise InputError(f"{folder.split} differs from the split of {config.data} now: the data set has changed")
         trainer = make_trainer(config, data, folder, device)
@@ -51,6 +53,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         folder.checkpoints.mkdir(exist_ok=True)
         save_config(config, folder.config)
         save_split(data.split, folder.split)
+        save_fingerprint(data.fingerprint, folder.fingerprint)
         print(
             f"{config.method} on {config.data}: {len(data.split.labeled)} labelled ({', '.join(data.split.labeled)}), "
             f"{len(data.split.unlabeled)} unlabelled, {len(data.split.validation)} validation, "

@@ -8,12 +8,13 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from action.data.orientation import Turn
 from action.errors import InputError
 from action.files import write_aside
 
@@ -39,6 +40,7 @@ class Volume:
         header: the NIfTI header, kept for writing (codes, units, offsets).
         spacing: voxel size (z, y, x) in mm.
         path: the file.
+        turn: what `array` and `spacing` were turned by; `affine` and `header` are those of the stored axes.
     """
 
     array: np.ndarray
@@ -46,6 +48,11 @@ class Volume:
     header: nib.Nifti1Header
     spacing: tuple[float, float, float]
     path: Path
+    turn: Turn = Turn()
+
+    def turned(self, turn: Turn) -> Volume:
+        """This stored volume with its axes in another order and direction; `write_label` turns back."""
+        return replace(self, array=turn.apply(self.array), spacing=turn.sizes(self.spacing), turn=turn)
 
 
 def read_image(path: Path | str) -> Volume:
@@ -122,14 +129,14 @@ def slice_size(path: Path | str) -> tuple[int, int]:
 
 
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
-    """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like`: same affine, sform and qform codes.
+    """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like` as it is stored: same affine, sform, qform.
 
     The header says that these are predicted labels (`PREDICTION`).
     The file is written aside and renamed, so that a file of this name is always whole.
     """
     header = like.header.copy()
     header["intent_name"] = PREDICTION
-    write_volume(path, np.asarray(array, np.uint8), like.affine, header)
+    write_volume(path, like.turn.undo(np.asarray(array, np.uint8)), like.affine, header)
 
 
 def is_prediction(path: Path | str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,14 +14,13 @@ from tqdm import tqdm
 
 from action.config import InputConfig
 from action.data.cases import Case, raise_problems
+from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, quantiles, unlike
 from action.data.nifti import Volume, check_contrast, read_image, read_label
 from action.errors import InputError
 
 HU_RANGE = (-200.0, 250.0)
 """Window of soft tissue in Hounsfield units."""
-AIR_HU = -500.0
-"""Values below it occur in CT (air, lung) and not in MRI."""
-INTENSITIES = ("auto", "minmax", "hu")
+INTENSITIES = ("minmax", "hu")
 BODY_HU = -300.0
 """Between air and lung below it, fat and tissue above."""
 
@@ -30,16 +30,16 @@ Box = tuple[slice, slice]
 
 @dataclass
 class LoadedCase:
-    """A case in memory.
+    """A case in memory, its axes in the order and direction of the training volumes; `write_label` turns them back.
 
     Args:
         name, patient: as in `Case`.
         image: float16 [Z, H, W] in [0, 1] at network size: finer than the noise, in half the memory of float32.
         label: uint8 [Z, H, W] at network size, `None` without a label file.
-        truth: uint8 [Z, Y, X] on the file's grid, `None` without a label file and in training, which never reads it.
-        spacing: voxel size (z, y, x) of the file's grid in mm.
+        truth: uint8 [Z, Y, X] of the file's voxels, `None` without a label file and in training, which never reads it.
+        spacing: voxel size (z, y, x) in mm.
         volume: geometry for writing; its array is empty, its shape is `shape`.
-        shape: (Z, Y, X) of the file's grid.
+        shape: (Z, Y, X) of the file's voxels.
         box: the part of every slice that `image` and `label` show.
     """
 
@@ -102,27 +102,43 @@ def _widened(part: slice, extent: int, limit: int) -> slice:
 def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
     """Intensities as float32 in [0, 1].
 
-    `minmax`: minimum and maximum of the volume (a constant volume becomes 0). `hu`: CT, clipped to [-200, 250] HU.
-    `auto`: `hu` where values below -500 occur, which are air in Hounsfield units, otherwise `minmax`.
+    `minmax`: from the 0.5 % to the 99.5 % quantile of the volume, so that a few odd voxels change nothing. Where these
+    are equal, most voxels are background: the others count alone. A constant volume becomes 0.
+    `hu`: CT, clipped to [-200, 250] HU.
 
     Raises:
         InputError: another `intensity`.
     """
     if intensity not in INTENSITIES:
         raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")
-    low, high = float(array.min()), float(array.max())
-    if intensity == "hu" or (intensity == "auto" and low < AIR_HU):
-        low, high = HU_RANGE
+    low, high = HU_RANGE if intensity == "hu" else _range(array)
     if high <= low:
         return np.zeros(array.shape, np.float32)
-    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    scaled = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
     return np.clip(scaled, 0, 1, out=scaled)
 
 
-def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool = True) -> LoadedCase:
+def _range(array: np.ndarray) -> tuple[float, float]:
+    _, low, *_, high, _ = quantiles(array)
+    if low < high:
+        return low, high
+    others = array[array != low]
+    if others.size == 0:
+        return low, low
+    _, below, *_, above, _ = quantiles(others)
+    return min(low, below), max(low, above)
+
+
+def load_case(
+    case: Case, classes: int, config: InputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
+) -> LoadedCase:
     """Reads and verifies a case and brings its slices to the size of `config`: image bilinear, label nearest.
 
-    `keep_truth`: whether the labels on the file's own grid are kept beside them.
+    Intensities are scaled and axes turned as those of the training volumes, whose `fingerprint` this is (without one,
+    the volume's own); a warning says in what the volume differs from them.
+    `keep_truth`: whether the labels of the file's own voxels are kept beside them.
 
     Raises:
         InputError: see `read_image`, `check_contrast`, `read_label`, `scale_intensity`; nothing but body where it is
@@ -131,9 +147,16 @@ def load_case(case: Case, classes: int, config: InputConfig, *, keep_truth: bool
     volume = read_image(case.image)
     check_contrast(volume)
     truth = None if case.label is None else read_label(case.label, volume, classes).array
+    measures = measure(volume)
+    fingerprint = fingerprint or make_fingerprint([measures], config.intensity)
+    for note in unlike(measures, fingerprint):
+        warnings.warn(note, stacklevel=2)
+    turn = fingerprint.turn(measures)
+    volume = volume.turned(turn)
+    truth = None if truth is None else turn.apply(truth)
     shape, size = volume.array.shape, config.size
     rows, columns = box = _shown(case, volume.array, config)
-    scaled = scale_intensity(volume.array, config.intensity)[:, rows, columns]
+    scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # gives the native voxels' memory back
@@ -146,22 +169,25 @@ def load_cases(
     cases: Sequence[Case],
     classes: int,
     config: InputConfig,
+    fingerprint: Fingerprint | None = None,
     *,
     training: Collection[str] = (),
     progress: bool = False,
 ) -> list[LoadedCase]:
     """`load_case` of all `cases`, in their order; `progress` shows a bar.
 
-    `training`: patients who are never evaluated, so that their labels on the file's own grid need not be kept.
+    `fingerprint`: that of the training volumes; without one, that of `cases`.
+    `training`: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
 
     Raises:
         InputError: the problems of all files in one message.
     """
+    fingerprint = fingerprint or fingerprint_of(cases, config.intensity)
     loaded, problems = [], []
     for case in tqdm(cases, desc="reading", unit="volume", disable=not progress, leave=False):
         try:
             keep_truth = case.patient not in training
-            loaded.append(load_case(case, classes, config, keep_truth=keep_truth))
+            loaded.append(load_case(case, classes, config, fingerprint, keep_truth=keep_truth))
         except InputError as error:
             problems.append(str(error))
     raise_problems(problems, "the data set")

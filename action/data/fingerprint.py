@@ -1,0 +1,315 @@
+"""The fingerprint of a data set: how its training volumes look, and how all volumes are shown to the network therefore.
+
+What is a matter of the data set is decided once, from all training volumes, and kept with the run: whether intensities
+are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from action.data.cases import Case
+from action.data.nifti import Volume, read_image
+from action.data.orientation import Turn, axis_codes, common_directions, directions_of, turn_between
+from action.errors import InputError
+from action.files import write_aside
+
+AIR_HU = -500.0
+"""Values below it occur in CT (air, lung) and not in MRI."""
+LEVELS = (0.001, 0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995, 0.999)
+"""Shares of the voxels whose quantiles are compared. `minmax` scales from the second to the last but one."""
+_LOW, _HIGH = 1, len(LEVELS) - 2
+_OFFSET_TISSUE = (824.0, 1274.0)
+"""Soft tissue, -200 to 250 HU, in files that store 1024 more than the Hounsfield units."""
+_SAMPLE = 2**21
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is kept of a volume to compare it with the others.
+
+    Args:
+        path: the file.
+        quantiles: intensities at `LEVELS`.
+        lowest, highest: the extreme intensities.
+        offset_tissue: share of the voxels in `_OFFSET_TISSUE`.
+        spacing: voxel size (z, y, x) in mm.
+        shape: voxels (z, y, x).
+        directions: [3, 3] as in `orientation`; `None` where the header gives neither sform nor qform.
+    """
+
+    path: str
+    quantiles: tuple[float, ...]
+    lowest: float
+    highest: float
+    offset_tissue: float
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    directions: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The training volumes of a data set, and what was decided from them.
+
+    Args:
+        volumes: number of volumes.
+        volumes_with_air: how many have values below -500.
+        intensity: `hu` or `minmax`, see `scale_intensity`.
+        quantiles: median over the volumes of their intensities at `levels`.
+        relative_quantiles: the same of intensities between the volume's own 0.5 % (0) and 99.5 % (1) quantiles.
+        ranges: smallest and largest distance of these two in a volume; a tenth of the volumes may lie beyond each.
+        levels: see `quantiles`.
+        spacing: median voxel size (z, y, x) in mm.
+        spacing_ranges: of each axis, as in `ranges`.
+        shape_ranges: voxels of each axis (z, y, x), as in `ranges`.
+        directions: common directions [3, 3] of the axes, by rows; `None` if most headers give none.
+        axis_codes: the scanner's axes nearest to x, y, z.
+    """
+
+    volumes: int
+    volumes_with_air: int
+    intensity: str
+    quantiles: tuple[float, ...]
+    relative_quantiles: tuple[float, ...]
+    ranges: tuple[float, float]
+    spacing: tuple[float, float, float]
+    spacing_ranges: tuple[tuple[float, float], ...]
+    shape_ranges: tuple[tuple[float, float], ...]
+    directions: tuple[tuple[float, float, float], ...] | None
+    axis_codes: str | None
+    levels: tuple[float, ...] = LEVELS
+
+    def turn(self, measures: Measures) -> Turn:
+        """What brings a volume into the axes of the training volumes; none where its header leaves that open."""
+        if self.directions is None or measures.directions is None:
+            return Turn()
+        return turn_between(measures.directions, np.array(self.directions)) or Turn()
+
+
+def quantiles(array: np.ndarray) -> tuple[float, ...]:
+    """Intensities at `LEVELS`, each that of a voxel: between two finite ones there may be no finite mean."""
+    flat = array.reshape(-1)
+    step = max(1, flat.size // _SAMPLE)
+    while math.gcd(step, flat.size) > 1:  # else whole columns would be left out
+        step += 1
+    return tuple(float(value) for value in np.quantile(flat[::step], LEVELS, method="nearest"))
+
+
+def measure(volume: Volume) -> Measures:
+    """`Measures` of a volume as it is stored."""
+    array = volume.array
+    known = volume.header["sform_code"] > 0 or volume.header["qform_code"] > 0
+    low, high = _OFFSET_TISSUE
+    return Measures(
+        str(volume.path),
+        quantiles(array),
+        float(array.min()),
+        float(array.max()),
+        np.count_nonzero((array > low) & (array < high)) / array.size,
+        volume.spacing,
+        array.shape,
+        directions_of(volume.affine) if known else None,
+    )
+
+
+def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprint:
+    """The fingerprint of volumes, at least one.
+
+    Args:
+        intensity: `minmax` or `hu` prescribes the scaling; `auto`: `hu` if half of the volumes or more have a
+            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise `minmax`.
+    """
+    with_air = sum(m.quantiles[0] < AIR_HU for m in measures)
+    if intensity == "auto":
+        intensity = "hu" if 2 * with_air >= len(measures) else "minmax"
+    known = [m.directions for m in measures if m.directions is not None]
+    common = common_directions(known) if 2 * len(known) >= len(measures) else None
+    turns = [
+        Turn() if common is None or m.directions is None else turn_between(m.directions, common) or Turn()
+        for m in measures
+    ]
+    spacings = np.array([turn.sizes(m.spacing) for turn, m in zip(turns, measures, strict=True)])
+    shapes = np.array([turn.sizes(m.shape) for turn, m in zip(turns, measures, strict=True)])
+    return Fingerprint(
+        volumes=len(measures),
+        volumes_with_air=with_air,
+        intensity=intensity,
+        quantiles=_plain(np.median([m.quantiles for m in measures], axis=0)),
+        relative_quantiles=_plain(np.median([_relative(m.quantiles) for m in measures], axis=0)),
+        ranges=_middle([m.quantiles[_HIGH] - m.quantiles[_LOW] for m in measures]),
+        spacing=_plain(np.median(spacings, axis=0)),
+        spacing_ranges=tuple(_middle(column) for column in spacings.T),
+        shape_ranges=tuple(_middle(column) for column in shapes.T),
+        directions=None if common is None else tuple(_plain(row) for row in common),
+        axis_codes=None if common is None else axis_codes(common),
+    )
+
+
+def fingerprint_of(cases: Sequence[Case], intensity: str) -> Fingerprint | None:
+    """The fingerprint of cases on disk; `None` if no image of theirs can be read.
+
+    Files that cannot be read are passed over: who loads the cases names them, together with those of all others.
+    """
+    measures = []
+    for case in cases:
+        try:
+            measures.append(measure(read_image(case.image)))
+        except InputError:
+            continue
+    return make_fingerprint(measures, intensity) if measures else None
+
+
+def unlike(measures: Measures, fingerprint: Fingerprint) -> list[str]:
+    """Sentences about a volume that differs from the training volumes: intensities, axes, voxel size, extent."""
+    notes = [*_unlike_intensities(measures, fingerprint), *_unlike_geometry(measures, fingerprint)]
+    return [f"{measures.path}: {note}" for note in notes]
+
+
+def save_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
+    """Writes JSON, aside and then renamed."""
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(asdict(fingerprint), indent=2) + "\n", encoding="utf-8")
+
+
+def load_fingerprint(path: Path) -> Fingerprint:
+    """Reads what `save_fingerprint` wrote.
+
+    Raises:
+        InputError: missing or damaged file.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist: the run is of an older version, which scaled every volume by itself; use that "
+            "version, or train again"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fingerprint = Fingerprint(**{field.name: _tuples(content[field.name]) for field in fields(Fingerprint)})
+        numbers = [np.array(value, float) for name, value in vars(fingerprint).items() if name in _SHAPES]
+        sound = [number.shape for number in numbers] == list(_SHAPES.values())
+        sound &= all(np.isfinite(number).all() for number in numbers)
+        sound &= fingerprint.directions is None or np.array(fingerprint.directions, float).shape == (3, 3)
+        if not sound or fingerprint.intensity not in ("minmax", "hu") or fingerprint.levels != LEVELS:
+            raise ValueError("values that a fingerprint cannot have")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a readable fingerprint ({type(error).__name__}: {error}): train again"
+        ) from error
+    return fingerprint
+
+
+_SHAPES = {
+    "quantiles": (len(LEVELS),),
+    "relative_quantiles": (len(LEVELS),),
+    "ranges": (2,),
+    "spacing": (3,),
+    "spacing_ranges": (3, 2),
+    "shape_ranges": (3, 2),
+}
+"""Shapes of a fingerprint's numbers, in the order of its fields."""
+
+
+def _unlike_intensities(m: Measures, fingerprint: Fingerprint) -> list[str]:
+    notes = []
+    q, usual = m.quantiles, fingerprint.quantiles
+    extent = q[_HIGH] - q[_LOW]
+    if fingerprint.intensity == "hu":
+        # Stored without a sign: no value is negative, and soft tissue lies where otherwise only bone does.
+        if q[_LOW] > -50 and usual[_LOW] < AIR_HU and m.offset_tissue > 0.1:
+            notes.append(
+                f"has no air below 0, but {100 * m.offset_tissue:.0f} % of its voxels where CT stored with 1024 added "
+                "has soft tissue; the training volumes are in Hounsfield units: subtract it (scl_inter of -1024 in its "
+                "header), if it is CT"
+            )
+        elif q[0] > AIR_HU > usual[0]:
+            notes.append(
+                f"has no air (values from {m.lowest:g} to {m.highest:g}), unlike the training volumes: cropped, or not "
+                "in Hounsfield units?"
+            )
+        elif q[_LOW] < usual[_LOW] - 500 or q[_HIGH] > usual[_HIGH] + 2000:
+            notes.append(
+                f"99 % of its values lie from {q[_LOW]:g} to {q[_HIGH]:g}, those of the training volumes from "
+                f"{usual[_LOW]:g} to {usual[_HIGH]:g}: padding, or not in Hounsfield units?"
+            )
+    else:
+        low, high = fingerprint.ranges
+        apart = np.abs(np.subtract(_relative(q), fingerprint.relative_quantiles))[_LOW + 1 : _HIGH].mean()
+        if q[0] < AIR_HU < usual[0]:
+            notes.append(f"has values below {AIR_HU:g}, as air has in CT, which the training volumes have not")
+        if extent > 0 and not low / 20 <= extent <= high * 20:
+            notes.append(
+                f"99 % of its values span {extent:g}, those of the training volumes {low:g} to {high:g}: another unit?"
+            )
+        if apart > 0.25:
+            notes.append(
+                f"its intensities are distributed unlike those of the training volumes (by {100 * apart:.0f} % of the "
+                "range on average): another kind of image, an inverted one, or a crop?"
+            )
+    if extent > 0 and max(m.highest - q[-1], q[0] - m.lowest) > 5 * extent:
+        notes.append(
+            f"has single values from {m.lowest:g} to {m.highest:g} far outside the others ({q[0]:g} to {q[-1]:g}), "
+            "which are cut off"
+        )
+    return notes
+
+
+def _unlike_geometry(m: Measures, fingerprint: Fingerprint) -> list[str]:
+    notes = []
+    turn = fingerprint.turn(m)
+    if fingerprint.directions is not None:
+        if m.directions is None:
+            notes.append("its header has neither sform nor qform: it is sliced as it is stored")
+        elif turn_between(m.directions, np.array(fingerprint.directions)) is None:
+            notes.append("lies oblique to the training volumes: it is sliced as it is stored")
+        elif not turn.is_identity:
+            notes.append(
+                f"stored as {axis_codes(m.directions)}, the training volumes as {fingerprint.axis_codes}: it is sliced "
+                "as they are"
+            )
+    spacing = turn.sizes(m.spacing)
+    if _beyond(spacing, fingerprint.spacing_ranges):
+        notes.append(
+            f"voxels of {_shown(spacing)} mm, those of the training volumes are {_shown(fingerprint.spacing)} (median)"
+        )
+    shape = turn.sizes(m.shape)
+    if _beyond(shape, fingerprint.shape_ranges):
+        low, high = zip(*fingerprint.shape_ranges, strict=True)
+        notes.append(f"{_shown(shape)} voxels, the training volumes have {_shown(low)} to {_shown(high)}")
+    return notes
+
+
+def _beyond(values: tuple, ranges: tuple[tuple[float, float], ...]) -> bool:
+    """Whether a value is less than half of the smallest or more than twice the largest."""
+    return any(not low / 2 <= value <= high * 2 for value, (low, high) in zip(values, ranges, strict=True))
+
+
+def _relative(values: Sequence[float]) -> np.ndarray:
+    low, high = values[_LOW], values[_HIGH]
+    return np.clip((np.array(values) - low) / (high - low), -1, 2) if high > low else np.zeros(len(values))
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest value, without a tenth of the values at each end."""
+    ordered = sorted(float(value) for value in values)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[len(ordered) - 1 - cut]
+
+
+def _plain(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _tuples(value):
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _shown(sizes: Sequence[float]) -> str:
+    """x y z of sizes (z, y, x)."""
+    return " x ".join(f"{size:.3g}" for size in sizes[::-1])

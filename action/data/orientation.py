@@ -1,0 +1,99 @@
+"""Which way the axes of a volume run: turning volumes to a common order and direction, and back.
+
+A direction matrix [3, 3] has the unit vectors of a file's voxel axes x, y, z as its columns, in scanner coordinates.
+Volumes are compared with each other and not with the scanner's axes: short-axis stacks of the heart lie oblique to all
+of these, where the nearest axis is a matter of chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+CLEAR = 0.8
+"""Smallest cosine (37 degrees) at which an axis of one volume is taken for that axis of another."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A permutation and flips of the axes, without resampling.
+
+    Args:
+        axes: for each axis x, y, z of the stored volume the axis that it becomes.
+        signs: -1 where it is flipped as well.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    signs: tuple[int, int, int] = (1, 1, 1)
+
+    @property
+    def is_identity(self) -> bool:
+        return self == Turn()
+
+    @property
+    def _orientation(self) -> np.ndarray:
+        return np.array([self.axes, self.signs], float).T
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """A stored array [Z, Y, X], turned; contiguous."""
+        return np.ascontiguousarray(nib.apply_orientation(array.T, self._orientation).T)
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """The stored array of a turned one [Z, Y, X]; contiguous."""
+        back = nib.orientations.ornt_transform(Turn()._orientation, self._orientation)
+        return np.ascontiguousarray(nib.apply_orientation(array.T, back).T)
+
+    def sizes(self, sizes: tuple) -> tuple:
+        """Extents or spacings (z, y, x) of the stored volume in the order (z, y, x) of the turned one."""
+        turned = [None] * 3
+        for size, axis in zip(sizes[::-1], self.axes, strict=True):
+            turned[axis] = size
+        return tuple(turned[::-1])
+
+    def affine(self, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """The affine [4, 4] of the turned volume, from that of a stored one of `shape` (Z, Y, X)."""
+        return affine @ nib.orientations.inv_ornt_aff(self._orientation, shape[::-1])
+
+    def directions(self, directions: np.ndarray) -> np.ndarray:
+        """The direction matrix of the turned volume."""
+        turned = np.empty((3, 3))
+        turned[:, list(self.axes)] = directions * self.signs
+        return turned
+
+
+def directions_of(affine: np.ndarray) -> np.ndarray:
+    """Direction matrix [3, 3] of an affine [4, 4] that is neither singular nor infinite."""
+    axes = affine[:3, :3].astype(np.float64)
+    return axes / np.linalg.norm(axes, axis=0)
+
+
+def axis_codes(directions: np.ndarray) -> str:
+    """The scanner's axes nearest to x, y, z, such as `LPS`."""
+    affine = np.eye(4)
+    affine[:3, :3] = directions
+    return "".join(code or "?" for code in nib.aff2axcodes(affine))
+
+
+def turn_between(stored: np.ndarray, wanted: np.ndarray) -> Turn | None:
+    """What turns a volume of directions `stored` [3, 3] to `wanted` [3, 3]; `None` where it is too oblique to say."""
+    cosines = wanted.T @ stored  # [wanted axis, stored axis]
+    axes = np.abs(cosines).argmax(0)
+    matched = cosines[axes, range(3)]
+    if len(set(axes)) < 3 or np.abs(matched).min() < CLEAR:
+        return None
+    return Turn(tuple(int(axis) for axis in axes), tuple(int(sign) for sign in np.sign(matched)))
+
+
+def common_directions(volumes: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The directions [3, 3] of that volume which most of the others need no turn to agree with; `None` of none."""
+    if not volumes:
+        return None
+    directions = np.stack(volumes)  # [N, 3, 3]
+    along = np.einsum("nij,mij->nmj", directions, directions)  # cosine between the same axes of two volumes
+    agree = (along > CLEAR).all(2)
+    # Of those with most company the one in its middle.
+    score = agree.sum(1) + (along.mean(2) * agree).sum(1) / (1 + len(volumes))
+    return directions[int(np.round(score, 9).argmax())]
