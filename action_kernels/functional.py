@@ -4,7 +4,15 @@ Shapes: N queries, M bank rows, D features, C classes. Every function takes ungr
 [N]) or, with a leading dimension G, one bank per group ([G, N, D], [G, M, D], labels [G, N]). Floating inputs are
 float16, bfloat16, float32 or float64 and may differ in dtype; results are float32, or float64 if any input is.
 Gradients come in the dtype of their input. Autocast changes nothing: the operators run in the dtypes given and
-accumulate in float32. Double backward raises. Values are never inspected, so nothing synchronises with a GPU.
+accumulate in float32. Double backward and forward-mode differentiation raise; ``torch.func.grad``, ``vjp``, ``jacrev``
+and ``vmap`` work (``vmap`` as more groups: a leading dimension G says the same). Values on a GPU are never inspected,
+so nothing synchronises with it.
+
+A student's temperature may be learnt: a tensor of one element, on the CPU or the rows' device (``nn.Parameter``,
+``log_temp.exp()``), gets its exact gradient. The rows are then brought to unit length in front of the kernels, in
+float32 copies [N, D] and [M, D] (none of the bank with ``normalize=False``); a Python number costs no copy. The same
+holds in a compiled function whose temperature is a number that changes from call to call, so that a schedule compiles
+twice and not at every step. A tensor's value that is not positive gives NaN where it cannot be read at once.
 
 Source of the losses: You et al., "Bootstrapping Semi-supervised Medical Image Segmentation with Anatomical-Aware
 Contrastive Distillation", IPMI 2023, arXiv 2206.02307.
@@ -17,7 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import ops as _registration  # noqa: F401  registers torch.ops.action_kernels
+from . import temperature
+from .ops import call
+from .temperature import Temperature
 
 __all__ = [
     "ActionContrastResult",
@@ -28,11 +38,9 @@ __all__ = [
     "relation_negatives",
 ]
 
-_ops = torch.ops.action_kernels
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _REDUCTIONS = ("none", "mean", "sum")
-_SMALLEST_TEMPERATURE, _LARGEST_TEMPERATURE = 2.0**-126, 2.0**126
 
 
 class ActionContrastResult(NamedTuple):
@@ -48,8 +56,8 @@ def contrastive_distillation(
     teacher: Tensor,
     bank: Tensor,
     *,
-    student_temp: float = 0.1,
-    teacher_temp: float = 0.01,
+    student_temp: Temperature = 0.1,
+    teacher_temp: Temperature = 0.01,
     reduction: str = "mean",
     normalize: bool = True,
 ) -> Tensor:
@@ -62,8 +70,8 @@ def contrastive_distillation(
         student: [(G,) N, D], differentiable.
         teacher: [(G,) N, D], must not require grad.
         bank: [(G,) M, D], differentiable through both distributions (the rows of a ``MemoryBank`` are detached).
-        student_temp: temperature of the student's softmax, > 0.
-        teacher_temp: temperature of the teacher's softmax, > 0.
+        student_temp: temperature of the student's softmax, > 0; differentiable where it is a tensor of one element.
+        teacher_temp: temperature of the teacher's softmax, > 0; as a tensor it must not require grad.
         reduction: ``"none"`` gives [(G,) N]; ``"mean"`` and ``"sum"`` run over all rows of all groups.
         normalize: scale every row to unit length first, so that similarities are cosines.
 
@@ -71,7 +79,8 @@ def contrastive_distillation(
         The loss; zero, with a graph, where there are no queries or no bank rows.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, a temperature is not positive, the teacher requires grad.
+        ValueError: shapes, dtypes or devices do not fit, a temperature is not positive, the teacher or its temperature
+            requires grad.
     """
     kl, _, _ = _contrast(student, teacher, bank, 0, student_temp, teacher_temp, None, None, reduction, normalize)
     return kl
@@ -83,8 +92,8 @@ def action_contrast(
     bank: Tensor,
     k: int,
     *,
-    student_temp: float = 0.1,
-    teacher_temp: float = 0.01,
+    student_temp: Temperature = 0.1,
+    teacher_temp: Temperature = 0.01,
     query_labels: Tensor | None = None,
     bank_labels: Tensor | None = None,
     reduction: str = "mean",
@@ -146,7 +155,7 @@ def hard_negatives(
         similarity = _zero(query, bank).unsqueeze(-1).expand(*query.shape[:-1], k) - torch.inf
         return similarity, _nothing(query, k)
     args = _grouped(query, bank), k, _grouped_labels(query_labels), _grouped_labels(bank_labels), normalize
-    similarity, index = _ops.hard_negatives(*args[0], *args[1:])
+    similarity, index = call("hard_negatives", *args[0], *args[1:])
     return _ungrouped(similarity, query.dim()), _ungrouped(index, query.dim())
 
 
@@ -191,7 +200,7 @@ def relation_negatives(
 
     thresholds = _thresholds(class_relation, class_start)
     query = torch.where(query < classes, query, -1).clamp_min(-1)
-    index = _ops.relation_negatives(query, thresholds, class_start, rows, k, seed)
+    index = call("relation_negatives", query, thresholds, class_start, rows, k, seed)
     return _ungrouped(index, query_labels.dim() + 1)
 
 
@@ -214,7 +223,7 @@ def anatomical_contrast(
     bank: Tensor,
     index: Tensor,
     *,
-    temp: float = 0.5,
+    temp: Temperature = 0.5,
     reduction: str = "mean",
     normalize: bool = True,
 ) -> Tensor:
@@ -228,7 +237,7 @@ def anatomical_contrast(
         positive: [(G,) N, D], differentiable; an expanded class mean is fine.
         bank: [(G,) M, D], differentiable (the rows of a ``MemoryBank`` are detached).
         index: [(G,) N, k] integers; entries outside 0..M-1, in particular -1, are skipped.
-        temp: temperature, > 0.
+        temp: temperature, > 0; differentiable where it is a tensor of one element.
         reduction: ``"none"`` gives [(G,) N]; ``"mean"`` and ``"sum"`` run over all rows of all groups.
         normalize: scale every row to unit length first, so that similarities are cosines.
 
@@ -239,8 +248,8 @@ def anatomical_contrast(
         ValueError: shapes, dtypes or devices do not fit, the temperature is not positive.
     """
     _check_reduction(reduction)
-    _check_temperature("temp", temp)
     _check_rows(query=query, positive=positive, bank=bank)
+    temp = temperature.checked("temp", temp, query)
     if positive.shape != query.shape:
         raise ValueError(f"positive must have the shape of query, got {tuple(positive.shape)} and {tuple(query.shape)}")
     _check_features("query", query, "bank", bank)
@@ -251,9 +260,14 @@ def anatomical_contrast(
         )
     _check_device(query=query, index=index)
     if not (query.shape[-2] and _banked(bank) and index.shape[-1]):
-        return _reduce(_zero(query, positive, bank), reduction, query.dim())
+        return _reduce(_zero(query, positive, bank, temp=temp), reduction, query.dim())
+    if temperature.varies(temp):
+        dtype = _working(query, positive, bank)
+        query, positive, bank = (temperature.unit(x, normalize, dtype) for x in (query, positive, bank))
+        query, temp, _ = temperature.absorbed(query, temp, dtype)
+        normalize = False
     rows = _grouped(query, positive, bank)
-    loss, _ = _ops.anatomical_contrast(*rows, _grouped(index.long())[0], temp, normalize)
+    loss, _ = call("anatomical_contrast", *rows, _grouped(index.long())[0], temp, normalize)
     return _reduce(loss, reduction, query.dim())
 
 
@@ -262,17 +276,17 @@ def _contrast(
     teacher: Tensor,
     bank: Tensor,
     k: int,
-    student_temp: float,
-    teacher_temp: float,
+    student_temp: Temperature,
+    teacher_temp: Temperature,
     query_labels: Tensor | None,
     bank_labels: Tensor | None,
     reduction: str,
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_reduction(reduction)
-    _check_temperature("student_temp", student_temp)
-    _check_temperature("teacher_temp", teacher_temp)
     _check_rows(student=student, teacher=teacher, bank=bank)
+    student_temp = temperature.checked("student_temp", student_temp, student)
+    teacher_temp = temperature.checked("teacher_temp", teacher_temp, student, learnable=False)
     if teacher.shape != student.shape:
         raise ValueError(
             f"teacher must have the shape of student, got {tuple(teacher.shape)} and {tuple(student.shape)}"
@@ -282,10 +296,18 @@ def _contrast(
     _check_features("student", student, "bank", bank)
     query_labels, bank_labels = _check_labels("student", student, query_labels, bank, bank_labels)
     if not (student.shape[-2] and _banked(bank)):
-        zero = _zero(student, bank)
+        zero = _zero(student, bank, temp=student_temp)
         similarity = zero.unsqueeze(-1).expand(*student.shape[:-1], k) - torch.inf
         return _reduce(zero, reduction, student.dim()), similarity, _nothing(student, k)
-    kl, _, _, _, similarity, index = _ops.action_contrast(
+    divisor: Temperature = 1.0
+    if temperature.varies(student_temp) or temperature.varies(teacher_temp):
+        dtype = _working(student, teacher, bank)
+        student, teacher, bank = (temperature.unit(x, normalize, dtype) for x in (student, teacher, bank))
+        student, student_temp, divisor = temperature.absorbed(student, student_temp, dtype)
+        teacher, teacher_temp, _ = temperature.absorbed(teacher, teacher_temp, dtype)
+        normalize = False
+    kl, _, _, _, similarity, index = call(
+        "action_contrast",
         *_grouped(student, teacher, bank),
         k,
         student_temp,
@@ -295,6 +317,11 @@ def _contrast(
         normalize,
         torch.is_grad_enabled() and student.requires_grad,
     )
+    if k and temperature.varies(
+        divisor
+    ):  # back to similarities of the rows; -inf times a gradient of zero would be NaN
+        found = index >= 0
+        similarity = torch.where(found, torch.where(found, similarity, 0.0) * divisor, -torch.inf)
     dim = student.dim()
     return _reduce(kl, reduction, dim), _ungrouped(similarity, dim), _ungrouped(index, dim)
 
@@ -322,13 +349,18 @@ def _banked(bank: Tensor) -> bool:
     return bank.numel() > 0
 
 
-def _zero(query: Tensor, *others: Tensor) -> Tensor:
+def _working(*tensors: Tensor) -> torch.dtype:
+    """dtype of losses and similarities."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def _zero(query: Tensor, *others: Tensor, temp: Temperature = 1.0) -> Tensor:
     """A zero for every query that hangs on the graph of all inputs, whatever their values."""
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in (query, *others)) else torch.float32
+    dtype = _working(query, *others)
     zero = query[..., :0].sum(-1, dtype=dtype)
     for x in others:
         zero = zero + x[..., :0].sum(dtype=dtype)
-    return zero
+    return zero + temp.reshape(1)[:0].sum(dtype=dtype) if isinstance(temp, Tensor) else zero
 
 
 def _nothing(query: Tensor, k: int) -> Tensor:
@@ -353,16 +385,6 @@ def _shape(query: Tensor, last: str) -> str:
 def _check_k(k: int) -> None:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-
-
-def _check_temperature(name: str, value: float) -> None:
-    if not 0.0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    if not _SMALLEST_TEMPERATURE <= value <= _LARGEST_TEMPERATURE:  # its reciprocal would be no normal float32
-        raise ValueError(
-            f"{name} must lie in {_SMALLEST_TEMPERATURE:.3g} <= {name} <= {_LARGEST_TEMPERATURE:.3g}, "
-            f"what float32 can divide by, got {value}"
-        )
 
 
 def _check_reduction(reduction: str) -> None:

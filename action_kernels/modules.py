@@ -1,4 +1,7 @@
-"""The losses as modules: settings once, tensors at every call. A schedule may change the attributes between calls."""
+"""The losses as modules: settings once, tensors at every call. A schedule may change the attributes between calls.
+
+A temperature that is an ``nn.Parameter``, given or assigned, is a parameter of the module and is learnt.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from torch import Tensor, nn
 
 from . import functional
 from .functional import ActionContrastResult
+from .temperature import Temperature
 
 
 class ContrastiveDistillation(nn.Module):
@@ -13,8 +17,8 @@ class ContrastiveDistillation(nn.Module):
 
     def __init__(
         self,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.01,
+        student_temp: Temperature = 0.1,
+        teacher_temp: Temperature = 0.01,
         reduction: str = "mean",
         normalize: bool = True,
     ) -> None:
@@ -36,7 +40,7 @@ class ContrastiveDistillation(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
+            f"student_temp={_shown(self.student_temp)}, teacher_temp={_shown(self.teacher_temp)}, "
             f"reduction={self.reduction!r}, normalize={self.normalize}"
         )
 
@@ -47,8 +51,8 @@ class ActionContrast(nn.Module):
     def __init__(
         self,
         k: int,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.01,
+        student_temp: Temperature = 0.1,
+        teacher_temp: Temperature = 0.01,
         reduction: str = "mean",
         normalize: bool = True,
     ) -> None:
@@ -80,7 +84,7 @@ class ActionContrast(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"k={self.k}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
+            f"k={self.k}, student_temp={_shown(self.student_temp)}, teacher_temp={_shown(self.teacher_temp)}, "
             f"reduction={self.reduction!r}, normalize={self.normalize}"
         )
 
@@ -88,7 +92,7 @@ class ActionContrast(nn.Module):
 class AnatomicalContrast(nn.Module):
     """Module twin of :func:`~action_kernels.anatomical_contrast`."""
 
-    def __init__(self, temp: float = 0.5, reduction: str = "mean", normalize: bool = True) -> None:
+    def __init__(self, temp: Temperature = 0.5, reduction: str = "mean", normalize: bool = True) -> None:
         super().__init__()
         self.temp, self.reduction, self.normalize = temp, reduction, normalize
 
@@ -99,4 +103,11 @@ class AnatomicalContrast(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"temp={self.temp}, reduction={self.reduction!r}, normalize={self.normalize}"
+        return f"temp={_shown(self.temp)}, reduction={self.reduction!r}, normalize={self.normalize}"
+
+
+def _shown(temp: Temperature) -> str:
+    """A number as it is; of a tensor not its value, which may lie on a GPU."""
+    if not isinstance(temp, Tensor):
+        return str(temp)
+    return "learnt" if temp.requires_grad else "tensor"

@@ -4,7 +4,8 @@ Every kernel of :class:`~action_kernels.backends.interface.Backend`, backward pa
 ``torch.ops.action_kernels.<kernel>`` with the same arguments in the same order, so that a traced graph holds them as
 opaque nodes; the backend is chosen when the node runs. A backward pass gets the name that was in force for its forward
 as an argument: it runs in another thread, and in a traced graph there is no other place for it.
-:mod:`~action_kernels.functional` is the public face.
+:func:`call` runs an operator; under the transforms of ``torch.func`` and in forward-mode differentiation by way of
+:mod:`~action_kernels.transforms`. :mod:`~action_kernels.functional` is the public face.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import transforms
 from .backends import chosen, pinned, select
 
 _LIBRARY = torch.library.Library("action_kernels", "DEF")
@@ -25,6 +27,16 @@ _ROWS = ("student", "teacher", "query", "positive", "bank")  # arguments whose d
 _FORWARD = ", *, str? forward=None"
 
 Gradients = tuple[Tensor | None, ...]
+
+_transformed: dict[str, type[torch.autograd.Function]] = {}  # by operator, those that have a gradient
+
+
+def call(name: str, *args: Any) -> Any:
+    """Run an operator of the library by name, differentiable also under the transforms of ``torch.func``."""
+    operator = getattr(torch.ops.action_kernels, name)
+    if name in _transformed and transforms.active():
+        return _transformed[name].apply(*args)
+    return operator(*args)
 
 
 def _register(
@@ -59,6 +71,8 @@ def _register(
         setup_context=save,
         lib=_LIBRARY,
     )
+    if save and backward:
+        _transformed[name] = transforms.function(name, getattr(torch.ops.action_kernels, name), save, backward)
 
 
 # ------------------------------------------------------------------------------------------------------- autograd
@@ -77,7 +91,7 @@ class _SecondDerivative(torch.autograd.Function):
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> Any:
-    raise RuntimeError("the operators of action_kernels have no second derivative (double backward)")
+    raise RuntimeError(transforms.NO_SECOND_DERIVATIVE)
 
 
 def _once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -135,9 +149,12 @@ def _action_contrast_save(ctx, inputs, output):
     ctx.settings = k, student_temp, teacher_temp, normalize
     ctx.dtypes = student.dtype, bank.dtype
     # The direction carries the whole student gradient of the divergence; the bank is kept only for other gradients.
-    again = (student, bank) if to_bank or k > 0 else (None, None)
-    distilled = (teacher, kl, student_lse, teacher_lse) if to_bank else (None,) * 4
-    _keep(ctx, *again, index, slope if to_student and direction else None, *distilled)
+    # A graph traced with a student that required none has no direction: its backward pass makes it.
+    missing = to_student and not direction
+    again = (student, bank) if to_bank or missing or k > 0 else (None, None)
+    slope = slope if to_student and direction else None
+    distilled = (kl, student_lse, teacher_lse) if to_bank else (None,) * 3
+    _keep(ctx, *again, index, slope, teacher if to_bank or missing else None, *distilled)
 
 
 def _action_contrast_backward(ctx, grad_kl, _student_lse, _teacher_lse, _slope, grad_similarity, _index):
@@ -146,9 +163,14 @@ def _action_contrast_backward(ctx, grad_kl, _student_lse, _teacher_lse, _slope, 
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     ops = torch.ops.action_kernels
     student_terms, bank_terms = [], []
+    if ctx.needs_input_grad[1]:
+        raise RuntimeError("teacher has no gradient: differentiate in student or bank, and pass teacher.detach()")
     if grad_kl is not None and to_student:
         if slope is None:
-            raise RuntimeError("action_contrast ran with direction=False, so the student has no gradient")
+            with pinned(ctx.forward or None):
+                slope = ops.action_contrast(
+                    student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True
+                )[3]
         student_terms.append(grad_kl.unsqueeze(-1) * slope)
     if grad_kl is not None and to_bank:
         bank_terms.append(

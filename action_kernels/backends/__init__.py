@@ -11,15 +11,15 @@ import importlib
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator, contextmanager
+from contextvars import ContextVar, Token
 from functools import cache
 from typing import cast
 
 import torch
 
 from . import choice
-from .interface import Backend
+from .interface import Backend, Unusable
 
 __all__ = ["backends", "select", "use_backend"]
 
@@ -40,6 +40,8 @@ def _load(name: str) -> Backend | str:
     try:
         module = cast(Backend, importlib.import_module(f"{__name__}.{name}"))
         return module.unavailable() or module
+    except Unusable as reason:
+        return str(reason)
     except Exception as error:  # whatever goes wrong is the state that `backends()` and `use_backend` report
         return f"{type(error).__name__}: {error}"
 
@@ -51,7 +53,7 @@ def backends() -> dict[str, str]:
 
 
 def _named(name: str, source: str) -> Backend:
-    if name not in _NAMES:
+    if not isinstance(name, str) or name not in _NAMES:
         raise ValueError(f"{source} names an unknown backend {name!r}; the backends are {', '.join(_NAMES)}")
     backend = _load(name)
     if isinstance(backend, str):
@@ -59,23 +61,35 @@ def _named(name: str, source: str) -> Backend:
     return backend
 
 
-@contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
-    """Run the operators called inside the ``with`` block on the backend ``name``.
+class use_backend(ContextDecorator):
+    """Run the operators called inside a ``with`` block, or a decorated function, on the backend ``name``.
+
+    The call itself checks the name and changes nothing: a choice for the whole process is the environment variable
+    ``ACTION_KERNELS_BACKEND``.
 
     The choice belongs to the current thread (or asynchronous task); a backward pass runs on its forward's choice.
-    ``None`` returns to the default: the environment variable ``ACTION_KERNELS_BACKEND`` if set, otherwise by device
-    and dtype. A graph from ``torch.compile`` follows the choice in force when it runs, its backward pass the one in
-    force when it was compiled.
+    ``None`` returns to the default: the environment variable if set, otherwise by device and dtype. A graph from
+    ``torch.compile`` follows the choice in force when it runs, its backward pass the one in force when it was compiled.
 
     Raises:
         ValueError: no backend has this name.
         RuntimeError: it cannot run here; an operator raises it too where the backend does not take its device or dtype.
     """
-    if name is not None:
-        _named(name, "use_backend")
-    with pinned(name):
-        yield
+
+    def __init__(self, name: str | None) -> None:
+        if name is not None:
+            _named(name, "use_backend")
+        self._name = name
+        self._before: list[Token] = []  # the same object may be entered again inside its own block
+
+    def __enter__(self) -> None:
+        self._before.append(_chosen.set(self._name))
+
+    def __exit__(self, *exception: object) -> None:
+        _chosen.reset(self._before.pop())
+
+    def _recreate_cm(self) -> use_backend:
+        return use_backend(self._name)  # a decorated function may run in several threads at once
 
 
 def chosen() -> str | None:

@@ -20,6 +20,10 @@ import torch
 from torch import Tensor
 
 
+class Unusable(ImportError):
+    """Raised by a backend's module that cannot even be imported here, with the reason as a sentence."""
+
+
 class ContrastResult(NamedTuple):
     """Result of one pass over the bank, row by row."""
 

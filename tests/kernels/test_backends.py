@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import types
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +71,59 @@ def test_unknown_names(fresh: pytest.MonkeyPatch) -> None:
     fresh.setenv(registry.ENVIRONMENT_VARIABLE, "gpu")
     with pytest.raises(ValueError, match="the environment variable ACTION_KERNELS_BACKEND names an unknown"):
         select("cpu", ROWS)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", 3, ["cpu"]], ids=str)
+def test_a_name_is_checked_at_the_call(name: object) -> None:
+    with pytest.raises(ValueError, match="use_backend names an unknown backend .*; the backends are reference, cpu"):
+        use_backend(name)
+
+
+def test_a_call_alone_changes_nothing() -> None:
+    use_backend("reference")
+    assert registry.chosen() is None
+
+
+def test_a_choice_may_be_entered_again_and_decorate() -> None:
+    choice = use_backend("reference")
+    with choice, use_backend(None), choice:
+        assert registry.chosen() == "reference"
+    assert registry.chosen() is None
+    seen = use_backend("reference")(registry.chosen)
+    assert seen() == seen() == "reference" and registry.chosen() is None
+    with pytest.raises(KeyError), choice:
+        raise KeyError
+    assert registry.chosen() is None
+
+
+def test_a_decorated_function_runs_in_several_threads_at_once() -> None:
+    meeting = threading.Barrier(2, timeout=30)
+
+    @use_backend("reference")
+    def wait() -> str | None:
+        meeting.wait()
+        return registry.chosen()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: (wait(), registry.chosen()), range(2))) == [("reference", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("package", "found"),
+    [
+        ("__version__ = '3.2.0'", "found 3.2.0: install a newer torch"),
+        ("__version__ = '2.3.1+git'", "found 2.3.1+git: install"),
+        ("", "found unknown: install"),
+        ("raise ImportError('libcuda is missing')", "found none (libcuda is missing): install"),
+    ],
+)
+def test_another_release_of_triton_is_named(tmp_path: Path, package: str, found: str) -> None:
+    (tmp_path / "triton.py").write_text(package)
+    code = "from action_kernels.backends import _load; print(_load('triton'))"
+    paths = os.pathsep.join((str(tmp_path), *sys.path))
+    environment = {**os.environ, "PYTHONPATH": paths, "TRITON_INTERPRET": "1"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert out.stdout.startswith("needs Triton 3.4 or later (PyTorch 2.8") and found in out.stdout
 
 
 def test_a_named_backend_raises_with_its_reason(fresh: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..interface import ContrastResult
+from ..interface import ContrastResult, Unusable
 from ..reference import relation_negatives  # integer arithmetic over N x k, in a few PyTorch kernels
+from . import release
+
+if reason := release.problem():  # said before an older Triton fails in words of its own
+    raise Unusable(reason)
+
 from . import gather, gradients
 from .launch import INTERPRETED
 from .rows import Rows, prepare
