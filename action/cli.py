@@ -44,20 +44,34 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Run an entry point: bad input prints one sentence and exits with 2."""
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()  # what a full disk or a closed pipe refuses must be known here, not at the exit
     except InputError as error:
         _fail(str(error))
     except BrokenPipeError:  # whoever read what is printed has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can the rest be flushed at the exit
+        _discard_output()
         sys.exit(1)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            error.filename = error.filename or "standard output"
+            _discard_output()
         _fail(_of_the_system(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = " ".join(str(error).split()) or "no reason given"
-        _fail(f"out of memory ({reason}): use smaller batches, a smaller input.size, or another device")
+        _fail(_of_memory(error))
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's words for the processor's memory
+            raise
+        _fail(_of_memory(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _discard_output() -> None:
+    """What could not be printed cannot be flushed at the exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> NoReturn:
@@ -65,12 +79,17 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _of_memory(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or "no reason given"
+    return f"out of memory ({reason}): use smaller batches, a smaller input.size, or another device"
+
+
 def _of_the_system(error: OSError) -> str:
     """What the operating system refused, as a sentence with a remedy."""
     where = f"{error.filename}: " if error.filename else ""
     remedies = {
-        errno.ENOSPC: "make room on the disk, then continue with --resume",
-        errno.EDQUOT: "make room in the quota, then continue with --resume",
+        errno.ENOSPC: "make room on the disk, then start again (a training with --resume)",
+        errno.EDQUOT: "make room in the quota, then start again (a training with --resume)",
         errno.EROFS: "choose a folder that can be written",
         errno.EACCES: "allow this user to read and write there, or choose another folder",
         errno.EPERM: "allow this user to read and write there, or choose another folder",
@@ -94,7 +113,14 @@ def config_parser(prog: str, description: str) -> Parser:
 
 
 def to_config(parser: Parser, arguments: Namespace) -> TrainConfig:
-    """The configuration object of parsed arguments."""
+    """The configuration object of parsed arguments.
+
+    Raises:
+        InputError: a value outside its range, or that does not go with another one.
+    """
+    for group in dataclasses.fields(TrainConfig):
+        if group.default_factory is not dataclasses.MISSING and arguments[group.name] is None:
+            raise InputError(f"{group.name} is null: give it settings, or leave it out for its defaults")
     objects = parser.instantiate(arguments)
     return TrainConfig(**{name: objects[name] for name in TrainConfig.__dataclass_fields__})
 

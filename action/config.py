@@ -275,24 +275,13 @@ class TrainConfig:
         )
 
     def __post_init__(self) -> None:
-        problems = [
-            *_out_of_range(self),
+        # The second list compares numbers with one another, so each must be sound by itself.
+        problems = list(_out_of_range(self)) or [
             *_unordered("augmentation.brightness", self.augmentation.brightness),
             *_unordered("augmentation.blur", self.augmentation.blur),
+            *_misfits_of_the_model(self.model, self.input.size),
+            *_nothing_to_learn(self),
         ]
-        model = self.model
-        if not model.channels:
-            problems.append("model.channels is (): give the width of each level")
-        if model.dropout and len(model.dropout) != len(model.channels):
-            problems.append(
-                f"model.dropout is {model.dropout}: give a rate for each of the {len(model.channels)} levels of "
-                "model.channels, or none"
-            )
-        if not self.local_distillation.iterations + self.anatomical_contrast.iterations:
-            problems.append(
-                "local_distillation.iterations and anatomical_contrast.iterations are both 0: nothing would learn to "
-                "segment; give one of them updates"
-            )
         if problems:
             raise InputError("; ".join(problems))
 
@@ -303,14 +292,62 @@ def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
         name, value = f"{prefix}{declared.name}", getattr(settings, declared.name)
         if is_dataclass(value):
             yield from _out_of_range(value, f"{name}.")
+        if value is None and declared.default is not None:  # None is a value of those settings whose default it is
+            yield f"{name} is null: give it a value, or leave it out for its default"
         if "range" not in declared.metadata or value is None:
             continue
         low, high = declared.metadata["range"]
         numbers = value if isinstance(value, (tuple, list)) else (value,)
         if not all(isfinite(number) and low <= number <= high for number in numbers):
-            reach = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
-            yield f"{name} is {value}: it must be {reach}"
+            yield f"{name} is {value}: it must be {_reach(low, high)}"
+
+
+def _reach(low: float, high: float) -> str:
+    return f"at least {low}" if high == inf else f"between {low} and {high}"
 
 
 def _unordered(name: str, value: tuple[float, float]) -> list[str]:
     return [] if value[0] <= value[1] else [f"{name} is {value}: the smaller number comes first"]
+
+
+def _misfits_of_the_model(model: ModelConfig, size: tuple[int, int] | None) -> Iterator[str]:
+    """A sentence for each pair of the network's settings that do not go together; ``size`` may still be open."""
+    levels = len(model.channels)
+    if levels < 2:
+        yield f"model.channels is {model.channels}: give the widths of two levels or more"
+        return
+    if model.dropout and len(model.dropout) != levels:
+        yield (
+            f"model.dropout is {model.dropout}: give a rate for each of the {levels} levels of model.channels, or none"
+        )
+    if model.window % model.pooled or model.stride % (model.window // model.pooled):
+        yield (
+            f"model.pooled is {model.pooled}: model.window {model.window} must be a multiple of it, and model.stride "
+            f"{model.stride} a multiple of window / pooled"
+        )
+    factor = 2 ** (levels - 1)
+    for extent in size or ():
+        if extent % factor or extent < 2 * factor:
+            yield (
+                f"input.size is {size}: each side must be a multiple of {factor} and at least {2 * factor}, for "
+                f"{levels} levels of model.channels"
+            )
+        elif extent < model.window or (extent - model.window) % model.stride:
+            yield (
+                f"model.window {model.window} with model.stride {model.stride} does not tile input.size {size}: "
+                "(size - window) must be a multiple of the stride"
+            )
+        else:
+            continue
+        return
+
+
+def _nothing_to_learn(config: TrainConfig) -> Iterator[str]:
+    if config.method != "action":
+        if not (config.baseline.iterations or config.total_iterations):
+            yield "baseline.iterations is open and the three stages have 0 iterations together: give it updates"
+    elif not config.local_distillation.iterations + config.anatomical_contrast.iterations:
+        yield (
+            "local_distillation.iterations and anatomical_contrast.iterations are both 0: nothing would learn to "
+            "segment; give one of them updates"
+        )

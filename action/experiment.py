@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from action.checkpoint import check_state
 from action.config import TrainConfig
 from action.data import findings
 from action.data.augment import Augmentation
@@ -22,6 +23,7 @@ from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.model.learner import Learner
+from action.model.memory import check_memory
 from action.model.unet import UNet
 from action.run_folder import RunFolder, load_checkpoint
 from action.stages import make_stages
@@ -132,7 +134,12 @@ def load_data(config: TrainConfig, fingerprint: Fingerprint | None = None) -> Lo
 
 
 def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:
-    """Initialise the networks from the seed and assemble the trainer."""
+    """Initialise the networks from the seed and assemble the trainer.
+
+    Raises:
+        InputError: networks and banks larger than the device's memory.
+    """
+    check_memory(config, len(data.dataset.class_names), device)
     torch.manual_seed(config.seed)
     learner = Learner(config, len(data.dataset.class_names)).to(device)
     training = TrainingData(
@@ -148,12 +155,7 @@ def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: 
 def load_network(config: TrainConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
     """The student network of a checkpoint, ready for inference, and its class names."""
     state = load_checkpoint(checkpoint, device)
-    if not isinstance(state, dict) or not isinstance(state.get("learner"), dict) or "class_names" not in state:
-        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise InputError(
-            f"{checkpoint} is no checkpoint of a run (it holds: {found}; 'learner' and 'class_names' are needed): give "
-            "the folder of a run that action.train has written"
-        )
+    check_state(state, checkpoint)
     names = tuple(state["class_names"])
     network = UNet(1, len(names), config.model.channels)
     prefix = "student.network."

@@ -27,6 +27,10 @@ def write_aside(path: Path) -> Iterator[Path]:
         flush(aside)
         os.replace(aside, path)
         flush_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:  # the system does not say what it could not write
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

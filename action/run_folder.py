@@ -138,10 +138,21 @@ def save_checkpoint(state: Mapping[str, Any], path: Path, previous: Path | None 
         previous: where the checkpoint goes that is replaced; none: it is dropped.
     """
     with write_aside(path) as aside:
-        torch.save(dict(state), aside)
+        _save(dict(state), aside)
         if previous is not None and path.exists():
             flush(aside)  # whole on disk before the old one moves
             os.replace(path, previous)  # killed after it: the previous checkpoint is the latest one
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """``torch.save`` that raises what the system said, a full disk for one, and not its own words about it."""
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

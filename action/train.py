@@ -30,8 +30,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     """
     if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
-    config = resolve(config)
     device = choose_device(config.device)
+    config = resolve(config)
     folder = RunFolder(config.output)
     folder.check_free(resume=resume, overwrite=overwrite)
     with folder.owned():

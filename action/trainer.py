@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from action.checkpoint import FORMAT, check_state
 from action.config import TrainConfig
 from action.data.batches import step_generator
 from action.data.identity import check_same_data
@@ -169,7 +170,7 @@ class Trainer:
         weight = self.config.evaluation.smoothing
         before = dice if self.smoothed_dice is None else self.smoothed_dice
         self.smoothed_dice = weight * before + (1 - weight) * dice
-        if self.smoothed_dice <= self.best_dice:
+        if not self.smoothed_dice > self.best_dice:  # nor is NaN better
             return False
         self.best_dice = self.smoothed_dice
         return True
@@ -191,7 +192,8 @@ class Trainer:
         state = load_latest(self.run, self.device)
         if state is None:
             return
-        if (names := state.get("class_names", list(self.class_names))) != list(self.class_names):
+        check_state(state, self.run.latest)
+        if (names := state["class_names"]) != list(self.class_names):
             raise InputError(
                 f"the run has the classes {names}, the data now {list(self.class_names)}: bring them in line"
             )
@@ -218,6 +220,8 @@ class Trainer:
                 "optimizer.lr and start again"
             )
         return {
+            "format": FORMAT,
+            "torch": str(torch.__version__),
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "stage_index": self.stage_index,

@@ -21,6 +21,7 @@ from action.data.split import SETS
 from action.errors import InputError
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
+MOST_PATIENTS = 10_000
 T = TypeVar("T")
 
 
@@ -34,11 +35,15 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
         `root`.
 
     Raises:
-        InputError: `root` holds something else; fewer than 4 patients.
+        InputError: `root` holds something else; fewer than 4 or far too many patients; a seed out of range.
     """
     root = Path(root)
     if patients < 4:
         raise InputError(f"{patients} phantom patients asked for: train, validation and test sets need at least 4")
+    if patients > MOST_PATIENTS:
+        raise InputError(f"{patients} phantom patients asked for: at most {MOST_PATIENTS} are drawn, about 1 MB each")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}: it must be between 0 and {2**63 - 1}")
     about = "synthetic short-axis cardiac MRI, drawn by action.data.phantom; no data of people"
     content = {"classes": list(CLASSES), "about": about, "patients": patients, "seed": seed, "ranges": _ranges()}
     if root.exists():

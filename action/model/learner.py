@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from action.config import TrainConfig
-from action.errors import InputError
 from action.model.class_shares import ClassShares
 from action.model.heads import GlobalHead, LocalHead, RepresentationHead, mlp
 from action.model.teacher import make_teacher, update_teacher
@@ -46,10 +43,9 @@ class Learner(nn.Module):
         super().__init__()
         self.classes = classes
         self.teacher_momentum = config.optimizer.teacher_momentum
-        _check_size(config.input.size, config.model.channels, config.model.window, config.model.stride)
         self.student = SegmentationModel(config, classes)
         self.teacher = make_teacher(self.student)
-        positions = _positions(config.input.size, config.model.window, config.model.stride)
+        positions = window_positions(config)
         dim = config.model.embedding
         self.slice_bank = MemoryBank(config.global_distillation.bank, dim)
         self.window_bank = MemoryBank(config.local_distillation.bank, self.student.local_head.dim, groups=positions)
@@ -71,20 +67,7 @@ class Learner(nn.Module):
         update_teacher(self.teacher, self.student, momentum)
 
 
-def _positions(size: Sequence[int], window: int, stride: int) -> int:
-    return ((size[0] - window) // stride + 1) * ((size[1] - window) // stride + 1)
-
-
-def _check_size(size: Sequence[int], channels: Sequence[int], window: int, stride: int) -> None:
-    factor = 2 ** (len(channels) - 1)
-    for extent in size:
-        if extent % factor or extent < 2 * factor:
-            raise InputError(
-                f"input.size {tuple(size)}: each side must be a multiple of {factor} and at least {2 * factor}, "
-                f"for {len(channels)} levels of model.channels"
-            )
-        if extent < window or (extent - window) % stride:
-            raise InputError(
-                f"model.window {window} with model.stride {stride} does not tile input.size {tuple(size)}: "
-                "(size - window) must be a multiple of the stride"
-            )
+def window_positions(config: TrainConfig) -> int:
+    """Places of the local windows in a slice."""
+    rows, columns = ((extent - config.model.window) // config.model.stride + 1 for extent in config.input.size)
+    return rows * columns

@@ -21,9 +21,13 @@ def finished(acdc_root, tmp_path_factory):
 
 
 CHANGES = {
-    "another program": (lambda s: {"state_dict": {}}, "no checkpoint of a run .*state_dict"),
+    "another program": (lambda s: {"state_dict": {}}, "no checkpoint of a run.*state_dict"),
     "a list": (lambda s: [1, 2], "not a readable checkpoint .*list"),
     "no class names": (lambda s: {k: v for k, v in s.items() if k != "class_names"}, "class_names"),
+    "no weights": (lambda s: s | {"learner": {}}, "lacks weights"),
+    "class names that are none": (lambda s: s | {"class_names": 4}, "class_names"),
+    "a later format": (lambda s: s | {"format": 2}, "format 2.*use the version of action"),
+    "a format of its own": (lambda s: s | {"format": "zip"}, "format 'zip'"),
     "other layers": (
         lambda s: s | {"learner": {k.replace("encoder", "down"): v for k, v in s["learner"].items()}},
         "net",
@@ -46,10 +50,21 @@ def test_it_is_named_with_what_it_holds(change, words, finished, acdc_root, tmp_
     assert str(best) in str(error.value) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"learner": {}, "class_names": ["a"]}])
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"learner": {}, "class_names": ["a"]}, {"format": 2}])
 def test_a_run_is_not_resumed_from_it(content, finished, acdc_root, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     for name in ("latest", "previous"):
         torch.save(content, folder / "checkpoints" / f"{name}.pt")
     with pytest.raises(InputError):
         run(["--resume", f"--output={folder}"])
+
+
+def test_a_run_of_before_formats_were_written_is_read_and_resumed(finished, acdc_root, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for path in (folder / "checkpoints").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        assert state["format"] == 1 and state["torch"] == torch.__version__
+        torch.save({key: value for key, value in state.items() if key not in ("format", "torch")}, path)
+    run(["--resume", f"--output={folder}"])
+    image = next(acdc_root.glob("*/*_frame01.nii.gz"))
+    assert predict.predict(folder, [image], tmp_path / "out", "cpu")[0].is_file()

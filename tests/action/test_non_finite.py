@@ -1,10 +1,13 @@
 """A loss, a gradient or a weight that is not finite: the run stops with the step and the slices, nothing is saved."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_train import SHORT
 
 from action import train
+from action.config import EvaluationConfig, TrainConfig
 from action.errors import InputError
 from action.run_folder import load_checkpoint
 from action.stages.anatomical_contrast import AnatomicalContrast
@@ -70,3 +73,13 @@ def test_weights_that_are_not_finite_are_never_saved(acdc_root, tmp_path, monkey
     with pytest.raises(InputError, match="weights that are not finite"):
         train.main(["--data", str(acdc_root), "--method=supervised", f"--output={output}", "--labeled=2", *SHORT])
     assert not list((output / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize("dice", [[float("nan")], [0.5, float("nan")], [float("nan"), 0.5]])
+def test_a_dice_that_is_no_number_is_never_the_best(dice):
+    trainer = SimpleNamespace(
+        config=TrainConfig(evaluation=EvaluationConfig(smoothing=0.0)), smoothed_dice=None, best_dice=-1.0
+    )
+    best = [Trainer._is_best(trainer, value) for value in dice]
+    assert not any(chosen for chosen, value in zip(best, dice, strict=True) if value != value)
+    assert trainer.best_dice == trainer.best_dice

@@ -7,10 +7,11 @@ import pytest
 import torch
 from test_train import SHORT
 
-from action import train
+from action import prepare, train
 from action.cli import choose_device, parse_config
 from action.config import TrainConfig
 from action.errors import InputError
+from action.model import memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -70,6 +71,9 @@ BAD = {
     "augmentation.blur=[1.2,0.8]": "augmentation.blur",
     "input.size=[0,0]": "input.size",
     "seed=-1": "seed",
+    "model.channels=[4]": "model.channels",
+    "model.pooled=7": "model.pooled",
+    "model.window=128": "model.window",
     "device=mps": "device 'mps' is not supported",
     "device=meta": "device 'meta' is not supported",
 }
@@ -110,3 +114,76 @@ def test_the_home_folder_may_be_written_as_a_tilde(acdc_root, tmp_path, monkeypa
 
 def test_the_processor_is_a_device():
     assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("size", [(32, 32), None])
+@pytest.mark.parametrize(("window", "stride", "pooled"), [(16, 8, 7), (16, 3, 4), (4, 4, 8)])
+def test_windows_that_are_no_whole_cells_are_refused_before_anything_is_read(size, window, stride, pooled):
+    model = dataclasses.replace(TrainConfig().model, window=window, stride=stride, pooled=pooled)
+    with pytest.raises(InputError, match="model.pooled"):
+        dataclasses.replace(TrainConfig(), model=model, input=dataclasses.replace(TrainConfig().input, size=size))
+
+
+LEFT_OPEN = {"data", "output", "split.file", "input.size", "baseline.iterations"}
+
+
+def leaves(settings, prefix=""):
+    for declared in dataclasses.fields(settings):
+        value, name = getattr(settings, declared.name), f"{prefix}{declared.name}"
+        yield name
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{name}.")
+
+
+@pytest.mark.parametrize("name", list(leaves(TrainConfig())))
+def test_null_is_refused_by_name_where_nothing_may_be_left_open(name, tmp_path):
+    path, group = tmp_path / "settings.yaml", name.rpartition(".")
+    path.write_text(f"{group[0]}:\n  {group[2]}: null\n" if group[0] else f"{name}: null\n")
+    if name in LEFT_OPEN:
+        parse_config(["--config", str(path)])
+        return
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        parse_config(["--config", str(path)])
+
+
+def test_a_baseline_needs_no_updates_of_the_stages():
+    off = [f"--{stage}.iterations=0" for stage in ("global_distillation", "local_distillation", "anatomical_contrast")]
+    assert parse_config(["--method=supervised", "--baseline.iterations=5", *off]).baseline.iterations == 5
+    with pytest.raises(InputError, match="baseline.iterations"):
+        parse_config(["--method=supervised", *off])
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--seed=-1", "seed is -1"), ("--seed=99999999999999999999", "seed"), ("--patients=-3", "-3 phantom patients")]
+    + [("--patients=100000000000", "100000000000 phantom patients")],
+)
+def test_numbers_of_the_phantom_are_refused_and_nothing_is_written(flag, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        prepare.main(["phantom", str(tmp_path / "phantom"), flag])
+    assert not list(tmp_path.iterdir())
+
+
+TOO_LARGE = {
+    "networks": (["--model.channels=[8192,8192,8192]"], "model.channels .*GiB"),
+    "pixel bank": (["--anatomical_contrast.pixel_bank=100000000", "--model.embedding=2048"], "pixel_bank .*GiB"),
+    "slice bank": (["--global_distillation.bank=10000000", "--model.embedding=2048"], "global_distillation.bank .*GiB"),
+    "window bank": (
+        ["--local_distillation.bank=10000000", "--input.size=[1024,1024]"],
+        "local_distillation.bank .*GiB",
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), TOO_LARGE.values(), ids=TOO_LARGE.keys())
+def test_what_no_memory_holds_is_refused_by_name_before_it_is_allocated(flags, words, monkeypatch):
+    monkeypatch.setattr(memory, "_memory", lambda device: 16 * 2**30)
+    config = parse_config(["--input.size=[256,256]", *flags])
+    with pytest.raises(InputError, match=words):
+        memory.check_memory(config, 4, torch.device("cpu"))
+
+
+def test_the_published_sizes_fit_a_small_memory(monkeypatch):
+    monkeypatch.setattr(memory, "_memory", lambda device: 2**30)
+    for path in CONFIGS.glob("*.yaml"):
+        memory.check_memory(parse_config(["--config", str(path), "--input.size=[256,256]"]), 4, torch.device("cpu"))

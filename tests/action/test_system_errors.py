@@ -2,11 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from action import cli
+from action import cli, run_folder
+from action.files import write_aside
 
 
 def refused(error, capsys):
@@ -46,3 +50,58 @@ def test_a_real_file_in_the_way(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
     error = pytest.raises(OSError, (tmp_path / "taken" / "below").mkdir).value
     assert "taken" in refused(error, capsys)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Files that are opened to be written aside stand on a full disk."""
+    plain = Path.open
+
+    def opened(self, mode="r", *rest, **named):
+        return plain(Path("/dev/full") if self.name.startswith(".partial-") else self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize("numbers", [10, 100_000, 3_000_000])
+def test_a_full_disk_under_a_checkpoint_is_the_systems_error_with_the_files_name(numbers, full, tmp_path, capsys):
+    with pytest.raises(OSError) as error:
+        run_folder.save_checkpoint({"value": torch.ones(numbers)}, tmp_path / "latest.pt")
+    written = refused(error.value, capsys)
+    assert str(tmp_path / "latest.pt") in written and "make room on the disk" in written
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "writer", [lambda file: file.write_text("x" * 10), lambda file: file.write_bytes(b"x" * 10**6)]
+)
+def test_a_file_that_could_not_be_written_is_named(writer, tmp_path, capsys):
+    with pytest.raises(OSError) as error, write_aside(tmp_path / "summary.json") as aside:
+        aside.symlink_to("/dev/full")
+        writer(aside)
+    assert str(tmp_path / "summary.json") in refused(error.value, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_processors_memory_runs_out_in_pytorchs_words(capsys):
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert "out of memory" in refused(error.value, capsys)
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback():
+    def main(arguments):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.run(main)
+
+
+@pytest.mark.parametrize(("sink", "code"), [("> /dev/full", 2), ("| true", 1)])
+def test_output_that_nobody_takes_is_known_at_the_exit(sink, code):
+    program = "import time; from action.cli import run; run(lambda arguments: (time.sleep(0.3), print('a table')))"
+    shell = f'set -o pipefail; {sys.executable} -c "{program}" {sink}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
