@@ -54,7 +54,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         try:
             sys.stdout.flush()
         except OSError:
-            error.filename = error.filename or "standard output"
+            if error.errno and not error.filename:
+                error.filename = "standard output"
             _discard_output()
         _fail(_of_the_system(error))
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -28,7 +28,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
         flush_folder(path.parent)
     except OSError as error:
-        if error.filename is None:  # the system does not say what it could not write
+        if error.errno and not error.filename:  # the system does not say what it could not write
             error.filename = str(path)
         raise
     finally:
