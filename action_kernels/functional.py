@@ -20,6 +20,7 @@ Contrastive Distillation", IPMI 2023, arXiv 2206.02307.
 
 from __future__ import annotations
 
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -148,6 +149,7 @@ def hard_negatives(
         ValueError: shapes, dtypes or devices do not fit, ``k`` < 1, one of the labels is missing.
     """
     _check_k(k)
+    _check_normalize(normalize)
     _check_rows(query=query, bank=bank)
     _check_features("query", query, "bank", bank)
     query_labels, bank_labels = _check_labels("query", query, query_labels, bank, bank_labels)
@@ -184,6 +186,7 @@ def relation_negatives(
         ValueError: shapes, dtypes or devices do not fit, ``k`` or ``seed`` out of range.
     """
     _check_k(k)
+    _check_whole("seed", seed)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must lie in 0 <= seed < 2**63, got {seed}")
     _check_relation(query_labels, bank_labels, class_relation)
@@ -248,6 +251,7 @@ def anatomical_contrast(
         ValueError: shapes, dtypes or devices do not fit, the temperature is not positive.
     """
     _check_reduction(reduction)
+    _check_normalize(normalize)
     _check_rows(query=query, positive=positive, bank=bank)
     temp = temperature.checked("temp", temp, query)
     if positive.shape != query.shape:
@@ -284,6 +288,7 @@ def _contrast(
     normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_reduction(reduction)
+    _check_normalize(normalize)
     _check_rows(student=student, teacher=teacher, bank=bank)
     student_temp = temperature.checked("student_temp", student_temp, student)
     teacher_temp = temperature.checked("teacher_temp", teacher_temp, student, learnable=False)
@@ -383,12 +388,28 @@ def _shape(query: Tensor, last: str) -> str:
 
 
 def _check_k(k: int) -> None:
+    _check_whole("k", k)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
 
 
+def _check_whole(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
+def _check_normalize(normalize: bool) -> None:
+    if not isinstance(normalize, int):
+        raise ValueError(f"normalize must be True or False, got {normalize!r}")
+
+
+def _check_tensor(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(x).__name__}: convert it with torch.as_tensor")
+
+
 def _check_reduction(reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
 
 
@@ -396,6 +417,7 @@ def _check_rows(**rows: Tensor) -> None:
     """Rows of features: two or three dimensions, all alike, floating, one device."""
     (first_name, first), *_ = rows.items()
     for name, x in rows.items():
+        _check_tensor(name, x)
         if x.dim() not in (2, 3) or x.shape[-1] == 0:
             raise ValueError(f"{name} must be [rows, D] or [G, rows, D] with D >= 1, got shape {tuple(x.shape)}")
         if x.dtype not in _FLOATING:
@@ -414,7 +436,7 @@ def _check_device(**tensors: Tensor | None) -> None:
         if x.device != first.device:
             raise ValueError(
                 f"{name} and {first_name} must be on one device, got {name} on {x.device} "
-                f"and {first_name} on {first.device}"
+                f"and {first_name} on {first.device}: move one with .to()"
             )
 
 
@@ -427,8 +449,9 @@ def _check_features(query_name: str, query: Tensor, bank_name: str, bank: Tensor
 
 
 def _check_integer(name: str, x: Tensor) -> None:
+    _check_tensor(name, x)
     if x.dtype not in _INTEGER:
-        raise ValueError(f"{name} must hold integers, got {x.dtype}")
+        raise ValueError(f"{name} must hold integers, got {x.dtype}: convert it with .long()")
 
 
 def _check_labels(
@@ -456,6 +479,7 @@ def _check_labels(
 def _check_relation(query_labels: Tensor, bank_labels: Tensor, class_relation: Tensor) -> None:
     _check_integer("query_labels", query_labels)
     _check_integer("bank_labels", bank_labels)
+    _check_tensor("class_relation", class_relation)
     _check_device(query_labels=query_labels, bank_labels=bank_labels, class_relation=class_relation)
     if (
         query_labels.dim() not in (1, 2)

@@ -57,7 +57,9 @@ def _named(name: str, source: str) -> Backend:
         raise ValueError(f"{source} names an unknown backend {name!r}; the backends are {', '.join(_NAMES)}")
     backend = _load(name)
     if isinstance(backend, str):
-        raise RuntimeError(f"backend {name!r} was asked for by {source} but cannot run: {backend}")
+        raise RuntimeError(
+            f"backend {name!r} was asked for by {source} but cannot run: {backend}; choose another one or none"
+        )
     return backend
 
 
@@ -116,7 +118,9 @@ def select(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str = "") 
         return _automatic(device_type, dtypes, kernel)
     backend = _named(name, source)
     if reason := backend.supports(device_type, dtypes):
-        raise RuntimeError(f"backend {name!r} was asked for by {source} but cannot run this call: {reason}")
+        raise RuntimeError(
+            f"backend {name!r} was asked for by {source} but cannot run this call: {reason}; choose another one or none"
+        )
     return backend
 
 

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/parallel.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -16,7 +17,13 @@ using Given = py::handle;                         // a tensor's tuple, or None
 using ResourcesTuple = std::tuple<int, int64_t>;  // threads, scratch bytes
 using Unlocked = py::gil_scoped_release;
 
-Resources resources(const ResourcesTuple& t) { return {std::get<0>(t), std::get<1>(t)}; }
+// A kernel over its threads, without the interpreter lock.
+template <typename Call>
+void run_unlocked(void (*kernel)(const Call&, Resources), const Call& call, const ResourcesTuple& limits) {
+  const Resources resources{std::get<0>(limits), std::get<1>(limits)};
+  const Unlocked unlocked;
+  run(resources.threads, [&] { kernel(call, resources); });
+}
 
 // G, N, M and D, of queries [G, N, D] and a bank [G, M, D].
 Shape shape(const TensorArgument& query, const TensorArgument& bank) {
@@ -45,8 +52,7 @@ void bind_contrast(Given student_, Given teacher_, Given bank_, int64_t k, Given
   }
   call.similarity = TensorArgument("similarity", similarity).contiguous<float>({g, n, k});
   call.index = TensorArgument("index", index).contiguous<int64_t>({g, n, k});
-  const Unlocked unlocked;
-  kernels().contrast(call, resources(limits));
+  run_unlocked(kernels().contrast, call, limits);
 }
 
 void bind_bank_gradient(Given student_, Given teacher, Given bank_, Given grad_kl, Given kl, Given student_lse,
@@ -67,8 +73,7 @@ void bind_bank_gradient(Given student_, Given teacher, Given bank_, Given grad_k
                           teacher_temp,
                           normalize,
                           TensorArgument("grad_bank", grad_bank).contiguous<float>({g, m, d})};
-  const Unlocked unlocked;
-  kernels().bank_gradient(call, resources(limits));
+  run_unlocked(kernels().bank_gradient, call, limits);
 }
 
 void bind_gather(Given query_, Given positive, Given bank_, Given index_, double temp, bool normalize, Given loss,
@@ -87,8 +92,7 @@ void bind_gather(Given query_, Given positive, Given bank_, Given index_, double
                     normalize,
                     TensorArgument("loss", loss).contiguous<float>({g, n}),
                     TensorArgument("lse", lse).contiguous<double>({g, n})};
-  const Unlocked unlocked;
-  kernels().gather(call, resources(limits));
+  run_unlocked(kernels().gather, call, limits);
 }
 
 void bind_gather_gradient(Given query_, Given positive_, Given bank_, Given index_, Given grad_similarity_,
@@ -117,8 +121,7 @@ void bind_gather_gradient(Given query_, Given positive_, Given bank_, Given inde
   call.normalize = normalize;
   call.grad_query = TensorArgument("grad_query", grad_query).optional<float>({g, n, d});
   call.grad_bank = TensorArgument("grad_bank", grad_bank).optional<float>({g, m, d});
-  const Unlocked unlocked;
-  kernels().gather_gradient(call, resources(limits));
+  run_unlocked(kernels().gather_gradient, call, limits);
 }
 
 void bind_relation(Given query_labels, Given thresholds_, Given class_start, Given bank_rows, uint64_t seed,
@@ -137,8 +140,7 @@ void bind_relation(Given query_labels, Given thresholds_, Given class_start, Giv
                       rows.contiguous<int64_t>({g, m}),
                       seed,
                       index.contiguous<int64_t>({g, n, k})};
-  const Unlocked unlocked;
-  relation_negatives(call, resources(limits));
+  run_unlocked(&relation_negatives, call, limits);
 }
 
 void bind_exp2(Given x_, Given y) {

@@ -1,6 +1,9 @@
 #include "parallel.h"
 
 #include <atomic>
+#include <cstdio>
+#include <exception>
+#include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -12,23 +15,45 @@ namespace {
 
 constexpr double kWorkPerThread = 3e5;
 
-std::atomic<bool> used_threads{false};
-std::atomic<bool> lost_threads{false};
+// Was this process forked from another and never replaced by a program of its own? Known on Linux alone.
+bool born_by_fork() {
+  bool forked = false;
+#ifdef __linux__
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC of the kernel's task flags
+  if (std::FILE* file = std::fopen("/proc/self/stat", "r")) {
+    unsigned flags = 0;
+    // pid, (name) with at most 16 characters in it, state, five numbers, flags.
+    if (std::fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %u", &flags) == 1) forked = flags & kForkedWithoutExec;
+    std::fclose(file);
+  }
+#endif
+  return forked;
+}
+
+std::atomic<bool> forked{born_by_fork()};
 
 #ifdef ACTION_HAS_FORK
-const int registered = pthread_atfork(nullptr, nullptr, [] {
-  if (used_threads) lost_threads = true;
-});
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
 }  // namespace
 
 int useful_threads(int wanted, double work) {
   double worth = work / kWorkPerThread;
-  int threads = worth < 2 ? 1 : worth < wanted ? static_cast<int>(worth) : wanted;
-  if (threads <= 1 || lost_threads) return 1;
-  used_threads = true;
-  return threads;
+  return worth < 2 ? 1 : worth < wanted ? static_cast<int>(worth) : wanted;
+}
+
+void run(int threads, const std::function<void()>& pass) {
+  if (!forked || threads <= 1) return pass();
+  std::exception_ptr failure;
+  std::thread([&] {
+    try {
+      pass();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
 }
 
 Scratch::Scratch(int threads, int64_t floats_per_thread) {

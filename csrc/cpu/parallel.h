@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #ifdef _OPENMP
@@ -10,9 +11,13 @@
 
 namespace action {
 
-// Threads worth starting for `work` multiply-adds: one where a hand-over costs more than it saves, and one in a forked
-// child, where the parent's OpenMP threads no longer exist.
+// Threads worth starting for `work` multiply-adds: one where a hand-over costs more than it saves.
 int useful_threads(int wanted, double work);
+
+// Runs a pass that may start `threads` threads. In a forked child OpenMP would wait for ever for the threads that the
+// parent had (this module or PyTorch, which shares the runtime), and that no longer exist. They belong to the thread
+// that started them, so there the pass runs on a new thread, which gets its own.
+void run(int threads, const std::function<void()>& pass);
 
 inline int thread_number() {
 #ifdef _OPENMP

@@ -132,6 +132,72 @@ assert all(torch.equal(a, b) for a, b in zip(call(), expected))
     assert result.returncode == 0, result.stderr
 
 
+IN_A_CHILD = """
+import os, signal, sys, torch
+torch.set_num_threads(2)
+a = torch.randn(1000, 1000)
+a.exp(), a @ a, a.sort()  # PyTorch's threads, which are OpenMP's
+x = a[:300, :40].clone()  # so small that only the kernels want threads: in the child PyTorch's own would wait for ever
+{before}
+
+def work():
+    import action_kernels
+    with action_kernels.use_backend("cpu"):
+        leaf, bank = x.clone().requires_grad_(), x.clone().requires_grad_()
+        result = action_kernels.action_contrast(leaf, x.flip(0), bank, 9)
+        index = action_kernels.relation_negatives(*(torch.arange(3600) % 3,) * 2, torch.ones(3, 3), 9, seed=1)
+        loss = result.distillation + action_kernels.anatomical_contrast(leaf, x.flip(0), bank, result.index)
+        (loss + result.similarity.sum()).backward()
+    return [loss.detach(), leaf.grad, bank.grad, index]
+
+def in_a_child(task):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # instead of waiting for ever
+        try:
+            task()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 0, status
+
+def several():
+    first = work()
+    for _ in range(5):
+        assert all(torch.equal(x, y) for x, y in zip(work(), first))
+    if os.path.isdir("/proc/self/task"):
+        assert len(os.listdir("/proc/self/task")) < 8  # no thread is left behind
+
+{children}
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize(
+    ("before", "children"),
+    [
+        ("import action_kernels", "in_a_child(several)"),
+        pytest.param(
+            "", "in_a_child(several)", marks=pytest.mark.skipif(sys.platform != "linux", reason="not known there")
+        ),
+        (
+            "from action_kernels.backends import cpu",
+            "in_a_child(several); work(); in_a_child(lambda: in_a_child(several))",
+        ),
+    ],
+    ids=["imported before", "imported in the child", "used before, in a grandchild"],
+)
+def test_fork_after_others_used_threads(before: str, children: str) -> None:
+    script = IN_A_CHILD.replace("{before}", before).replace("{children}", children)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nan_stays_in_its_row(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
