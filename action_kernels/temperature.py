@@ -15,14 +15,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import transforms
 
-try:
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # before PyTorch 2.7: a compiled graph belongs to its numbers
-
-    def has_static_value(value: float) -> bool:
-        return True
-
-
 Temperature = float | Tensor
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**126  # beyond them the reciprocal is no normal float32
@@ -86,7 +78,18 @@ def _readable(value: Tensor) -> bool:
 
 def varies(value: Temperature) -> bool:
     """Is it a tensor, or a number that differs from call to call of a compiled function?"""
-    return isinstance(value, Tensor) or (torch.compiler.is_compiling() and not has_static_value(value))
+    if isinstance(value, Tensor):
+        return True
+    return torch.compiler.is_compiling() and not _static(value)
+
+
+def _static(value: float) -> bool:
+    """Is a number that is being traced a constant of the graph?"""
+    from torch.fx.experimental import symbolic_shapes  # slow to import, and there already where something is traced
+
+    if hasattr(symbolic_shapes, "has_static_value"):
+        return symbolic_shapes.has_static_value(value)
+    return True  # before PyTorch 2.7 a graph belongs to its numbers
 
 
 def scalar(value: Temperature, dtype: torch.dtype) -> Temperature:
