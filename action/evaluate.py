@@ -14,7 +14,7 @@ from tqdm import tqdm
 from action.cli import Parser, choose_device, load_config, run
 from action.config import TrainConfig
 from action.data import findings
-from action.data.cases import Case, Dataset, open_dataset
+from action.data.cases import Case, Dataset, open_dataset, raise_problems
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
@@ -66,8 +66,8 @@ def evaluate_again(
         overwrite: replace the results that the run has.
 
     Raises:
-        InputError: a test patient or label is missing, the data have other classes than the run, results are there, or
-            another process uses the run. Nothing has been written then.
+        InputError: a test patient or label is missing, no label has foreground, the data have other classes than the
+            run, results are there, or another process uses the run. Nothing has been written then.
     """
     config = load_config(folder.config)
     config = dataclasses.replace(config, data=data or config.data)
@@ -90,6 +90,8 @@ def evaluate_again(
         fingerprint = load_fingerprint(folder.fingerprint)
         with findings.printed():
             loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
+        facts = [findings.of_case(case, len(class_names)) for case in loaded]
+        raise_problems(findings.no_foreground(facts, "test"), config.data)
         folder.remove_partials()
         return _evaluate(network, class_names, config, folder, loaded)
 

@@ -14,7 +14,7 @@ from action.config import TrainConfig
 from action.data import findings
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
-from action.data.cases import Dataset, open_dataset
+from action.data.cases import Dataset, open_dataset, raise_problems
 from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
 from action.data.nifti import slice_size
@@ -58,8 +58,18 @@ def choose_output(config: TrainConfig) -> Path:
 
 
 def _largest_slice(dataset: Dataset) -> tuple[int, int]:
-    """Extents of the largest slices, rounded up to what the network's levels and windows divide, at most 256."""
-    sizes = [slice_size(case.image) for case in dataset.cases]
+    """Extents of the largest slices, rounded up to what the network's levels and windows divide, at most 256.
+
+    Raises:
+        InputError: every file whose header cannot be read.
+    """
+    sizes, problems = [], []
+    for case in dataset.cases:
+        try:
+            sizes.append(slice_size(case.image))
+        except InputError as error:
+            problems.append(str(error))
+    raise_problems(problems, str(dataset.root))
     height, width = (min(256, 32 * math.ceil(max(extent) / 32)) for extent in zip(*sizes, strict=True))
     return height, width
 

@@ -40,6 +40,12 @@ def facts_of(name: str, patient: str, image: np.ndarray, label: np.ndarray | Non
     return Facts(name, patient, bool(image.min() == image.max()), digest.digest(), voxels)
 
 
+def of_case(case: LoadedCase, classes: int) -> Facts:
+    """`Facts` of a case as the network sees it."""
+    label = case.label if case.truth is None else case.truth
+    return facts_of(case.name, case.patient, case.image, label, classes)
+
+
 def notes_on_blanks(facts: Sequence[Facts]) -> list[str]:
     """Sentences about images of which nothing is left after cropping and scaling."""
     return [
@@ -127,7 +133,7 @@ def report(
         InputError: no foreground in all labels of the labelled, the validation or the test patients.
     """
     loaded = {"training": [*labeled, *unlabeled], "validation": validation, "test": test}
-    facts = {key: [_facts(case, len(class_names)) for case in cases] for key, cases in loaded.items()}
+    facts = {key: [of_case(case, len(class_names)) for case in cases] for key, cases in loaded.items()}
     every = [f for members in facts.values() for f in members]
     teaching = facts["training"][: len(labeled)]
     problems = []
@@ -165,11 +171,6 @@ def printed() -> Iterator[None]:
         yield
     for note in notes:
         print(f"note: {note}")
-
-
-def _facts(case: LoadedCase, classes: int) -> Facts:
-    label = case.label if case.truth is None else case.truth
-    return facts_of(case.name, case.patient, case.image, label, classes)
 
 
 def _absent(voxels: np.ndarray, class_names: Sequence[str]) -> list[str]:

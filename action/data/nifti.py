@@ -59,7 +59,7 @@ def read_image(path: Path | str) -> Volume:
     """Reads intensities as float32 [Z, Y, X].
 
     Raises:
-        InputError: missing, truncated or unreadable file; not 3-D (a fourth axis of length 1 is dropped); an empty
+        InputError: missing, truncated or unreadable file; not 3-D (further axes of length 1 are dropped); an empty
             axis; NaN or infinite voxels; a voxel size that is not positive; a prediction.
     """
     volume = _read(Path(path), np.float32)
@@ -67,7 +67,10 @@ def read_image(path: Path | str) -> Volume:
         raise InputError(f"{path} is a prediction that this program wrote, not an image: give the image itself")
     bad = volume.array.size - np.count_nonzero(np.isfinite(volume.array))
     if bad:
-        raise InputError(f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite; repair or remove it")
+        raise InputError(
+            f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, or too large for float32; repair or "
+            "remove it"
+        )
     return volume
 
 
@@ -172,13 +175,14 @@ def _read(path: Path, dtype) -> Volume:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     with _named(path):
+        _check_suffix(path)
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
             raise ValueError("not a NIfTI file")
         _check_header(image, path)
         spacing = _spacing(image, path)
         array = _voxels(image, path, dtype)
-    if array.ndim == 4 and array.shape[3] == 1:
+    while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
@@ -195,6 +199,20 @@ def _named(path: Path | str) -> Iterator[None]:
     except Exception as error:  # nibabel, zlib and NumPy have no common class, and name no file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} cannot be read as NIfTI, it may be truncated or damaged ({reason})") from error
+
+
+def _check_suffix(path: Path) -> None:
+    """nibabel goes by the name.
+
+    Raises:
+        ValueError: the name says that the file is compressed and it is not, or the reverse.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed and path.suffix.lower() == ".nii":
+        raise ValueError("it is compressed: let its name end in .nii.gz")
+    if not packed and path.suffix.lower() == ".gz" and path.stat().st_size:
+        raise ValueError("it is no gzip file: if it is plain NIfTI, let its name end in .nii")
 
 
 def _check_header(image: nib.Nifti1Pair, path: Path) -> None:

@@ -180,3 +180,21 @@ def test_other_fractions_are_refused(value, tmp_path):
     image = read_image(save(tmp_path / "image.nii"))
     with pytest.raises(InputError, match="unknown values"):
         read_label(save(tmp_path / "label.nii", label), image, 4)
+
+
+def test_a_name_that_says_otherwise_is_said_with_the_remedy(tmp_path):
+    plain, packed = save(tmp_path / "a.nii"), save(tmp_path / "b.nii.gz")
+    for path, remedy in ((packed.rename(tmp_path / "b.nii"), "nii.gz"), (plain.rename(tmp_path / "a.nii.gz"), "nii")):
+        with pytest.raises(InputError, match=rf"{path.name}.*let its name end in \.{remedy}"):
+            read_image(path)
+
+
+def test_further_axes_of_one_are_dropped(tmp_path):
+    assert np.array_equal(read_image(save(tmp_path / "a.nii", voxels()[..., None, None])).array, voxels().T)
+
+
+def test_a_value_beyond_float32_is_named(tmp_path):
+    array = voxels(np.float64)
+    array[1, 1, 1] = 1e300
+    with pytest.raises(InputError, match="1 of 126 voxels are NaN or infinite, or too large for float32"):
+        read_image(save(tmp_path / "a.nii", array))

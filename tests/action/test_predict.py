@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from action import evaluate, predict, train
@@ -110,12 +112,22 @@ def other_classes(data, test):
     return "classes background, a, b, c"
 
 
+def without_foreground(data, test):
+    for patient in test:
+        for path in (data / patient).glob("*_gt.nii.gz"):
+            label = nib.load(path)
+            nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    return "any class but the background"
+
+
 def absent(data, test):
     shutil.rmtree(data)
     return "--data"
 
 
-@pytest.mark.parametrize("change", [without_patient, without_label, other_patients, other_classes, absent])
+@pytest.mark.parametrize(
+    "change", [without_patient, without_label, other_patients, other_classes, without_foreground, absent]
+)
 def test_evaluate_refuses_other_data_and_writes_nothing(change, copy, acdc_root, tmp_path):
     data = Path(shutil.copytree(acdc_root, tmp_path / "data"))
     word = change(data, json.loads((copy / "split.json").read_text())["test"])
