@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from action.cli import parse_config, run
+from action.cli import Parser, parse_config, run
 from action.data.phantom import write_phantom
 from action.errors import InputError
 from action.experiment import PHANTOM, open_split, resolve
@@ -178,15 +178,18 @@ def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.study", description=__doc__)
     parser.add_argument("--data", type=str | None, default=None, help="data folder; none: the phantom")
-    parser.add_argument("--labeled", type=int, default=1, help="labelled patients")
-    parser.add_argument("--seeds", type=list[int], default=[0, 1, 2], help="seeds, e.g. [0,1,2]")
+    parser.add_argument("--labeled", type=PositiveInt, default=1, help="labelled patients")
+    parser.add_argument("--seeds", type=list[NonNegativeInt], default=[0, 1, 2], help="seeds, e.g. [0,1,2]")
     parser.add_argument("--arms", type=list[str], default=list(ARMS), help=f"of {', '.join(ARMS | ABLATION)}")
     parser.add_argument("--output", type=str | None, default=None, help="folder; none: results/study-<data>")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("flags", type=str, nargs="*", help="after --: flags for every action.train")
     arguments = parser.parse_args(argv)
+    for name in ("seeds", "arms"):
+        if not arguments[name]:
+            parser.error(f"{name} is empty: name at least one, or leave it out")
     unknown = [name for name in arguments.arms if name not in ARMS | ABLATION]
     if unknown:
         parser.error(f"unknown arms {', '.join(unknown)}: choose of {', '.join(ARMS | ABLATION)}")

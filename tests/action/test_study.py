@@ -58,3 +58,10 @@ def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, t
     with pytest.raises(InputError, match="labeled-only-seed0 holds a run with other settings: optimizer"):
         study.study(acdc_root, 1, [0], arms, tmp_path / "study", [*flags, "--optimizer.lr=0.5"], jobs=1)
     assert np.isfinite(study.gap_closed(first, "labeled-only") or 0.0)
+
+
+@pytest.mark.parametrize("flag", ["--labeled=0", "--jobs=0", "--seeds=[0,-1]", "--seeds=[]", "--arms=[]", "--arms=[x]"])
+def test_numbers_and_names_are_checked_before_anything_is_trained(flag, monkeypatch):
+    monkeypatch.setattr(study, "study", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(InputError, match=flag[2:].partition("=")[0]):
+        study.main(["--data=/", flag])
