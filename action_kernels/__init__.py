@@ -1,11 +1,9 @@
-"""Fused contrastive-learning operators for PyTorch: soft-target distillation, hard negatives, InfoNCE over a bank.
+"""Fused contrastive-learning operators for PyTorch: soft-target distillation, hard negatives, InfoNCE over a bank."""
 
-``action_kernels.backends`` is the function that lists the backends; their package is reached by
-``from action_kernels.backends import ...``.
-"""
-
-from .backends import backends, use_backend
-from .functional import (
+from .backends import list_backends, use_backend
+from .memory_bank import MemoryBank
+from .modules import ActionContrast, AnatomicalContrast, ContrastiveDistillation
+from .operators import (
     ActionContrastResult,
     action_contrast,
     anatomical_contrast,
@@ -13,8 +11,6 @@ from .functional import (
     hard_negatives,
     relation_negatives,
 )
-from .memory_bank import MemoryBank
-from .modules import ActionContrast, AnatomicalContrast, ContrastiveDistillation
 
 __all__ = [
     "ActionContrast",
@@ -24,9 +20,9 @@ __all__ = [
     "MemoryBank",
     "action_contrast",
     "anatomical_contrast",
-    "backends",
     "contrastive_distillation",
     "hard_negatives",
+    "list_backends",
     "relation_negatives",
     "use_backend",
 ]

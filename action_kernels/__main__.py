@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-from .backends import backends
+from .backends import list_backends
 
 
 def report() -> str:
@@ -16,7 +16,7 @@ def report() -> str:
         ("python", platform.python_version()),
         ("torch", torch.__version__),
         *(("device", device) for device in devices),
-        *((f"backend {name}", state) for name, state in backends().items()),
+        *((f"backend {name}", state) for name, state in list_backends().items()),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .dtypes import INTEGER
+
 # The fill level is the size of a tensor without elements, since torch.compile takes integers of a module for constants
 # and sizes for variables. Sizes 0 and 1 are constants too, and equal sizes one variable: this much more is neither.
 _SIZE_OF_NONE = 1 << 20
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class MemoryBank(nn.Module):
@@ -213,10 +214,10 @@ class MemoryBank(nn.Module):
             if not isinstance(value, Tensor) or value.shape != expected.shape:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 wrong.append(f"{name}: the bank holds {tuple(expected.shape)}, the state {shape}")
-            elif not (value.is_floating_point() if expected.is_floating_point() else value.dtype in _INTEGER):
+            elif not (value.is_floating_point() if expected.is_floating_point() else value.dtype in INTEGER):
                 wrong.append(f"{name}: the bank holds {expected.dtype}, the state {value.dtype}")
         level = state["level"]
-        if not isinstance(level, Tensor) or level.is_meta or level.dtype not in _INTEGER or level.shape != (2,):
+        if not isinstance(level, Tensor) or level.is_meta or level.dtype not in INTEGER or level.shape != (2,):
             return [*wrong, f"level: must be two integers, the next slot and the rows stored, got {level!r}"]
         following, filled = level.tolist()
         full = filled == self.capacity and 0 <= following < self.capacity

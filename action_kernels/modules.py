@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from . import functional
-from .functional import ActionContrastResult
-from .temperature import Temperature
+from . import operators
+from .operators import ActionContrastResult
+from .operators.temperature import Temperature
 
 
 class ContrastiveDistillation(nn.Module):
@@ -28,7 +28,7 @@ class ContrastiveDistillation(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, bank: Tensor) -> Tensor:
         """student, teacher [(G,) N, D], bank [(G,) M, D] -> loss."""
-        return functional.contrastive_distillation(
+        return operators.contrastive_distillation(
             student,
             teacher,
             bank,
@@ -69,7 +69,7 @@ class ActionContrast(nn.Module):
         bank_labels: Tensor | None = None,
     ) -> ActionContrastResult:
         """student, teacher [(G,) N, D], bank [(G,) M, D], labels [(G,) N] and [(G,) M] -> loss and hard negatives."""
-        return functional.action_contrast(
+        return operators.action_contrast(
             student,
             teacher,
             bank,
@@ -98,7 +98,7 @@ class AnatomicalContrast(nn.Module):
 
     def forward(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor) -> Tensor:
         """query, positive [(G,) N, D], bank [(G,) M, D], index [(G,) N, k] -> loss."""
-        return functional.anatomical_contrast(
+        return operators.anatomical_contrast(
             query, positive, bank, index, temp=self.temp, reduction=self.reduction, normalize=self.normalize
         )
 

@@ -1,8 +1,8 @@
 """The registry: which backends exist, whether each can run, and which one a call gets.
 
-A backend is a module of this package with the functions of :class:`~action_kernels.backends.interface.Backend`. Adding
-one takes the module, its name in ``_NAMES`` and its place in ``_PREFERRED``. Modules are imported when first asked for;
-one that fails to import stays listed with the reason.
+A backend is a package in here with a file per operator (:mod:`~action_kernels.backends.interface`); adding one takes
+the package and a line in ``_BACKENDS``. Packages are imported when first asked for; one that fails to import stays
+listed with the reason.
 """
 
 from __future__ import annotations
@@ -10,26 +10,24 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from . import choice
 from .interface import Backend, Unusable
 
-__all__ = ["backends", "select", "use_backend"]
+__all__ = ["kernel", "list_backends", "select", "use_backend"]
 
 ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
 
-_NAMES = ("reference", "cpu", "triton", "cuda")
-_PREFERRED: dict[str, tuple[str, ...]] = {
-    "cpu": ("cpu",),
-    "cuda": ("triton", "cuda"),
-}  # by device; the reference is everybody's last choice. A GPU's own table (choice.py) goes before.
+# Name -> the kind of device that chooses it by itself, first come first served, before the reference. A GPU's own table
+# (choice.py) goes before this order.
+_BACKENDS = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
 
@@ -42,19 +40,19 @@ def _load(name: str) -> Backend | str:
         return module.unavailable() or module
     except Unusable as reason:
         return str(reason)
-    except Exception as error:  # whatever goes wrong is the state that `backends()` and `use_backend` report
+    except Exception as error:  # whatever goes wrong is the state that `list_backends` and `use_backend` report
         return f"{type(error).__name__}: {error}"
 
 
-def backends() -> dict[str, str]:
+def list_backends() -> dict[str, str]:
     """Every backend by name with its state: ``"ready"``, or the reason why it cannot run here."""
-    states = {name: _load(name) for name in _NAMES}
+    states = {name: _load(name) for name in _BACKENDS}
     return {name: state if isinstance(state, str) else "ready" for name, state in states.items()}
 
 
 def _named(name: str, source: str) -> Backend:
-    if not isinstance(name, str) or name not in _NAMES:
-        raise ValueError(f"{source} names an unknown backend {name!r}; the backends are {', '.join(_NAMES)}")
+    if not isinstance(name, str) or name not in _BACKENDS:
+        raise ValueError(f"{source} names an unknown backend {name!r}; the backends are {', '.join(_BACKENDS)}")
     backend = _load(name)
     if isinstance(backend, str):
         raise RuntimeError(
@@ -82,7 +80,7 @@ class use_backend(ContextDecorator):
         if name is not None:
             _named(name, "use_backend")
         self._name = name
-        self._before: list[Token] = []  # the same object may be entered again inside its own block
+        self._before: list[Token[str | None]] = []  # the same object may be entered again inside its own block
 
     def __enter__(self) -> None:
         self._before.append(_chosen.set(self._name))
@@ -109,15 +107,22 @@ def pinned(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def select(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str = "") -> Backend:
-    """The backend for floating tensors of ``dtypes`` on ``device_type``, for a function of :class:`Backend`."""
+def kernel(operator: str, name: str, device_type: str, dtypes: tuple[torch.dtype, ...]) -> Callable[..., Any]:
+    """The function ``name`` of an operator's file in the backend that a call gets."""
+    found = _function(select(device_type, dtypes, operator), operator, name)
+    assert found is not None  # `select` gives a backend that has the operator
+    return found
+
+
+def select(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = "") -> Backend:
+    """The backend for floating tensors of ``dtypes`` on ``device_type``; one that has the operator, if it is named."""
     name, source = _chosen.get(), "use_backend"
     if name is None:
         name, source = os.environ.get(ENVIRONMENT_VARIABLE), f"the environment variable {ENVIRONMENT_VARIABLE}"
     if not name:
-        return _automatic(device_type, dtypes, kernel)
+        return _automatic(device_type, dtypes, operator)
     backend = _named(name, source)
-    if reason := backend.supports(device_type, dtypes):
+    if reason := _refusal(backend, device_type, dtypes, operator):
         raise RuntimeError(
             f"backend {name!r} was asked for by {source} but cannot run this call: {reason}; choose another one or none"
         )
@@ -125,25 +130,45 @@ def select(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str = "") 
 
 
 @cache
-def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -> Backend:
-    """The first preferred backend that is ready and takes the call, else the reference."""
+def _function(backend: Backend, operator: str, name: str) -> Callable[..., Any] | None:
+    """A kernel of a backend, or None where the backend does not have the operator."""
+    file = f"{backend.__name__}.{operator}"
+    try:
+        return cast("Callable[..., Any]", getattr(importlib.import_module(file), name))
+    except ModuleNotFoundError as error:
+        if error.name != file:
+            raise
+        return None
+
+
+def _refusal(backend: Backend, device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> str | None:
+    """Why a backend does not take a call, or None."""
+    if reason := backend.supports(device_type, dtypes):
+        return reason
+    return f"it has no {operator}" if operator and _function(backend, operator, operator) is None else None
+
+
+@cache
+def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> Backend:
+    """The first backend for this kind of device that is ready and takes the call, else the reference."""
+    names = _order(device_type, dtypes, operator)
     reasons = []
-    for name in _order(device_type, dtypes, kernel):
+    for name in names:
         backend = _load(name)
         if isinstance(backend, str):
             reasons.append(f"{name}: {backend}")
-        elif not backend.supports(device_type, dtypes):
+        elif not _refusal(backend, device_type, dtypes, operator):
             return backend
-    if reasons or device_type not in _PREFERRED:
+    if reasons or not names:
         _say_fallback(device_type, "; ".join(reasons) or f"no fused backend for {device_type}")
     return _named("reference", "the automatic choice")
 
 
-def _order(device_type: str, dtypes: tuple[torch.dtype, ...], kernel: str) -> tuple[str, ...]:
-    usual = _PREFERRED.get(device_type, ())
+def _order(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> tuple[str, ...]:
+    usual = tuple(name for name, chooser in _BACKENDS.items() if chooser == device_type)
     if device_type != "cuda" or len(usual) < 2 or not torch.cuda.is_available():
         return usual
-    return choice.order(kernel, dtypes, usual)
+    return choice.order(operator, dtypes, usual)
 
 
 @cache

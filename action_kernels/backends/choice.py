@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 from functools import cache
 from pathlib import Path
@@ -16,16 +17,14 @@ import torch
 
 FOLDER = Path(__file__).parent / "measured"
 
-# Kernels of an operator: the gradient's goes with its forward. ``contrastive_distillation`` is a selection of none.
-OPERATOR = {
-    "action_contrast": "action_contrast",
-    "contrast_bank_gradient": "action_contrast",
-    "hard_negatives": "hard_negatives",
-    "selection_gradient": "hard_negatives",
-    "anatomical_contrast": "anatomical_contrast",
-    "anatomical_contrast_gradient": "anatomical_contrast",
-    "relation_negatives": "relation_negatives",
-}
+
+@cache
+def operators() -> tuple[str, ...]:
+    """Operators that a backend may have, by their files in the reference, which has them all."""
+    from . import reference
+
+    files = (module.name for module in pkgutil.iter_modules(reference.__path__))
+    return tuple(name for name in files if hasattr(torch.ops.action_kernels, name))
 
 
 def device_name() -> str:
@@ -47,13 +46,13 @@ def key_of(operator: str, dtypes: tuple[str, ...]) -> str:
     return operator if not kinds else f"{operator} {kinds.pop() if len(kinds) == 1 else 'float32'}"
 
 
-def order(kernel: str, dtypes: tuple[torch.dtype, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
-    """The backends of ``usual`` for a kernel on the current GPU, the fastest first; as they are if none was measured.
+def order(operator: str, dtypes: tuple[torch.dtype, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The backends of ``usual`` for an operator on the current GPU, the fastest first; unmeasured ones as they are.
 
     Raises:
         ValueError: the device's table is malformed.
     """
-    key = key_of(OPERATOR.get(kernel, kernel), tuple(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    key = key_of(operator, tuple(str(dtype).removeprefix("torch.") for dtype in dtypes))
     fastest = read(path_of(device_name()), usual).get(key, ())
     return (*fastest, *(name for name in usual if name not in fastest))
 
@@ -69,10 +68,8 @@ def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no table of backends ({type(error).__name__}: {error})") from error
     for key, names in items:
-        if key.partition(" ")[0] not in OPERATOR.values():
-            raise ValueError(
-                f"{path}: {key!r} is no operator: choose from {', '.join(dict.fromkeys(OPERATOR.values()))}"
-            )
+        if key.partition(" ")[0] not in operators():
+            raise ValueError(f"{path}: {key!r} is no operator: choose from {', '.join(operators())}")
         if not isinstance(names, list) or not all(name in known for name in names):
             raise ValueError(f"{path}: {key!r}: must be a list of {', '.join(known)}, not {names!r}")
     return {key: tuple(names) for key, names in items}

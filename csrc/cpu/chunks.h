@@ -31,16 +31,16 @@ struct Chunks {
 // 1 / norm of every row of every group, if wanted.
 class Inverses {
  public:
-  Inverses(const Matrix& matrix, int64_t groups, int64_t rows, int64_t features, bool wanted, int threads)
-      : rows_(rows) {
+  Inverses(const Tensor& x, bool wanted, int threads) : rows_(x.sizes[1]) {
     if (!wanted) return;
-    values_.reset(new float[groups * rows]);
+    const int64_t total = x.sizes[0] * rows_, features = x.sizes[2];
+    values_.reset(new float[total]);
     Scratch buffers(threads, features);
     float* values = values_.get();
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < groups * rows; ++i) {
-      const float* x = view_row(group_rows(matrix, i / rows, features), i % rows, buffers.thread(thread_number()));
-      values[i] = inverse_norm(x, features);
+    for (int64_t i = 0; i < total; ++i) {
+      const float* row = view_row(group_rows(x, i / rows_), i % rows_, buffers.thread(thread_number()));
+      values[i] = inverse_norm(row, features);
     }
   }
 

@@ -39,24 +39,25 @@ class Scratch {
   int64_t stride_;
 };
 
-// Cuts one thread's scratch into 64-byte aligned pieces.
+// Cuts one thread's scratch into 64-byte aligned pieces. Without memory it only measures: a layout that is written as
+// one function of a cutter says how much it needs and takes it.
 class Cutter {
  public:
-  explicit Cutter(float* memory) : next_(memory) {}
+  explicit Cutter(float* memory = nullptr) : memory_(memory) {}
+
   template <typename T = float>
   T* take(int64_t count) {
-    T* piece = reinterpret_cast<T*>(next_);
-    next_ += size<T>(count);
+    T* piece = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 16;
     return piece;
   }
-  // Floats that take<T>(count) uses.
-  template <typename T = float>
-  static int64_t size(int64_t count) {
-    return (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 16;
-  }
+
+  // Floats that have been taken so far.
+  int64_t used() const { return used_; }
 
  private:
-  float* next_;
+  float* memory_;
+  int64_t used_ = 0;
 };
 
 }  // namespace action

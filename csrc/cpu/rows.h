@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
-#include "kernels.h"
+#include "../params/tensor.h"
 #include "simd.h"
 
 namespace action::ACTION_ISA {
@@ -22,9 +23,11 @@ struct Rows {
   }
 };
 
-inline Rows group_rows(const Matrix& m, int64_t group, int64_t features) {
-  int64_t size = m.dtype == Dtype::float32 ? 4 : 2;
-  return {static_cast<const char*>(m.data) + group * m.group_stride * size, m.dtype, m.row_stride, m.col_stride, features};
+// Of a tensor [G, rows, D] that has been checked.
+inline Rows group_rows(const Tensor& x, int64_t group) {
+  const int64_t size = x.dtype == Dtype::float32 ? 4 : 2;
+  return {static_cast<const char*>(x.data) + group * x.strides[0] * size, x.dtype, x.strides[1], x.strides[2],
+          x.sizes[2]};
 }
 
 inline float element(const char* row, Dtype dtype, int64_t offset) {

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from ..dtypes import FLOATING
 from . import transforms
 
 Temperature = float | Tensor
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**126  # beyond them the reciprocal is no normal float32
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SMALLEST_NORM = 1e-12  # as in the kernels
 
 
@@ -50,7 +50,7 @@ def _check_number(name: str, value: float) -> None:
 
 
 def _check_tensor(name: str, value: Tensor, rows: Tensor, learnable: bool) -> None:
-    if value.numel() != 1 or value.dtype not in _FLOATING:
+    if value.numel() != 1 or value.dtype not in FLOATING:
         raise ValueError(
             f"{name} must be a number or a floating tensor of one element, "
             f"got a tensor of shape {tuple(value.shape)} and {value.dtype}"

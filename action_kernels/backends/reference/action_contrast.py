@@ -1,0 +1,65 @@
+"""Both softmaxes, their divergence with its gradients, and the hard negatives."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...dtypes import working_dtype
+from ..interface import ContrastResult
+from .rows import raw_gradient, rows
+from .selection import largest
+from .softmax import log_probability, log_softmax
+
+
+def action_contrast(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    student_temp: float,
+    teacher_temp: float,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    normalize: bool,
+    with_student_grad: bool,
+) -> ContrastResult:
+    dtype = working_dtype(student, teacher, bank)
+    bank_rows = rows(bank, normalize, dtype)
+    student_similarity = rows(student, normalize, dtype) @ bank_rows.mT
+    student_logits = student_similarity / student_temp
+    teacher_logits = rows(teacher, normalize, dtype) @ bank_rows.mT / teacher_temp
+    log_ps, student_lse = log_softmax(student_logits)
+    log_pt, teacher_lse = log_softmax(teacher_logits)
+    kl = (log_pt.exp() * (log_pt - log_ps)).sum(-1)
+    if with_student_grad:
+        grad = (log_ps.exp() - log_pt.exp()) @ bank_rows / student_temp
+        student_grad = raw_gradient(grad, student, normalize)
+    else:
+        student_grad = kl.new_empty(0, dtype=kl.dtype)
+    similarity, index = largest(student_similarity, k, query_labels, bank_labels)
+    return ContrastResult(kl, student_lse, teacher_lse, student_grad, similarity, index)
+
+
+def action_contrast_bank_gradient(
+    grad_kl: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    kl: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    dtype = working_dtype(student, teacher, bank)
+    bank_rows = rows(bank, normalize, dtype)
+    student_rows = rows(student, normalize, dtype)
+    teacher_rows = rows(teacher, normalize, dtype)
+    log_ps = log_probability(student_rows @ bank_rows.mT / student_temp, student_lse)
+    log_pt = log_probability(teacher_rows @ bank_rows.mT / teacher_temp, teacher_lse)
+    upstream = grad_kl.unsqueeze(-1)
+    student_weight = upstream * (log_ps.exp() - log_pt.exp()) / student_temp
+    teacher_weight = upstream * log_pt.exp() * (log_pt - log_ps - kl.unsqueeze(-1)) / teacher_temp
+    grad = student_weight.mT @ student_rows + teacher_weight.mT @ teacher_rows
+    return raw_gradient(grad, bank, normalize)

@@ -1,0 +1,213 @@
+"""The project's headline: soft-target distillation and hard negatives from one pass over the similarities to a bank.
+
+Source: You et al., "Bootstrapping Semi-supervised Medical Image Segmentation with Anatomical-Aware Contrastive
+Distillation", IPMI 2023, arXiv 2206.02307.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import pinned
+from ..dtypes import working_dtype
+from . import arguments, temperature
+from .registration import call, keep, register, register_gradient
+from .shapes import banked, grouped, grouped_labels, like, nothing, reduce, ungrouped, zero
+from .temperature import Temperature
+
+
+class ActionContrastResult(NamedTuple):
+    """What :func:`action_contrast` returns."""
+
+    distillation: Tensor  # KL divergence, reduced
+    similarity: Tensor  # [(G,) N, k] student similarities of the hard negatives, descending; -inf where none is left
+    index: Tensor  # [(G,) N, k] int64 bank rows of the hard negatives; -1 where none is left
+
+
+def action_contrast(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    *,
+    student_temp: Temperature = 0.1,
+    teacher_temp: Temperature = 0.01,
+    query_labels: Tensor | None = None,
+    bank_labels: Tensor | None = None,
+    reduction: str = "mean",
+    normalize: bool = True,
+) -> ActionContrastResult:
+    """:func:`contrastive_distillation` and :func:`hard_negatives` of the student, from one pass over the similarities.
+
+    Arguments, results and errors are those of the two functions; ``reduction`` applies to the divergence.
+    """
+    arguments.check_k(k)
+    return ActionContrastResult(
+        *contrast(
+            student,
+            teacher,
+            bank,
+            k,
+            student_temp,
+            teacher_temp,
+            query_labels,
+            bank_labels,
+            reduction,
+            normalize,
+        )
+    )
+
+
+def contrast(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    student_temp: Temperature,
+    teacher_temp: Temperature,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    reduction: str,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The divergence, and the ``k`` hard negatives of the student if there is a ``k``: similarities and bank rows."""
+    arguments.check_reduction(reduction)
+    arguments.check_normalize(normalize)
+    arguments.check_rows(student=student, teacher=teacher, bank=bank)
+    student_temp = temperature.checked("student_temp", student_temp, student)
+    teacher_temp = temperature.checked("teacher_temp", teacher_temp, student, learnable=False)
+    if teacher.shape != student.shape:
+        raise ValueError(
+            f"teacher must have the shape of student, got {tuple(teacher.shape)} and {tuple(student.shape)}"
+        )
+    if teacher.requires_grad:
+        raise ValueError(f"teacher must not require grad (shape {tuple(teacher.shape)}): pass teacher.detach()")
+    arguments.check_features("student", student, "bank", bank)
+    query_labels, bank_labels = arguments.check_labels("student", student, query_labels, bank, bank_labels)
+    if not (student.shape[-2] and banked(bank)):
+        empty = zero(student, bank, temp=student_temp)
+        similarity = empty.unsqueeze(-1).expand(*student.shape[:-1], k) - torch.inf
+        return reduce(empty, reduction, student.dim()), similarity, nothing(student, k)
+    divisor: Temperature = 1.0
+    if temperature.varies(student_temp) or temperature.varies(teacher_temp):
+        dtype = working_dtype(student, teacher, bank)
+        student, teacher, bank = (temperature.unit(x, normalize, dtype) for x in (student, teacher, bank))
+        student, student_temp, divisor = temperature.absorbed(student, student_temp, dtype)
+        teacher, teacher_temp, _ = temperature.absorbed(teacher, teacher_temp, dtype)
+        normalize = False
+    kl, _, _, _, similarity, index = call(
+        "action_contrast",
+        *grouped(student, teacher, bank),
+        k,
+        student_temp,
+        teacher_temp,
+        grouped_labels(query_labels),
+        grouped_labels(bank_labels),
+        normalize,
+        torch.is_grad_enabled() and student.requires_grad,
+    )
+    if k and temperature.varies(divisor):  # back to similarities of the rows; -inf times a zero gradient is NaN
+        found = index >= 0
+        similarity = torch.where(found, torch.where(found, similarity, 0.0) * divisor, -torch.inf)
+    dim = student.dim()
+    return reduce(kl, reduction, dim), ungrouped(similarity, dim), ungrouped(index, dim)
+
+
+# ---------------------------------------------------------------------------------------------- as PyTorch sees it
+
+
+def _fake(
+    student, teacher, bank, k, student_temp, teacher_temp, query_labels, bank_labels, normalize, with_student_grad
+):  # fmt: skip
+    dtype = working_dtype(student, teacher, bank)
+    kl = student.new_empty(student.shape[:-1], dtype=dtype)
+    student_lse, teacher_lse = (student.new_empty(student.shape[:-1], dtype=torch.float64) for _ in range(2))
+    similarity = student.new_empty((*student.shape[:-1], k), dtype=dtype)
+    index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
+    return kl, student_lse, teacher_lse, like(student, dtype, with_student_grad), similarity, index
+
+
+def _save(ctx, inputs, output):
+    student, teacher, bank, k, student_temp, teacher_temp, _, _, normalize, with_student_grad = inputs
+    kl, student_lse, teacher_lse, student_grad, _, index = output
+    ctx.mark_non_differentiable(student_lse, teacher_lse, student_grad, index)
+    to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    ctx.settings = k, student_temp, teacher_temp, normalize
+    ctx.dtypes = student.dtype, bank.dtype
+    # student_grad is all that the divergence needs for the student; the bank is kept only for other gradients.
+    # A graph traced with a student that required no gradient lacks it: its backward pass computes it.
+    missing = to_student and not with_student_grad
+    again = (student, bank) if to_bank or missing or k > 0 else (None, None)
+    student_grad = student_grad if to_student and with_student_grad else None
+    distilled = (kl, student_lse, teacher_lse) if to_bank else (None,) * 3
+    keep(ctx, *again, index, student_grad, teacher if to_bank or missing else None, *distilled)
+
+
+def _backward(ctx, grad_kl, _student_lse, _teacher_lse, _student_grad, grad_similarity, _index):
+    student, bank, index, student_grad, teacher, kl, student_lse, teacher_lse = ctx.saved_tensors
+    k, student_temp, teacher_temp, normalize = ctx.settings
+    to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    ops = torch.ops.action_kernels
+    student_terms, bank_terms = [], []
+    if ctx.needs_input_grad[1]:
+        raise RuntimeError("teacher has no gradient: differentiate in student or bank, and pass teacher.detach()")
+    if grad_kl is not None and to_student:
+        if student_grad is None:
+            with pinned(ctx.backend or None):
+                student_grad = ops.action_contrast(
+                    student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True
+                )[3]
+        student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
+    if grad_kl is not None and to_bank:
+        bank_terms.append(
+            ops.action_contrast_bank_gradient(
+                *(grad_kl, student, teacher, bank, kl, student_lse, teacher_lse),
+                *(student_temp, teacher_temp, normalize),
+                ctx.backend,
+            )
+        )
+    if grad_similarity is not None and k > 0:
+        grads = ops.hard_negatives_gradient(
+            grad_similarity, student, bank, index, normalize, to_student, to_bank, ctx.backend
+        )
+        student_terms += grads[:1] if to_student else ()
+        bank_terms += grads[1:] if to_bank else ()
+    student_dtype, bank_dtype = ctx.dtypes
+    return _sum(student_terms, student_dtype), None, _sum(bank_terms, bank_dtype), *(None,) * 7
+
+
+def _sum(terms: Sequence[Tensor], dtype: torch.dtype) -> Tensor | None:
+    """Gradient terms added in float32, rounded once to the input's dtype."""
+    return sum(terms[1:], terms[0]).to(dtype) if terms else None
+
+
+register(
+    "action_contrast",
+    "(Tensor student, Tensor teacher, Tensor bank, SymInt k, float student_temp, float teacher_temp,"
+    " Tensor? query_labels, Tensor? bank_labels, bool normalize, bool with_student_grad)"
+    " -> (Tensor kl, Tensor student_lse, Tensor teacher_lse, Tensor student_grad, Tensor similarity, Tensor index)",
+    rows=("student", "teacher", "bank"),
+    fake=_fake,
+    save=_save,
+    backward=_backward,
+)
+
+
+def _bank_gradient_fake(
+    grad_kl, student, teacher, bank, kl, student_lse, teacher_lse, student_temp, teacher_temp, normalize, backend
+):
+    return like(bank, working_dtype(student, teacher, bank))
+
+
+register_gradient(
+    "action_contrast_bank_gradient",
+    "(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor kl, Tensor student_lse, Tensor teacher_lse,"
+    " float student_temp, float teacher_temp, bool normalize, str backend) -> Tensor",
+    operator="action_contrast",
+    rows=("student", "teacher", "bank"),
+    fake=_bank_gradient_fake,
+)

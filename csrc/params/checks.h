@@ -1,0 +1,81 @@
+// What a launcher makes sure of before a kernel sees an address. No exceptions: CUDA's host code is compiled without.
+// The code is in checks.cpp and not here: kernels are compiled once per instruction set, and functions that their
+// objects share would be taken from any of them.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "layout.h"
+
+namespace action {
+
+#define ACTION_INLINE inline __attribute__((always_inline))
+
+// The text of this thread's last failure; a library has its own.
+const char* last_error();
+
+// Remembers the text and returns the status.
+int32_t fail(Status status, const char* text);
+
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::float32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::float64;
+};
+template <>
+struct DtypeOf<int64_t> {
+  static constexpr Dtype value = Dtype::int64;
+};
+template <>
+struct DtypeOf<int32_t> {
+  static constexpr Dtype value = Dtype::int32;
+};
+
+using Sizes = std::initializer_list<int64_t>;
+
+// Collects what is wrong with a launcher's tensors; the first fault is kept. A kernel runs only if all have passed.
+class Checks {
+ public:
+  // All tensors have to lie on the device of `anchor`, which is of this kind.
+  Checks(Device device, const Tensor& anchor);
+
+  ACTION_INLINE bool passed() const { return passed_; }
+  ACTION_INLINE int32_t status() const { return passed_ ? kDone : kBadArgument; }
+
+  // Size of a dimension, of so many; 0 where the tensor has another number of them.
+  int64_t size(const Tensor& x, const char* name, int dim, int dims);
+
+  // Rows [G, N, D] of float32, float16 or bfloat16 to read, with any strides.
+  void rows(const Tensor& x, const char* name, Sizes sizes);
+
+  // The address of contiguous elements of this dtype and these sizes.
+  void* contiguous(const Tensor& x, const char* name, Dtype dtype, Sizes sizes);
+
+  template <class T>
+  ACTION_INLINE T* contiguous(const Tensor& x, const char* name, Sizes sizes) {
+    return static_cast<T*>(contiguous(x, name, DtypeOf<T>::value, sizes));
+  }
+
+  // The same, or null for a tensor that is not given.
+  template <class T>
+  ACTION_INLINE T* optional(const Tensor& x, const char* name, Sizes sizes) {
+    return x.dims == Tensor::kNone ? nullptr : static_cast<T*>(contiguous(x, name, DtypeOf<T>::value, sizes));
+  }
+
+  void refuse(const Tensor& x, const char* name, const char* expected, Sizes sizes = {});
+
+ private:
+  bool placed(const Tensor& x) const;
+
+  Device device_;
+  int32_t device_index_;
+  bool passed_ = true;
+};
+
+}  // namespace action

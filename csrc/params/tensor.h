@@ -1,0 +1,33 @@
+// A tensor as it crosses the border between Python and native code: one value that says all that a kernel relies on.
+#pragma once
+
+#include <cstdint>
+
+namespace action {
+
+// dtypes that some kernel takes, and every other.
+enum class Dtype : int32_t { float32, float16, bfloat16, float64, int64, int32, other };
+
+inline const char* name_of(Dtype dtype) {
+  constexpr const char* names[] = {"float32", "float16", "bfloat16", "float64", "int64", "int32", "another dtype"};
+  return names[static_cast<int>(dtype)];
+}
+
+enum class Device : int32_t { cpu, cuda, other };
+
+struct Tensor {
+  static constexpr int kMostDims = 4;  // sizes and strides beyond are left out
+  static constexpr int kNone = -1;     // dims of a tensor that is not given: None in Python
+
+  void* data;
+  Dtype dtype;
+  Device device;
+  int32_t device_index;
+  int32_t dims;
+  int64_t sizes[kMostDims];
+  int64_t strides[kMostDims];  // in elements
+
+  __attribute__((always_inline)) bool given() const { return dims != kNone; }
+};
+
+}  // namespace action
