@@ -5,14 +5,25 @@
 // the log-sum-exps were made of, or a sharp softmax would be off by one rounding / temperature.
 #include <algorithm>
 
+#include "../params/action_contrast.h"
+#include "../params/checks.h"
 #include "chunks.h"
-#include "kernels.h"
 #include "parallel.h"
 #include "subnormals.h"
 #include "tile.h"
 
 namespace action::ACTION_ISA {
 namespace {
+
+struct BankGradient {
+  Shape shape;
+  Tensor student, teacher, bank;
+  double student_temp, teacher_temp;
+  bool normalize;
+  const float *grad_kl, *kl;                // [G, N]
+  const double *student_lse, *teacher_lse;  // [G, N]
+  float* bank_grad;                         // [G, M, D]
+};
 
 template <int NV>
 class BankGradientPass {
@@ -25,13 +36,13 @@ class BankGradientPass {
         features(a.shape.features),
         tile_(tile_rows(features, queries)) {
     threads_ = useful_threads(resources.threads, 4.0 * groups * queries * rows * features);
-    chunks_ = Chunks(groups, (rows + L - 1) / L, threads_, resources.scratch, [this](int64_t p) { return floats(p); });
+    chunks_ = Chunks(groups, (rows + L - 1) / L, threads_, resources.scratch_bytes, [this](int64_t p) { return floats(p); });
   }
 
   void run() {
     Scratch scratch(threads_, floats(chunks_.panels));
-    const Inverses student_inverse(a.student, groups, queries, features, a.normalize, threads_);
-    const Inverses teacher_inverse(a.teacher, groups, queries, features, a.normalize, threads_);
+    const Inverses student_inverse(a.student, a.normalize, threads_);
+    const Inverses teacher_inverse(a.teacher, a.normalize, threads_);
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t item = 0; item < chunks_.count; ++item) {
       const int64_t group = item / chunks_.per_group, first = item % chunks_.per_group * chunks_.panels * L;
@@ -43,27 +54,47 @@ class BankGradientPass {
  private:
   static constexpr int L = kLanes<NV>;
 
+  // A thread's scratch for so many panels.
+  struct Buffers {
+    float* row;                                // [D]
+    float *student, *teacher;                  // a tile's rows
+    float *student_packed, *teacher_packed;    // and the same as features
+    float* tile;                               // its scores
+    float* inverse;                            // [panels][L] 1 / norm of the bank's rows
+    float *panel, *gradient;                   // [panels][panel_floats()], of which [D][L] are used
+  };
+
+  int64_t panel_floats() const { return (features * L + 15) / 16 * 16; }  // aligned to a cache line
+
+  Buffers lay_out(int64_t panels, Cutter& cut) const {
+    Buffers b;
+    b.row = cut.take(features);
+    b.student = cut.take(tile_ * features);
+    b.teacher = cut.take(tile_ * features);
+    b.student_packed = cut.take(packed_floats(tile_, features));
+    b.teacher_packed = cut.take(packed_floats(tile_, features));
+    b.tile = cut.take(tile_ * 2 * L);
+    b.inverse = cut.take(panels * L);
+    b.panel = cut.take(panels * panel_floats());
+    b.gradient = cut.take(panels * panel_floats());
+    return b;
+  }
+
   int64_t floats(int64_t panels) const {
-    return panels * (2 * Cutter::size<float>(features * L) + Cutter::size<float>(L)) + Cutter::size<float>(features) +
-           2 * Cutter::size<float>(tile_ * features) + 2 * Cutter::size<float>(packed_floats(tile_, features)) +
-           Cutter::size<float>(tile_ * 2 * L);
+    Cutter measure;
+    lay_out(panels, measure);
+    return measure.used();
   }
 
   void chunk(int64_t group, int64_t first, const float* student_inverse, const float* teacher_inverse,
              float* memory) const {
     const FlushSubnormals flush;
-    const Rows student = group_rows(a.student, group, features), teacher = group_rows(a.teacher, group, features);
-    const Rows bank = group_rows(a.bank, group, features);
+    const Rows student = group_rows(a.student, group), teacher = group_rows(a.teacher, group);
+    const Rows bank = group_rows(a.bank, group);
     const int64_t panels = std::min(chunks_.panels, (rows - first + L - 1) / L);
-    const int64_t size = Cutter::size<float>(features * L);
+    const int64_t size = panel_floats();
     Cutter cut(memory);
-    float* row = cut.take(features);
-    float *s = cut.take(tile_ * features), *t = cut.take(tile_ * features);
-    float* student_packed = cut.take(packed_floats(tile_, features));
-    float* teacher_packed = cut.take(packed_floats(tile_, features));
-    float* tile = cut.take(tile_ * 2 * L);
-    float* inverse = cut.take(panels * L);
-    float *panel = cut.take(panels * size), *gradient = cut.take(panels * size);
+    const auto [row, s, t, student_packed, teacher_packed, tile, inverse, panel, gradient] = lay_out(panels, cut);
     std::memset(gradient, 0, sizeof(float) * panels * size);
     auto members = [&](int64_t p) { return std::min<int64_t>(L, rows - first - p * L); };
     for (int64_t p = 0; p < panels; ++p)
@@ -88,7 +119,7 @@ class BankGradientPass {
       for (int64_t d = 0; d < features; ++d)
         for (int lane = 0; lane < L; ++lane) unit[d * L + lane] *= inverse[p * L + lane];
       unpack_gradient<NV>(gradient + p * size, unit, inverse + p * L, a.normalize, features, first + p * L, members(p),
-                          a.grad_bank + group * rows * features);
+                          a.bank_grad + group * rows * features);
     }
   }
 
@@ -121,11 +152,29 @@ class BankGradientPass {
 
 }  // namespace
 
-void bank_gradient(const BankGradient& args, Resources resources) {
-  if (args.shape.rows <= kWidth)
-    BankGradientPass<1>(args, resources).run();
-  else
-    BankGradientPass<2>(args, resources).run();
+int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p) {
+  Checks check(Device::cpu, p.student);
+  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
+  const int64_t d = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  check.rows(p.student, "student", {g, n, d});
+  check.rows(p.teacher, "teacher", {g, n, d});
+  check.rows(p.bank, "bank", {g, m, d});
+  BankGradient call{{g, n, m, d}, p.student, p.teacher, p.bank, p.student_temp, p.teacher_temp, p.normalize,
+                    nullptr, nullptr, nullptr, nullptr, nullptr};
+  call.grad_kl = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
+  call.kl = check.contiguous<float>(p.kl, "kl", {g, n});
+  call.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
+  call.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  call.bank_grad = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
+  if (!check.passed()) return check.status();
+  const Resources resources{static_cast<int>(p.threads), p.scratch_bytes};
+  run(p.threads, [&] {
+    if (m <= kWidth)
+      BankGradientPass<1>(call, resources).run();
+    else
+      BankGradientPass<2>(call, resources).run();
+  });
+  return kDone;
 }
 
 }  // namespace action::ACTION_ISA

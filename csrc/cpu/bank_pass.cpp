@@ -1,4 +1,4 @@
-// action_contrast and hard_negatives: one sweep over the bank for each panel of queries.
+// One sweep over the bank for each panel of queries.
 //
 // A panel's lanes are queries; the bank streams by in tiles. A tile of scores is used while it lies in the cache: the
 // selection takes what beats its threshold, then the online softmaxes turn scores into exponentials relative to the
@@ -10,9 +10,8 @@
 #include <cmath>
 #include <memory>
 
+#include "bank_pass.h"
 #include "chunks.h"
-#include "kernels.h"
-#include "parallel.h"
 #include "selection.h"
 #include "softmax.h"
 #include "subnormals.h"
@@ -28,16 +27,16 @@ bool labels_fit(const int64_t* labels, int64_t count) {
 }
 
 template <int NV>
-class ContrastPass {
+class Pass {
  public:
-  ContrastPass(const Contrast& args, Resources resources)
+  Pass(const BankPass& args, Resources resources)
       : a(args),
         groups(a.shape.groups),
         queries(a.shape.queries),
         rows(a.shape.rows),
         features(a.shape.features),
-        distil_(a.teacher.data != nullptr),
-        keep_(distil_ && a.direction),
+        distil_(a.teacher.given()),
+        keep_(distil_ && a.student_grad),
         width_(distil_ ? 2 * L : L),
         entries_(a.k > 0 ? Selection<NV>::entries(a.k, rows) : 0),
         tile_(tile_rows(features, rows)),
@@ -51,12 +50,12 @@ class ContrastPass {
     parts_ = (tiles_ + part_tiles_ - 1) / part_tiles_;
     // A look ahead saves little where the bank is short, and finds no bound where it sees few more than k rows.
     ahead_ = a.k > 0 && tile_ * kAhead >= 3 * a.k && part_tiles_ >= 2 * kAhead ? kAhead : 0;
-    if (keep_ && floats(1) > resources.scratch / 4 / threads_) keep_ = false;
-    chunks_ = Chunks(groups, panels, threads_, resources.scratch, [this](int64_t p) { return floats(p); });
+    if (keep_ && floats(1) > resources.scratch_bytes / 4 / threads_) keep_ = false;
+    chunks_ = Chunks(groups, panels, threads_, resources.scratch_bytes, [this](int64_t p) { return floats(p); });
   }
 
   void run() {
-    const Inverses inverse(a.bank, a.shape.groups, rows, features, a.normalize, threads_);
+    const Inverses inverse(a.bank, a.normalize, threads_);
     if (parts_ == 1) {
       Scratch scratch(threads_, floats(chunks_.panels));
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
@@ -64,9 +63,9 @@ class ContrastPass {
         Part part = open(item, 0, inverse, scratch.thread(thread_number()));
         sweep(part);
         finish_rows(&part);
-        if (!a.direction) continue;
-        direction(part);
-        finish_direction(&part);
+        if (!a.student_grad) continue;
+        sum_gradient(part);
+        finish_gradient(&part);
       }
       return;
     }
@@ -79,10 +78,10 @@ class ContrastPass {
         sweep(part[p]);
       }
       finish_rows(part.get());
-      if (!a.direction) continue;
+      if (!a.student_grad) continue;
 #pragma omp parallel for schedule(static) num_threads(threads_)
-      for (int64_t p = 0; p < parts_; ++p) direction(part[p]);
-      finish_direction(part.get());
+      for (int64_t p = 0; p < parts_; ++p) sum_gradient(part[p]);
+      finish_gradient(part.get());
     }
   }
 
@@ -95,9 +94,11 @@ class ContrastPass {
     float *student, *student_inverse, *teacher, *teacher_inverse;
     Softmax<NV>* softmax;
     Selection<NV>* selection;
-    float* kept;       // exponentials of the part's bank rows [rows][width], or scores of its first tiles
-    float* maxima;     // what they are relative to, by tile (or of the last tile only)
-    float* direction;  // [D][L]
+    float* candidates;         // of the selection: scores
+    int32_t* candidate_rows;   // and their bank rows
+    float* kept;               // exponentials of the part's bank rows [rows][width], or scores of its first tiles
+    float* maxima;             // what they are relative to, by tile (or of the last tile only)
+    float* gradient;           // [D][L]
   };
 
   // A chunk's panels and the tiles of the bank that they sweep.
@@ -106,27 +107,47 @@ class ContrastPass {
     Panel* panel;
     Rows bank;
     const float* scale;              // of the bank's rows, or nullptr
+    float* row;                      // a query on its way into a panel
     float *stream, *loose, *packed;  // a tile's rows, its scores, its rows as features
   };
 
-  // Scratch of a part with `panels` panels: what open() takes.
-  int64_t floats(int64_t panels) const {
-    int64_t panel = Cutter::size<float>(features * L) + Cutter::size<float>(L);
-    if (distil_)
-      panel += Cutter::size<float>(features * L) + Cutter::size<float>(L) + Cutter::size<Softmax<NV>>(1) +
-               Cutter::size<float>(maxima());
-    panel += Cutter::size<float>(kept_rows() * width_);
-    if (a.direction) panel += Cutter::size<float>(features * L);
-    if (a.k > 0) panel += Cutter::size<Selection<NV>>(1) + Cutter::size<float>(L * entries_) + Cutter::size<int32_t>(L * entries_);
-    int64_t shared = Cutter::size<Panel>(panels) + Cutter::size<float>(features) +
-                     Cutter::size<float>(tile_ * features) + Cutter::size<float>(tile_ * width_);
-    if (a.direction) shared += Cutter::size<float>(packed_floats(tile_, features));
-    return panels * panel + shared;
+  // Where everything of a part with `panels` panels lies in its scratch.
+  void lay_out(Part& part, int64_t panels, Cutter& cut) const {
+    part.panel = cut.take<Panel>(panels);
+    part.row = cut.take(features);
+    part.stream = cut.take(tile_ * features);
+    part.loose = cut.take(tile_ * width_);
+    part.packed = a.student_grad ? cut.take(packed_floats(tile_, features)) : nullptr;
+    for (int64_t p = 0; p < panels; ++p) {
+      Panel measured;
+      lay_out(part.panel ? part.panel[p] : measured, cut);
+    }
   }
 
-  int64_t part_rows() const { return std::min(part_tiles_ * tile_, rows); }
-  int64_t kept_rows() const { return keep_ ? part_rows() : ahead_ * tile_; }
-  int64_t maxima() const { return 2 * L * (keep_ ? part_tiles_ : 1); }
+  void lay_out(Panel& q, Cutter& cut) const {
+    q.student = cut.take(features * L);
+    q.student_inverse = cut.take(L);
+    if (distil_) {
+      q.teacher = cut.take(features * L);
+      q.teacher_inverse = cut.take(L);
+      q.softmax = cut.take<Softmax<NV>>(1);
+      q.maxima = cut.take(2 * L * (keep_ ? part_tiles_ : 1));
+    }
+    q.kept = cut.take((keep_ ? std::min(part_tiles_ * tile_, rows) : ahead_ * tile_) * width_);
+    if (a.student_grad) q.gradient = cut.take(features * L);
+    if (a.k > 0) {
+      q.selection = cut.take<Selection<NV>>(1);
+      q.candidates = cut.take(L * entries_);
+      q.candidate_rows = cut.take<int32_t>(L * entries_);
+    }
+  }
+
+  int64_t floats(int64_t panels) const {
+    Part part;
+    Cutter measure;
+    lay_out(part, panels, measure);
+    return measure.used();
+  }
 
   Part open(int64_t item, int64_t number, const Inverses& inverse, float* memory) const {
     const int64_t group = item / chunks_.per_group, first = item % chunks_.per_group * chunks_.panels * L;
@@ -135,16 +156,25 @@ class ContrastPass {
     part.panels = std::min(chunks_.panels, (queries - first + L - 1) / L);
     part.first_tile = number * part_tiles_;
     part.tiles = std::min(part_tiles_, tiles_ - part.first_tile);
-    part.bank = group_rows(a.bank, group, features);
+    part.bank = group_rows(a.bank, group);
     part.scale = inverse.group(group);
     Cutter cut(memory);
-    part.panel = cut.take<Panel>(part.panels);
-    float* row = cut.take(features);
-    part.stream = cut.take(tile_ * features);
-    part.loose = cut.take(tile_ * width_);
-    if (a.direction) part.packed = cut.take(packed_floats(tile_, features));
-    for (int64_t p = 0; p < part.panels; ++p) open(part.panel[p], group, first + p * L, cut, row);
+    lay_out(part, part.panels, cut);
+    for (int64_t p = 0; p < part.panels; ++p) open(part.panel[p], group, first + p * L, part.row);
     return part;
+  }
+
+  void open(Panel& q, int64_t group, int64_t first, float* row) const {
+    q.first = first;
+    q.count = std::min<int64_t>(L, queries - first);
+    pack_panel<NV>(group_rows(a.student, group), first, q.count, a.normalize, a.normalize, row, q.student,
+                   q.student_inverse);
+    if (distil_)
+      pack_panel<NV>(group_rows(a.teacher, group), first, q.count, a.normalize, a.normalize, row, q.teacher,
+                     q.teacher_inverse);
+    if (a.k > 0)
+      q.selection->start(q.candidates, q.candidate_rows, entries_, a.k,
+                         a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
   }
 
   // Selection, both softmaxes and their exponentials. The selection sees the scores of the first tiles together before it
@@ -194,10 +224,10 @@ class ContrastPass {
     }
   }
 
-  // The part's share of the gradient in unit rows.
-  void direction(const Part& part) const {
+  // The part's sum of the gradient in unit rows.
+  void sum_gradient(const Part& part) const {
     const FlushSubnormals flush;
-    for (int64_t p = 0; p < part.panels; ++p) std::memset(part.panel[p].direction, 0, sizeof(float) * features * L);
+    for (int64_t p = 0; p < part.panels; ++p) std::memset(part.panel[p].gradient, 0, sizeof(float) * features * L);
     for (int64_t t = 0; t < part.tiles; ++t) {
       const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
       open_stream(part.bank, j, count, nullptr, part.stream);
@@ -212,44 +242,19 @@ class ContrastPass {
           exponential_tile<NV>(tile, count, scales_, maxima);
         }
         weight_tile<NV>(tile, count, scales_, maxima, *q.softmax, static_cast<float>(a.student_temp), row_scale);
-        accumulate<NV>(part.packed, count, tile, width_, features, q.direction);
+        accumulate<NV>(part.packed, count, tile, width_, features, q.gradient);
       }
     }
   }
 
-  // Adds the parts' shares and writes the gradient in raw rows.
-  void finish_direction(const Part* part) const {
+  // Adds the parts' sums and writes the gradient in raw rows.
+  void finish_gradient(const Part* part) const {
     const FlushSubnormals flush;
     for (int64_t p = 0; p < part->panels; ++p) {
       const Panel& q = part->panel[p];
-      for (int64_t other = 1; other < parts_; ++other) axpy(1.0f, part[other].panel[p].direction, q.direction, features * L);
-      unpack_gradient<NV>(q.direction, q.student, q.student_inverse, a.normalize, features, q.first, q.count,
-                          a.direction + part->group * queries * features);
-    }
-  }
-
-  void open(Panel& q, int64_t group, int64_t first, Cutter& cut, float* row) const {
-    q.first = first;
-    q.count = std::min<int64_t>(L, queries - first);
-    q.student = cut.take(features * L);
-    q.student_inverse = cut.take(L);
-    pack_panel<NV>(group_rows(a.student, group, features), first, q.count, a.normalize, a.normalize, row, q.student,
-                   q.student_inverse);
-    if (distil_) {
-      q.teacher = cut.take(features * L);
-      q.teacher_inverse = cut.take(L);
-      pack_panel<NV>(group_rows(a.teacher, group, features), first, q.count, a.normalize, a.normalize, row, q.teacher,
-                     q.teacher_inverse);
-      q.softmax = cut.take<Softmax<NV>>(1);
-      q.maxima = cut.take(maxima());
-    }
-    q.kept = cut.take(kept_rows() * width_);
-    if (a.direction) q.direction = cut.take(features * L);
-    if (a.k > 0) {
-      q.selection = cut.take<Selection<NV>>(1);
-      float* scores = cut.take(L * entries_);
-      q.selection->start(scores, cut.take<int32_t>(L * entries_), entries_, a.k,
-                         a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
+      for (int64_t other = 1; other < parts_; ++other) axpy(1.0f, part[other].panel[p].gradient, q.gradient, features * L);
+      unpack_gradient<NV>(q.gradient, q.student, q.student_inverse, a.normalize, features, q.first, q.count,
+                          a.student_grad + part->group * queries * features);
     }
   }
 
@@ -275,7 +280,7 @@ class ContrastPass {
     }
   }
 
-  const Contrast& a;
+  const BankPass& a;
   const int64_t groups, queries, rows, features;
   const bool distil_;
   bool keep_, labels_fit_;
@@ -292,11 +297,11 @@ class ContrastPass {
 }  // namespace
 
 // A panel of one vector wastes less where one vector holds every query.
-void contrast(const Contrast& args, Resources resources) {
+void bank_pass(const BankPass& args, Resources resources) {
   if (args.shape.queries <= kWidth)
-    ContrastPass<1>(args, resources).run();
+    Pass<1>(args, resources).run();
   else
-    ContrastPass<2>(args, resources).run();
+    Pass<2>(args, resources).run();
 }
 
 }  // namespace action::ACTION_ISA

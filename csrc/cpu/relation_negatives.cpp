@@ -1,12 +1,22 @@
 // Draws of negatives by a class relation, with Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as
 // easy as 1, 2, 3", SC 2011).
+#include "../params/relation_negatives.h"
+
 #include <cstdint>
 
-#include "kernels.h"
+#include "../params/checks.h"
 #include "parallel.h"
+#include "variant.h"
 
-namespace action {
+namespace action::ACTION_ISA {
 namespace {
+
+struct Draws {
+  int64_t groups, queries, rows, classes, k;
+  const int64_t *query_labels, *thresholds, *class_start, *bank_rows;
+  uint64_t seed;
+  int64_t* index;  // [G, N, k]
+};
 
 struct Words {
   uint32_t w[4];
@@ -24,12 +34,10 @@ Words philox(Words counter, uint32_t key0, uint32_t key1) {
   return counter;
 }
 
-}  // namespace
-
-void relation_negatives(const Relation& a, Resources resources) {
+void draw(const Draws& a, int wanted_threads) {
   const uint32_t key0 = static_cast<uint32_t>(a.seed), key1 = static_cast<uint32_t>(a.seed >> 32);
   const int64_t total = a.groups * a.queries;
-  const int threads = useful_threads(resources.threads, 20.0 * total * a.k);
+  const int threads = useful_threads(wanted_threads, 20.0 * total * a.k);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < total; ++row) {
     const int64_t group = row / a.queries, query = row % a.queries;
@@ -56,4 +64,21 @@ void relation_negatives(const Relation& a, Resources resources) {
   }
 }
 
-}  // namespace action
+}  // namespace
+
+int32_t relation_negatives(const RelationNegativesParams& p) {
+  Checks check(Device::cpu, p.query_labels);
+  const int64_t g = check.size(p.index, "index", 0, 3), n = check.size(p.index, "index", 1, 3);
+  const int64_t k = check.size(p.index, "index", 2, 3), c = check.size(p.thresholds, "thresholds", 2, 3);
+  const int64_t m = check.size(p.rows, "rows", 1, 2);
+  Draws draws{g, n, m, c, k, nullptr, nullptr, nullptr, nullptr, static_cast<uint64_t>(p.seed), nullptr};
+  draws.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
+  draws.thresholds = check.contiguous<int64_t>(p.thresholds, "thresholds", {g, c, c});
+  draws.class_start = check.contiguous<int64_t>(p.class_start, "class_start", {g, c + 1});
+  draws.bank_rows = check.contiguous<int64_t>(p.rows, "rows", {g, m});
+  draws.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
+  if (check.passed()) run(p.threads, [&] { draw(draws, static_cast<int>(p.threads)); });
+  return check.status();
+}
+
+}  // namespace action::ACTION_ISA

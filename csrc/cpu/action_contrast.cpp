@@ -1,0 +1,32 @@
+// Both softmaxes over the bank, their divergence, its gradient in the student, and the hard negatives.
+#include "../params/action_contrast.h"
+
+#include "../params/checks.h"
+#include "bank_pass.h"
+
+namespace action::ACTION_ISA {
+
+int32_t action_contrast(const ActionContrastParams& p) {
+  Checks check(Device::cpu, p.student);
+  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
+  const int64_t d = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const int64_t k = check.size(p.index, "index", 2, 3);
+  check.rows(p.student, "student", {g, n, d});
+  check.rows(p.teacher, "teacher", {g, n, d});
+  check.rows(p.bank, "bank", {g, m, d});
+  BankPass pass{{g, n, m, d}, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp, k};
+  if (p.query_labels.given() || p.bank_labels.given()) {
+    pass.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
+    pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
+  }
+  pass.kl = check.contiguous<float>(p.kl, "kl", {g, n});
+  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
+  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  pass.student_grad = check.optional<float>(p.student_grad, "student_grad", {g, n, d});
+  pass.similarity = check.contiguous<float>(p.similarity, "similarity", {g, n, k});
+  pass.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
+  if (check.passed()) run(p.threads, [&] { bank_pass(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
+  return check.status();
+}
+
+}  // namespace action::ACTION_ISA
