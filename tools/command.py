@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import NoReturn
 
 from jsonargparse import auto_cli
@@ -18,9 +18,3 @@ def refuse(message: str) -> NoReturn:
     """Print the message and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def check_known(flag: str, values: Iterable[object], known: Collection[object]) -> None:
-    """Refuse a flag's values unless all of them are known."""
-    if unknown := [value for value in values if value not in known]:
-        refuse(f"--{flag}: unknown {', '.join(map(str, unknown))}; choose from {', '.join(map(str, known))}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -233,22 +233,22 @@ HEADER = (
 )
 
 
-def main(queries: list[int] | None = None, rows: int = 1 << 20, k: int = 512) -> None:
+def main(queries: Sequence[int] = (1024, 16384), rows: int = 1 << 20, k: int = 512) -> None:
     """Estimates, not measurements.
 
     Args:
-        queries: numbers of them; none: 1024 and 16384.
+        queries: numbers of them, a line each.
         rows: of the bank.
         k: selected rows of a query.
     """
     print(f"ESTIMATES, M = {rows}, D = {FEATURES}, k = {k}, bfloat16; nothing here was measured.\n")
     print(HEADER)
     print(re.sub(r"[^|]+", "---", HEADER))
-    for line in lines(queries or [1024, 16384], rows, k):
+    for line in lines(queries, rows, k):
         print(line, flush=True)
 
 
-def lines(sizes: list[int], rows: int, k: int) -> Iterator[str]:
+def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
     scans = {kernel.arch: kernel for kernel in kernels() if kernel.name == "scan<Bfloat, false, true>"}
     for rates in RATES.values():
         if (scan := scans.get(f"sm_{rates.chip.capability}")) is None:

@@ -23,16 +23,17 @@ selection's buffers, the final sorting, and clocks below the data sheet's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from csv import DictWriter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from benchmarks.problems import Problem
 
-from ..command import check_known, run
+from ..command import run
 from ..machine_code.calls import Call
 from ..machine_code.launches import Compiled, launches
 from ..machine_code.sass import Loop
@@ -238,26 +239,30 @@ def estimates(name: str, call: Call, rates: Rates) -> Iterator[KernelEstimate]:
     )
 
 
-def main(chips: list[str] | None = None, calls: list[str] | None = None, csv: Path | None = None) -> None:
+ChipName = Literal[tuple(RATES)]
+CallName = Literal[tuple(CALLS)]
+
+
+def main(
+    chips: Sequence[ChipName] = tuple(RATES), calls: Sequence[CallName] = tuple(CALLS), csv: Path | None = None
+) -> None:
     """Estimates, not measurements.
 
     Args:
-        chips: of A100 and H100; none: both.
-        calls: names of calls, as in the second column of the table; none: all.
+        chips: to estimate for.
+        calls: to estimate.
         csv: also write the estimates to this file.
     """
-    check_known("chips", chips or (), RATES)
-    check_known("calls", calls or (), CALLS)
     print("ESTIMATES from data sheets and compiled kernels; nothing here was measured.\n")
     print(KernelEstimate.HEADER)
     print("|" + "---|" * (KernelEstimate.HEADER.count("|") - 1))
     found = []
-    for chip in chips or RATES:
-        for name in calls or CALLS:
+    for chip in chips:
+        for name in calls:
             for row in estimates(name, CALLS[name], RATES[chip]):
                 print(row, flush=True)
                 found.append({**asdict(row), "share_of_floor": row.share, "source": "estimate"})
-    if csv:
+    if csv and found:
         csv.parent.mkdir(parents=True, exist_ok=True)
         with csv.open("w", newline="") as file:
             writer = DictWriter(file, list(found[0]))

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from ..command import check_known, refuse, run
+from ..command import refuse, run
 from ..machine_code.calls import Call
 from ..machine_code.chips import Chip
 from ..machine_code.launches import launches
@@ -141,26 +141,27 @@ def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:
     return best
 
 
+KernelName = Literal[tuple(KERNELS)]
+Kind = Literal[tuple(KINDS)]
+Features = Literal[FEATURES]
+
+
 def main(
-    kernels: list[str] | None = None,
-    kinds: list[str] | None = None,
-    features: list[int] | None = None,
+    kernels: Sequence[KernelName] = tuple(KERNELS),
+    kinds: Sequence[Kind] = tuple(KINDS),
+    features: Sequence[Features] = FEATURES,
     jobs: int | None = None,
 ) -> None:
     """Measure tiles on a GPU.
 
     Args:
-        kernels: of scan, selection, direction, bank_gradient; none: all.
-        kinds: of rows and products: of bfloat16, float16, tf32, ieee; none: all.
-        features: of 32, 64, 128, 256, 512; none: all.
+        kernels: to tune.
+        kinds: of rows and products.
+        features: of a row.
         jobs: compilers at a time; none: one a core.
     """
     if not torch.cuda.is_available():
         refuse("tuning measures on a GPU, and PyTorch finds no CUDA device here")
-    kernels, kinds, features = kernels or list(KERNELS), kinds or list(KINDS), features or list(FEATURES)
-    check_known("kernels", kernels, KERNELS)
-    check_known("kinds", kinds, KINDS)
-    check_known("features", features, FEATURES)
     import triton
 
     from action_kernels.backends.triton.tuned import path_of
