@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from action.config import AnatomicalContrastConfig, InputConfig, ModelConfig, Tr
 from action.data.batches import step_generator
 from action.model.heads import Pixels, RepresentationHead
 from action.model.learner import Learner
-from action.stages import anatomical_contrast as stage_module
+from action.stages.anatomical_contrast import AnatomicalContrast
 from action_kernels import use_backend
 
 from .measure import peak_meter, quantiles, wait
@@ -79,17 +78,17 @@ class DenseRepresentationHead(RepresentationHead):
         return self.dense([feature.contiguous() for feature in features])[pixels.image, :, pixels.y, pixels.x]
 
 
-def gathered_contrast(
-    query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, *, temp: float, reduction: str
-) -> Tensor:
-    """``anatomical_contrast(reduction="none")`` by cosines, with a gather for each class of queries."""
-    losses = []
-    for q, p, i in zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True):
-        keys = torch.cat([p[:, None], bank[i.clamp_min(0)]], dim=1)  # [Q, 1 + k, D], the positive first
-        logits = F.cosine_similarity(q[:, None], keys, dim=2) / temp
-        logits[:, 1:].masked_fill_(i < 0, -torch.inf)
-        losses.append(-logits.log_softmax(dim=1)[:, 0])
-    return torch.cat(losses)
+class GatheredContrast(AnatomicalContrast):
+    """The stage with InfoNCE by cosines, and a gather of the negatives for each class of queries."""
+
+    def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
+        losses = []
+        for q, p, i in zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True):
+            keys = torch.cat([p[:, None], bank[i.clamp_min(0)]], dim=1)  # [Q, 1 + k, D], the positive first
+            logits = F.cosine_similarity(q[:, None], keys, dim=2) / temp
+            logits[:, 1:].masked_fill_(i < 0, -torch.inf)
+            losses.append(-logits.log_softmax(dim=1)[:, 0])
+        return torch.cat(losses)
 
 
 class Step:
@@ -110,9 +109,11 @@ class Step:
         self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
         if plain:
             for model in (self.learner.student, self.learner.teacher):
-                model.representation.__class__ = DenseRepresentationHead  # the same parameters
+                head = DenseRepresentationHead(model.representation.channels, config.model.embedding)
+                head.load_state_dict(model.representation.state_dict())
+                model.representation = head.requires_grad_(model is self.learner.student)
         self.learner.to(device).train()
-        self.stage = stage_module.AnatomicalContrast(config)
+        self.stage = (GatheredContrast if plain else AnatomicalContrast)(config)
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
             self.learner.student.parameters(),
@@ -125,10 +126,7 @@ class Step:
     def __call__(self) -> dict[str, Tensor]:
         torch.manual_seed(self.done)  # dropout
         rng = step_generator(0, 0, self.done)
-        with ExitStack() as stack:
-            if self.plain:
-                stack.enter_context(use_backend("reference"))
-                stack.enter_context(patch.object(stage_module, "anatomical_contrast", gathered_contrast))
+        with use_backend("reference") if self.plain else nullcontext():
             losses = self.stage.losses(self.learner, self.batch, self.done, rng)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
