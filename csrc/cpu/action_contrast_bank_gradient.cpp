@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "subnormals.h"
 #include "tile.h"
+#include "variant.h"
 
 namespace action::ACTION_ISA {
 namespace {

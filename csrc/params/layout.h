@@ -1,14 +1,9 @@
 // Parameter structs that Python can fill by the names of their fields.
 //
-// A struct is declared once, as a list of fields:
-//
-//   #define EXAMPLE_FIELDS(FIELD) \
-//     FIELD(Tensor, query)        \
-//     FIELD(double, temp)
-//   ACTION_PARAMS(ExampleParams, EXAMPLE_FIELDS)
-//
-// which makes the struct and a table of its fields. Python declares the same names and types once more, as a NamedTuple;
-// the two are compared when the library is loaded, and values are written where the table says.
+// A struct is declared once, as a macro that lists its fields, EXAMPLE_FIELDS(FIELD), each as FIELD(double, temp), and
+// ACTION_PARAMS(ExampleParams, EXAMPLE_FIELDS) makes the struct and a table of its fields from it. Python declares the
+// same names and types once more, as a NamedTuple; the two are compared when the library is loaded, and values are
+// written where the table says.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,133 @@
+"""Both softmaxes over the bank, their divergence with its gradients, and the hard negatives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..interface import ContrastResult
+from . import scratch_limit
+from .launchers import bind, contiguous_labels, empty
+
+
+class ActionContrastParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    kl: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_grad: Tensor | None
+    similarity: Tensor
+    index: Tensor
+    threads: int
+    scratch_bytes: int
+
+
+class ActionContrastBankGradientParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    grad_kl: Tensor
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    kl: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    bank_grad: Tensor
+    threads: int
+    scratch_bytes: int
+
+
+_forward = bind("action_contrast", ActionContrastParams)
+_bank_gradient = bind("action_contrast_bank_gradient", ActionContrastBankGradientParams)
+
+
+def action_contrast(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    student_temp: float,
+    teacher_temp: float,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    normalize: bool,
+    with_student_grad: bool,
+) -> ContrastResult:
+    groups, queries, features = student.shape
+    query_labels, bank_labels = contiguous_labels(query_labels, bank_labels)
+    result = ContrastResult(
+        kl=empty((groups, queries)),
+        student_lse=empty((groups, queries), torch.float64),
+        teacher_lse=empty((groups, queries), torch.float64),
+        student_grad=empty((groups, queries, features) if with_student_grad else (0,)),
+        similarity=empty((groups, queries, k)),
+        index=empty((groups, queries, k), torch.int64),
+    )
+    _forward(
+        ActionContrastParams(
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            kl=result.kl,
+            student_lse=result.student_lse,
+            teacher_lse=result.teacher_lse,
+            student_grad=result.student_grad if with_student_grad else None,
+            similarity=result.similarity,
+            index=result.index,
+            threads=torch.get_num_threads(),
+            scratch_bytes=scratch_limit(),
+        )
+    )
+    return result
+
+
+def action_contrast_bank_gradient(
+    grad_kl: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    kl: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    bank_grad = empty(bank.shape)
+    _bank_gradient(
+        ActionContrastBankGradientParams(
+            grad_kl=grad_kl.contiguous(),
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            kl=kl.contiguous(),
+            student_lse=student_lse.contiguous(),
+            teacher_lse=teacher_lse.contiguous(),
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            bank_grad=bank_grad,
+            threads=torch.get_num_threads(),
+            scratch_bytes=scratch_limit(),
+        )
+    )
+    return bank_grad

@@ -1,0 +1,37 @@
+"""The launchers of ``csrc/cpu``, and what their callers allocate and pass beside the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import native
+
+
+def bind(name: str, params: type[NamedTuple]) -> Callable[[NamedTuple], None]:
+    """A launcher of the native module, a function of ``params``.
+
+    Raises:
+        ImportError: there is no native module, or it declares other parameters.
+    """
+    module = native.module()
+    if isinstance(module, str):
+        raise ImportError(module)
+    return native.bind(module.cpu_launchers(), name, params)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """New memory for a result."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def contiguous_labels(
+    query_labels: Tensor | None, bank_labels: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Both as kernels take them, or neither."""
+    if query_labels is None or bank_labels is None:
+        return None, None
+    return query_labels.contiguous(), bank_labels.contiguous()
