@@ -33,6 +33,7 @@ class ContrastResult(NamedTuple):
     """Result of one pass over the bank, row by row."""
 
     kl: Tensor  # [G, N] KL(p_t || p_s)
+    logit_gap: Tensor  # [G, N] float64 mean over p_t of the teacher's logit (similarity / temp) less the student's
     student_lse: Tensor  # [G, N] float64 log-sum-exp of the student's similarity / student_temp
     teacher_lse: Tensor  # [G, N] float64 log-sum-exp of the teacher's similarity / teacher_temp
     student_grad: Tensor  # [G, N, D] d kl_i / d student_i; [0] when not wanted

@@ -99,7 +99,7 @@ def contrast(
         student, student_temp, divisor = temperature.absorbed(student, student_temp, dtype)
         teacher, teacher_temp, _ = temperature.absorbed(teacher, teacher_temp, dtype)
         normalize = False
-    kl, _, _, _, similarity, index = call(
+    kl, _, _, _, _, similarity, index = call(
         "action_contrast",
         *grouped(student, teacher, bank),
         k,
@@ -125,16 +125,24 @@ def _fake(
 ):  # fmt: skip
     dtype = working_dtype(student, teacher, bank)
     kl = student.new_empty(student.shape[:-1], dtype=dtype)
-    student_lse, teacher_lse = (student.new_empty(student.shape[:-1], dtype=torch.float64) for _ in range(2))
+    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
     similarity = student.new_empty((*student.shape[:-1], k), dtype=dtype)
     index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
-    return kl, student_lse, teacher_lse, like(student, dtype, with_student_grad), similarity, index
+    return (
+        kl,
+        torch.empty_like(student_lse),
+        student_lse,
+        teacher_lse,
+        like(student, dtype, with_student_grad),
+        similarity,
+        index,
+    )
 
 
 def _save(ctx, inputs, output):
     student, teacher, bank, k, student_temp, teacher_temp, _, _, normalize, with_student_grad = inputs
-    kl, student_lse, teacher_lse, student_grad, _, index = output
-    ctx.mark_non_differentiable(student_lse, teacher_lse, student_grad, index)
+    _, logit_gap, student_lse, teacher_lse, student_grad, _, index = output
+    ctx.mark_non_differentiable(logit_gap, student_lse, teacher_lse, student_grad, index)
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     ctx.settings = k, student_temp, teacher_temp, normalize
     ctx.dtypes = student.dtype, bank.dtype
@@ -143,12 +151,12 @@ def _save(ctx, inputs, output):
     missing = to_student and not with_student_grad
     again = (student, bank) if to_bank or missing or k > 0 else (None, None)
     student_grad = student_grad if to_student and with_student_grad else None
-    distilled = (kl, student_lse, teacher_lse) if to_bank else (None,) * 3
+    distilled = (logit_gap, student_lse, teacher_lse) if to_bank else (None,) * 3
     keep(ctx, *again, index, student_grad, teacher if to_bank or missing else None, *distilled)
 
 
-def _backward(ctx, grad_kl, _student_lse, _teacher_lse, _student_grad, grad_similarity, _index):
-    student, bank, index, student_grad, teacher, kl, student_lse, teacher_lse = ctx.saved_tensors
+def _backward(ctx, grad_kl, _logit_gap, _student_lse, _teacher_lse, _student_grad, grad_similarity, _index):
+    student, bank, index, student_grad, teacher, logit_gap, student_lse, teacher_lse = ctx.saved_tensors
     k, student_temp, teacher_temp, normalize = ctx.settings
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     ops = torch.ops.action_kernels
@@ -160,12 +168,12 @@ def _backward(ctx, grad_kl, _student_lse, _teacher_lse, _student_grad, grad_simi
             with pinned(ctx.backend or None):
                 student_grad = ops.action_contrast(
                     student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True
-                )[3]
+                )[4]
         student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
     if grad_kl is not None and to_bank:
         bank_terms.append(
             ops.action_contrast_bank_gradient(
-                *(grad_kl, student, teacher, bank, kl, student_lse, teacher_lse),
+                *(grad_kl, student, teacher, bank, logit_gap, student_lse, teacher_lse),
                 *(student_temp, teacher_temp, normalize),
                 ctx.backend,
             )
@@ -189,7 +197,8 @@ register(
     "action_contrast",
     "(Tensor student, Tensor teacher, Tensor bank, SymInt k, float student_temp, float teacher_temp,"
     " Tensor? query_labels, Tensor? bank_labels, bool normalize, bool with_student_grad)"
-    " -> (Tensor kl, Tensor student_lse, Tensor teacher_lse, Tensor student_grad, Tensor similarity, Tensor index)",
+    " -> (Tensor kl, Tensor logit_gap, Tensor student_lse, Tensor teacher_lse, Tensor student_grad, Tensor similarity,"
+    " Tensor index)",
     rows=("student", "teacher", "bank"),
     fake=_fake,
     save=_save,
@@ -198,15 +207,15 @@ register(
 
 
 def _bank_gradient_fake(
-    grad_kl, student, teacher, bank, kl, student_lse, teacher_lse, student_temp, teacher_temp, normalize, backend
+    grad_kl, student, teacher, bank, logit_gap, student_lse, teacher_lse, student_temp, teacher_temp, normalize, backend
 ):
     return like(bank, working_dtype(student, teacher, bank))
 
 
 register_gradient(
     "action_contrast_bank_gradient",
-    "(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor kl, Tensor student_lse, Tensor teacher_lse,"
-    " float student_temp, float teacher_temp, bool normalize, str backend) -> Tensor",
+    "(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor logit_gap, Tensor student_lse,"
+    " Tensor teacher_lse, float student_temp, float teacher_temp, bool normalize, str backend) -> Tensor",
     operator="action_contrast",
     rows=("student", "teacher", "bank"),
     fake=_bank_gradient_fake,

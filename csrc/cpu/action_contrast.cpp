@@ -20,6 +20,7 @@ int32_t action_contrast(const ActionContrastParams& p) {
     pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
   }
   pass.kl = check.contiguous<float>(p.kl, "kl", {g, n});
+  pass.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
   pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
   pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
   pass.student_grad = check.optional<float>(p.student_grad, "student_grad", {g, n, d});

@@ -21,8 +21,8 @@ struct BankGradient {
   Tensor student, teacher, bank;
   double student_temp, teacher_temp;
   bool normalize;
-  const float *grad_kl, *kl;                // [G, N]
-  const double *student_lse, *teacher_lse;  // [G, N]
+  const float* grad_kl;                                 // [G, N]
+  const double *logit_gap, *student_lse, *teacher_lse;  // [G, N]
   float* bank_grad;                         // [G, M, D]
 };
 
@@ -124,23 +124,27 @@ class BankGradientPass {
     }
   }
 
-  // Scores become weights: (p_s - p_t) / student_temp and p_t (log p_t - log p_s - kl) / teacher_temp, times the
-  // query's upstream gradient.
+  // Scores become weights: (p_s - p_t) / student_temp and p_t (t - s - logit_gap) / teacher_temp with the logits t and s,
+  // times the query's upstream gradient. The gap is taken apart like a log-sum-exp: t - s - gap is (t less the teacher's
+  // reference) less (s less the student's score of that reference), differences in which nothing large is rounded.
   void weights(float* tile, int64_t first, int64_t count, const float* inverse) const {
     const vf cs = set1(static_cast<float>(kLog2e / a.student_temp));
     const vf ct = set1(static_cast<float>(kLog2e / a.teacher_temp));
     for (int64_t i = 0; i < count; ++i) {
-      const float g = a.grad_kl[first + i], kl = a.kl[first + i];
+      const float g = a.grad_kl[first + i];
       const Reference rs(a.student_lse[first + i], a.student_temp), rt(a.teacher_lse[first + i], a.teacher_temp);
-      const vf ws = set1(g / static_cast<float>(a.student_temp)), wt = set1(g / static_cast<float>(a.teacher_temp));
+      const Reference middle(rt.score / a.teacher_temp - a.logit_gap[first + i], a.student_temp);
+      const vf ws = set1(g / static_cast<float>(a.student_temp));
+      const vf wt = set1(g / static_cast<float>(a.teacher_temp) * static_cast<float>(kLn2));
       float* row = tile + i * 2 * L;
       for (int v = 0; v < NV; ++v) {
         const vf unit = load(inverse + v * kWidth);
-        const vf s = (rounded(load(row + v * kWidth) * unit) - set1(rs.score)) * cs + set1(rs.rest);
-        const vf t = (rounded(load(row + L + v * kWidth) * unit) - set1(rt.score)) * ct + set1(rt.rest);
-        const vf ps = exp2(s), pt = exp2(t);
+        const vf score = rounded(load(row + v * kWidth) * unit);
+        const vf t = (rounded(load(row + L + v * kWidth) * unit) - set1(rt.score)) * ct;
+        const vf ps = exp2((score - set1(rs.score)) * cs + set1(rs.rest)), pt = exp2(t + set1(rt.rest));
+        const vf beyond = t - ((score - set1(middle.score)) * cs + set1(middle.rest));
         store(row + v * kWidth, (ps - pt) * ws);
-        store(row + L + v * kWidth, pt * ((t - s) * set1(static_cast<float>(kLn2)) - set1(kl)) * wt);
+        store(row + L + v * kWidth, pt * beyond * wt);
       }
     }
   }
@@ -163,7 +167,7 @@ int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p)
   BankGradient call{{g, n, m, d}, p.student, p.teacher, p.bank, p.student_temp, p.teacher_temp, p.normalize,
                     nullptr, nullptr, nullptr, nullptr, nullptr};
   call.grad_kl = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
-  call.kl = check.contiguous<float>(p.kl, "kl", {g, n});
+  call.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
   call.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
   call.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
   call.bank_grad = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});

@@ -268,13 +268,17 @@ class Pass {
     for (int64_t lane = 0; lane < q.count; ++lane) {
       const int64_t out = start + lane;
       if (distil_) {
-        auto value = [lane](const vf* v) { return static_cast<double>(v[lane / kWidth][lane % kWidth]); };
-        const double student_sum = value(q.softmax->student_sum), teacher_sum = value(q.softmax->teacher_sum);
-        const double student_log = std::log(student_sum), teacher_log = std::log(teacher_sum);
-        const double divergence = kLn2 * value(q.softmax->divergence) / teacher_sum;
-        a.kl[out] = static_cast<float>(divergence + student_log - teacher_log);
-        a.student_lse[out] = value(q.softmax->student_max) / a.student_temp + student_log;
-        a.teacher_lse[out] = value(q.softmax->teacher_max) / a.teacher_temp + teacher_log;
+        auto value = [lane](const vf& v) { return static_cast<double>(v[lane % kWidth]); };
+        const Sums& sums = q.softmax->sums[lane / kWidth];
+        const double student_max = value(q.softmax->student_max[lane / kWidth]) / a.student_temp;
+        const double teacher_max = value(q.softmax->teacher_max[lane / kWidth]) / a.teacher_temp;
+        const double student_log = std::log(value(sums.student)), teacher_log = std::log(value(sums.teacher));
+        const double student_there = value(q.softmax->student_there[lane / kWidth]) / a.student_temp;
+        const double divergence = kLn2 * value(sums.divergence) / value(sums.teacher);
+        a.kl[out] = static_cast<float>(divergence + (student_max - student_there) + student_log - teacher_log);
+        a.logit_gap[out] = divergence + (teacher_max - student_there);
+        a.student_lse[out] = student_max + student_log;
+        a.teacher_lse[out] = teacher_max + teacher_log;
       }
       if (a.k > 0) q.selection->finish(static_cast<int>(lane), a.similarity + out * a.k, a.index + out * a.k);
     }

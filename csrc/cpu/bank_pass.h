@@ -15,6 +15,7 @@ struct BankPass {
   int64_t k = 0;                                       // 0: no selection
   const int64_t *query_labels = nullptr, *bank_labels = nullptr;  // [G, N] and [G, M], or nullptr
   float* kl = nullptr;                                 // [G, N]
+  double* logit_gap = nullptr;                         // [G, N]
   double *student_lse = nullptr, *teacher_lse = nullptr;  // [G, N]
   float* student_grad = nullptr;                       // [G, N, D], or nullptr: not wanted
   float* similarity = nullptr;                         // [G, N, k]

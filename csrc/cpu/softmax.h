@@ -6,23 +6,29 @@
 
 namespace action::ACTION_ISA {
 
+// Of one vector of lanes. The divergence is taken relative to the teacher's largest score and to the student's score of
+// that same bank row: where one row has all the weight, or the two distributions are close, nothing large is added up.
+struct Sums {
+  vf student, teacher;  // of 2**((s - student_max) scale) and 2**((t - teacher_max) scale)
+  vf divergence;        // of 2**t' (t' - s'), t' = (t - teacher_max) scale, s' = (s - student_there) scale
+};
+
 template <int NV>
 struct Softmax {
   vf student_max[NV], teacher_max[NV];
-  vf student_sum[NV], teacher_sum[NV];  // sums of 2**((s - max) scale)
-  vf divergence[NV];                    // sum of 2**t' * (t' - s'), t' = (t - max) scale, s' likewise
+  vf student_there[NV];  // the student's score where the teacher's is largest
+  Sums sums[NV];
 };
 
 struct Scales {
   float student, teacher;
 };
 
-// Moves sums to new maxima: s and t are (old maximum - new maximum) * scale.
-inline void move_sums(vf s, vf t, vf& student_sum, vf& teacher_sum, vf& divergence) {
-  const vf fs = exp2(s), ft = exp2(t);
-  divergence = (divergence + teacher_sum * (t - s)) * ft;
-  student_sum *= fs;
-  teacher_sum *= ft;
+// Moves sums to other references; every argument is (old reference - new reference) * scale.
+inline Sums moved(Sums sums, vf student, vf teacher, vf student_there) {
+  const vf decay = exp2(teacher);
+  return {sums.student * exp2(student), sums.teacher * decay,
+          (sums.divergence + sums.teacher * (teacher - student_there)) * decay};
 }
 
 // Takes a tile of scores into the softmaxes and leaves the exponentials in its place. `maxima` (student lanes, teacher
@@ -35,33 +41,36 @@ __attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales s
     float *students = tile + v * kWidth, *teachers = students + L;
     vf ms = first ? load(students) : state.student_max[v];
     vf mt = first ? load(teachers) : state.teacher_max[v];
+    vf there = first ? load(students) : state.student_there[v];
     for (int64_t j = 0; j < count; ++j) {
-      ms = max(ms, load(students + j * 2 * L));
-      mt = max(mt, load(teachers + j * 2 * L));
+      const vf score = load(students + j * 2 * L), teacher = load(teachers + j * 2 * L);
+      there = teacher > mt ? score : there;
+      ms = max(ms, score);
+      mt = max(mt, teacher);
     }
-    vf student_sum{}, teacher_sum{}, divergence{};
+    Sums sums{};
     for (int64_t j = 0; j < count; ++j) {
-      const vf s = (load(students + j * 2 * L) - ms) * cs;
+      const vf score = load(students + j * 2 * L);
+      const vf s = (score - ms) * cs;
       const vf t = (load(teachers + j * 2 * L) - mt) * ct;
       const vf es = exp2(s), et = exp2(t);
       store(students + j * 2 * L, es);
       store(teachers + j * 2 * L, et);
-      student_sum += es;
-      teacher_sum += et;
-      divergence += et * (t - s);
+      sums.student += es;
+      sums.teacher += et;
+      sums.divergence += et * (t - (score - there) * cs);
     }
     if (!first) {
-      vf student_before = state.student_sum[v], teacher_before = state.teacher_sum[v], before = state.divergence[v];
-      move_sums((state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct, student_before, teacher_before, before);
-      divergence += before;
-      student_sum += student_before;
-      teacher_sum += teacher_before;
+      const Sums before = moved(state.sums[v], (state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct,
+                                (state.student_there[v] - there) * cs);
+      sums.student += before.student;
+      sums.teacher += before.teacher;
+      sums.divergence += before.divergence;
     }
     state.student_max[v] = ms;
     state.teacher_max[v] = mt;
-    state.student_sum[v] = student_sum;
-    state.teacher_sum[v] = teacher_sum;
-    state.divergence[v] = divergence;
+    state.student_there[v] = there;
+    state.sums[v] = sums;
     store(maxima + v * kWidth, ms);
     store(maxima + L + v * kWidth, mt);
   }
@@ -73,15 +82,15 @@ void merge(Softmax<NV>& state, const Softmax<NV>& other, Scales scales) {
   const vf cs = set1(scales.student), ct = set1(scales.teacher);
   for (int v = 0; v < NV; ++v) {
     const vf ms = max(state.student_max[v], other.student_max[v]), mt = max(state.teacher_max[v], other.teacher_max[v]);
-    vf student_sum = other.student_sum[v], teacher_sum = other.teacher_sum[v], divergence = other.divergence[v];
-    move_sums((other.student_max[v] - ms) * cs, (other.teacher_max[v] - mt) * ct, student_sum, teacher_sum, divergence);
-    move_sums((state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct, state.student_sum[v],
-              state.teacher_sum[v], state.divergence[v]);
+    const vf there = other.teacher_max[v] > state.teacher_max[v] ? other.student_there[v] : state.student_there[v];
+    const Sums ours = moved(state.sums[v], (state.student_max[v] - ms) * cs, (state.teacher_max[v] - mt) * ct,
+                            (state.student_there[v] - there) * cs);
+    const Sums theirs = moved(other.sums[v], (other.student_max[v] - ms) * cs, (other.teacher_max[v] - mt) * ct,
+                              (other.student_there[v] - there) * cs);
     state.student_max[v] = ms;
     state.teacher_max[v] = mt;
-    state.student_sum[v] += student_sum;
-    state.teacher_sum[v] += teacher_sum;
-    state.divergence[v] += divergence;
+    state.student_there[v] = there;
+    state.sums[v] = {ours.student + theirs.student, ours.teacher + theirs.teacher, ours.divergence + theirs.divergence};
   }
 }
 
@@ -107,9 +116,9 @@ __attribute__((noinline)) void weight_tile(float* tile, int64_t count, Scales sc
   for (int v = 0; v < NV; ++v) {
     const vf temp = set1(student_temp);
     as[v] = exp2((load(maxima + v * kWidth) - state.student_max[v]) * set1(scales.student)) /
-            (state.student_sum[v] * temp);
+            (state.sums[v].student * temp);
     at[v] = exp2((load(maxima + L + v * kWidth) - state.teacher_max[v]) * set1(scales.teacher)) /
-            (state.teacher_sum[v] * temp);
+            (state.sums[v].teacher * temp);
   }
   for (int64_t j = 0; j < count; ++j) {
     const vf factor = set1(row_scale ? row_scale[j] : 1.0f);

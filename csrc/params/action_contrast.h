@@ -15,6 +15,7 @@ namespace action {
   FIELD(double, teacher_temp)                                                  \
   FIELD(bool, normalize)                                                       \
   FIELD(Tensor, kl)           /* [G, N] float32, a result like those below */  \
+  FIELD(Tensor, logit_gap)    /* [G, N] float64 */                             \
   FIELD(Tensor, student_lse)  /* [G, N] float64 */                             \
   FIELD(Tensor, teacher_lse)  /* [G, N] float64 */                             \
   FIELD(Tensor, student_grad) /* [G, N, D] float32, or none: not wanted */     \
@@ -29,7 +30,7 @@ ACTION_PARAMS(ActionContrastParams, ACTION_CONTRAST_FIELDS)
   FIELD(Tensor, student)     /* [G, N, D] */        \
   FIELD(Tensor, teacher)     /* [G, N, D] */        \
   FIELD(Tensor, bank)        /* [G, M, D] */        \
-  FIELD(Tensor, kl)          /* [G, N] float32 */   \
+  FIELD(Tensor, logit_gap)   /* [G, N] float64 */   \
   FIELD(Tensor, student_lse) /* [G, N] float64 */   \
   FIELD(Tensor, teacher_lse) /* [G, N] float64 */   \
   FIELD(double, student_temp)                       \

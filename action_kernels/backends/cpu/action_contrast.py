@@ -24,6 +24,7 @@ class ActionContrastParams(NamedTuple):
     teacher_temp: float
     normalize: bool
     kl: Tensor
+    logit_gap: Tensor
     student_lse: Tensor
     teacher_lse: Tensor
     student_grad: Tensor | None
@@ -40,7 +41,7 @@ class ActionContrastBankGradientParams(NamedTuple):
     student: Tensor
     teacher: Tensor
     bank: Tensor
-    kl: Tensor
+    logit_gap: Tensor
     student_lse: Tensor
     teacher_lse: Tensor
     student_temp: float
@@ -71,6 +72,7 @@ def action_contrast(
     query_labels, bank_labels = contiguous_labels(query_labels, bank_labels)
     result = ContrastResult(
         kl=empty((groups, queries)),
+        logit_gap=empty((groups, queries), torch.float64),
         student_lse=empty((groups, queries), torch.float64),
         teacher_lse=empty((groups, queries), torch.float64),
         student_grad=empty((groups, queries, features) if with_student_grad else (0,)),
@@ -88,6 +90,7 @@ def action_contrast(
             teacher_temp=teacher_temp,
             normalize=normalize,
             kl=result.kl,
+            logit_gap=result.logit_gap,
             student_lse=result.student_lse,
             teacher_lse=result.teacher_lse,
             student_grad=result.student_grad if with_student_grad else None,
@@ -105,7 +108,7 @@ def action_contrast_bank_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    kl: Tensor,
+    logit_gap: Tensor,
     student_lse: Tensor,
     teacher_lse: Tensor,
     student_temp: float,
@@ -119,7 +122,7 @@ def action_contrast_bank_gradient(
             student=student,
             teacher=teacher,
             bank=bank,
-            kl=kl.contiguous(),
+            logit_gap=logit_gap.contiguous(),
             student_lse=student_lse.contiguous(),
             teacher_lse=teacher_lse.contiguous(),
             student_temp=student_temp,

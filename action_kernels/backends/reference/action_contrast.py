@@ -31,13 +31,15 @@ def action_contrast(
     log_ps, student_lse = log_softmax(student_logits)
     log_pt, teacher_lse = log_softmax(teacher_logits)
     kl = (log_pt.exp() * (log_pt - log_ps)).sum(-1)
+    weight = log_pt.double().exp()
+    gap = (weight * (teacher_logits.double() - student_logits.double())).sum(-1) / weight.sum(-1)
     if with_student_grad:
         grad = (log_ps.exp() - log_pt.exp()) @ bank_rows / student_temp
         student_grad = raw_gradient(grad, student, normalize)
     else:
         student_grad = kl.new_empty(0, dtype=kl.dtype)
     similarity, index = largest(student_similarity, k, query_labels, bank_labels)
-    return ContrastResult(kl, student_lse, teacher_lse, student_grad, similarity, index)
+    return ContrastResult(kl, gap, student_lse, teacher_lse, student_grad, similarity, index)
 
 
 def action_contrast_bank_gradient(
@@ -45,7 +47,7 @@ def action_contrast_bank_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    kl: Tensor,
+    logit_gap: Tensor,
     student_lse: Tensor,
     teacher_lse: Tensor,
     student_temp: float,
@@ -56,10 +58,14 @@ def action_contrast_bank_gradient(
     bank_rows = rows(bank, normalize, dtype)
     student_rows = rows(student, normalize, dtype)
     teacher_rows = rows(teacher, normalize, dtype)
-    log_ps = log_probability(student_rows @ bank_rows.mT / student_temp, student_lse)
-    log_pt = log_probability(teacher_rows @ bank_rows.mT / teacher_temp, teacher_lse)
+    student_logits = student_rows @ bank_rows.mT / student_temp
+    teacher_logits = teacher_rows @ bank_rows.mT / teacher_temp
+    ps = log_probability(student_logits, student_lse).exp()
+    pt = log_probability(teacher_logits, teacher_lse).exp()
+    # log p_t - log p_s - kl, in which the log-sum-exps cancel.
+    beyond = (teacher_logits.double() - student_logits.double() - logit_gap.unsqueeze(-1)).to(dtype)
     upstream = grad_kl.unsqueeze(-1)
-    student_weight = upstream * (log_ps.exp() - log_pt.exp()) / student_temp
-    teacher_weight = upstream * log_pt.exp() * (log_pt - log_ps - kl.unsqueeze(-1)) / teacher_temp
+    student_weight = upstream * (ps - pt) / student_temp
+    teacher_weight = upstream * pt * beyond / teacher_temp
     grad = student_weight.mT @ student_rows + teacher_weight.mT @ teacher_rows
     return raw_gradient(grad, bank, normalize)
