@@ -4,6 +4,12 @@ on a CPU; set up before anything imports Triton."""
 from __future__ import annotations
 
 import os
+
+# Tests run in several processes; each, and what it starts, computes on one thread unless it says otherwise.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# ruff: noqa: E402
 from collections.abc import Callable
 from types import SimpleNamespace
 

@@ -118,11 +118,11 @@ def _launch(name: str, x: Tensor, *arguments: Tensor | float | None) -> None:
     """Enqueue a kernel on the device of ``x``; tensors go as addresses, once they are what the kernel takes."""
     library = _load()
     device = x.get_device()
-    values = [
-        _address(name, i, kind, a, device) if isinstance(a, Tensor) else a
-        for i, (kind, a) in enumerate(zip(_ARGUMENTS[name], arguments, strict=True))
-    ]
     with _on_device(x):
+        values = [
+            _address(name, i, kind, a, device) if isinstance(a, Tensor) else a
+            for i, (kind, a) in enumerate(zip(_ARGUMENTS[name], arguments, strict=True))
+        ]
         stream = None if _HOST else torch.cuda.current_stream().cuda_stream
         error = getattr(library, f"action_{name}")(*values, stream)
     if error:

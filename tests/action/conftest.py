@@ -1,10 +1,12 @@
 """Miniature data sets in both layouts, written once a session. A test that changes files works on a copy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from placeholders import instead_of_figures
 
 from action.config import InputConfig
 from action.data import open_dataset
@@ -32,6 +34,13 @@ def blobs(rng: np.random.Generator, classes: int) -> tuple[np.ndarray, np.ndarra
         label[inside] = index
         image[inside] += 120 * index
     return image.round().astype(np.int16), label
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_figures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_figures(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

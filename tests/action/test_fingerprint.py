@@ -168,8 +168,6 @@ def test_a_damaged_fingerprint_is_refused(tmp_path, of_ct, damage):
 
 
 def test_a_run_keeps_what_it_was_trained_with(lits_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("action.trainer.plot_progress", lambda *_: None)
-    monkeypatch.setattr("action.evaluate.plot_overlays", lambda panels, names, path: path.touch())
     root, run = shutil.copytree(lits_root, tmp_path / "data"), tmp_path / "run"
     flags = ["--method=supervised", "--labeled=2", "--baseline.iterations=1", "--model.channels=[4,6,8]"]
     train.main(["--data", str(root), "--format=lits", *flags, "--device=cpu", "--output", str(run)])

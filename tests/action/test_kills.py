@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from placeholders import instead_of_figures
 
 from action import train
 from action.run_folder import RunFolder, load_checkpoint
 
-KILLS = int(os.environ.get("ACTION_KILLS", "6"))
+KILLS = int(os.environ.get("ACTION_KILLS", "4"))
 SHORT = [
     "--labeled=2", "--model.channels=[4,6,8]", "--model.embedding=8", "--model.window=16", "--model.stride=8",
     "--model.pooled=4", "--global_distillation.iterations=2", "--local_distillation.iterations=2",
@@ -41,6 +42,7 @@ def child(arguments, root, dies_at, log):
             if done == dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    instead_of_figures(pytest.MonkeyPatch())
     with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         sys.addaudithook(watch)
         train.main(arguments)

@@ -14,15 +14,6 @@ from action.errors import InputError
 SHORT = ["--method=supervised", "--labeled=2", "--baseline.iterations=1", "--model.channels=[4,6,8]", "--device=cpu"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    """Drawing takes most of a miniature run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("action.trainer.plot_progress", lambda *_: None)
-        patch.setattr("action.evaluate.plot_overlays", lambda panels, names, path: path.touch())
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(acdc_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "whole"

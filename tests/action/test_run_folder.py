@@ -24,15 +24,6 @@ def run(*arguments):
     train.main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    """Drawing takes most of a miniature run's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("action.trainer.plot_progress", lambda *_: None)
-        patch.setattr("action.evaluate.plot_overlays", lambda panels, names, path: path.touch())
-        yield
-
-
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib import pyplot as plt
 
-from action import predict, train
+from action import figures, predict, train
 from action.errors import InputError
 from action.run_folder import load_checkpoint, save_checkpoint
 from action.trainer import Trainer
@@ -49,9 +50,12 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def finished(acdc_root, tmp_path_factory):
-    """An uninterrupted ACTION run."""
+    """An uninterrupted ACTION run, which draws its figures."""
     output = tmp_path_factory.mktemp("runs") / "whole"
-    run(["--data", acdc_root, "--labeled=2", f"--output={output}", *SHORT])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("action.trainer.plot_progress", figures.plot_progress)
+        patch.setattr("action.evaluate.plot_overlays", figures.plot_overlays)
+        run(["--data", acdc_root, "--labeled=2", f"--output={output}", *SHORT])
     return output
 
 
@@ -73,6 +77,8 @@ def test_a_run_leaves_one_complete_folder(finished, acdc_root):
     image = nib.load(acdc_root / cases[0].split("_")[0] / f"{cases[0]}.nii.gz")
     assert prediction.shape == image.shape and np.array_equal(prediction.affine, image.affine)
     assert any((finished / "events").iterdir())
+    for figure in ("overlays.png", "progress.png"):
+        assert min(plt.imread(finished / figure).shape[:2]) > 300
 
 
 def test_every_step_of_every_loss_is_in_the_csv(finished):

@@ -72,6 +72,10 @@ call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, Non
 s, b = rows(1, 16384, 64), rows(1, 8192, 64)
 call = lambda backend: backend.hard_negatives(s, b, 64, None, None, True)
 """,
+    "few_hard_negatives": """
+s, b = rows(1, 4096, 64), rows(1, 8192, 64)
+call = lambda backend: backend.hard_negatives(s, b, 64, None, None, True)
+""",
     "selection_gradient": """
 s, b = rows(1, 16384, 64), rows(1, 8192, 64)
 index, g = torch.randint(8192, (1, 16384, 64)), torch.randn(1, 16384, 64)
@@ -108,4 +112,4 @@ def test_peak_memory_is_bounded(call: str) -> None:
 
 
 def test_the_measurement_sees_what_the_reference_stores() -> None:
-    assert measure("hard_negatives", "reference") > 16384 * 8192 * 4
+    assert measure("few_hard_negatives", "reference") > 4096 * 8192 * 4

@@ -327,7 +327,7 @@ def test_two_threads_at_once(backend: str, device: str) -> None:
     def work() -> None:
         try:
             with action_kernels.use_backend(backend):
-                for _ in range(20):
+                for _ in range(20 if backend != "triton" else 3):  # whose interpreter takes seconds
                     for a, b in zip(expected, gradients(function, rows), strict=True):
                         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
         except BaseException as failure:  # noqa: BLE001  carried to the main thread

@@ -1,0 +1,18 @@
+"""Figures that are not drawn: drawing takes most of a miniature run's time."""
+
+from pathlib import Path
+
+import pytest
+
+from action.files import write_aside
+
+
+def _write(output: Path) -> None:
+    with write_aside(output) as aside:
+        aside.write_bytes(b"a figure")
+
+
+def instead_of_figures(patch: pytest.MonkeyPatch) -> None:
+    """Runs leave placeholders where their figures would be, until the patch is undone."""
+    patch.setattr("action.trainer.plot_progress", lambda metrics, output: _write(output))
+    patch.setattr("action.evaluate.plot_overlays", lambda panels, names, output: _write(output))
