@@ -23,7 +23,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 OFFLINE = ["--no-index", "--no-deps"]
 BUILT = shutil.ignore_patterns("*.so", "_*_build.txt", "__pycache__", "*.egg-info")
 # What the training package needs and the operators do not.
-TRAINING = ("jsonargparse", "matplotlib", "monai", "nibabel", "scipy", "tensorboard", "tqdm", "yaml")
+TRAINING = ("jsonargparse", "matplotlib", "monai", "nibabel", "scipy", "tensorboard", "yaml")
 
 
 def run(command: list[str], where: Path, **environment: str) -> str:
@@ -32,6 +32,11 @@ def run(command: list[str], where: Path, **environment: str) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def test_the_operators_import_nothing_that_only_the_training_needs() -> None:
+    script = f"import sys, action_kernels, action_kernels.__main__\nprint(*set(sys.modules) & {set(TRAINING)})"
+    assert run([sys.executable, "-c", script], ROOT).split() == []
 
 
 @pytest.fixture(scope="module")
