@@ -116,7 +116,7 @@ class GradientPass {
           weight = upstream * std::exp(log_probability(score));
         } else {
           weight = a.grad_similarity[row * a.k + n];
-          if (a.normalize && a.query_grad) bank_inverse = inverse_norm(dot(y, y, features));
+          if (a.normalize && a.query_grad) bank_inverse = inverse_norm(y, features);
         }
         factor[count++] = weight * bank_inverse;
         if (weights) weights[n] = weight * inverse;

@@ -54,7 +54,7 @@ inline float similarity(const float* x, const float* y, int64_t n, bool normaliz
   if (!normalize) return dot(x, y, n);
   float product, square;
   dot_and_square(x, y, n, product, square);
-  inverse = inverse_norm(square);
+  inverse = square > kLargestSquare ? inverse_norm(y, n) : inverse_norm(square);
   return product * inverse;
 }
 
@@ -67,7 +67,7 @@ inline void prefetch_next(const Rows& bank, int64_t rows, const int64_t* index, 
 inline float unit_row(const Rows& rows, int64_t i, bool normalize, float* out) {
   read_row(rows, i, out);
   if (!normalize) return 1.0f;
-  const float inverse = inverse_norm(dot(out, out, rows.features));
+  const float inverse = inverse_norm(out, rows.features);
   for (int64_t d = 0; d < rows.features; ++d) out[d] *= inverse;
   return inverse;
 }

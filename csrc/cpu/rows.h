@@ -127,10 +127,12 @@ inline float inverse_norm(float squared) {
   return 1.0f / (norm < kSmallestNorm ? kSmallestNorm : norm);
 }
 
-// 1 / |x| of a row of n values. The squares of huge ones would overflow: those are taken of smaller ones.
+constexpr float kLargestSquare = 1e36f;  // sums of squares beyond may have overflowed, NaN not
+
+// 1 / |x| of a row of n values. The squares of huge ones would overflow: those are taken in float64.
 inline float inverse_norm(const float* x, int64_t n) {
   const float squared = dot(x, x, n);
-  if (!(squared > 1e36f)) return inverse_norm(squared);
+  if (!(squared > kLargestSquare)) return inverse_norm(squared);
   double total = 0;
   for (int64_t i = 0; i < n; ++i) total += static_cast<double>(x[i]) * x[i];
   return static_cast<float>(1.0 / std::sqrt(total));
