@@ -97,10 +97,10 @@ def _capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def shares(device: torch.device, programs: int, length: int, block: int) -> tuple[int, int]:
-    """(number of shares, elements in each) of a loop over ``length`` in blocks, so that two programs per processor run.
+def splits(device: torch.device, programs: int, length: int, block: int) -> tuple[int, int]:
+    """(number of splits, elements in each) of a loop over ``length`` in blocks, so that two programs per processor run.
 
-    A share has two blocks or more, where there are so many; none is empty.
+    A split has two blocks or more, where there are so many; none is empty.
     """
     wanted = max(1, min(2 * processors(device) // programs, length // (2 * block)))
     span = -(-length // (wanted * block)) * block

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import INTERPRETED, kernel, on_device, power_of_two
+from .tiles import width
 
 SMALLEST_NORM = tl.constexpr(1e-12)
 
@@ -130,3 +131,9 @@ def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor:
             NORMALIZE=normalize, BLOCK_N=block, BLOCK_D=wide,
         )  # fmt: skip
     return out
+
+
+def prepare_all(normalize: bool, *tensors: Tensor) -> list[Rows]:
+    """All in one dtype for the products: their own if they share it, otherwise float32."""
+    dtype = tensors[0].dtype if len({x.dtype for x in tensors}) == 1 else torch.float32
+    return [prepare(x, dtype, width(x.shape[2], dtype), normalize) for x in tensors]

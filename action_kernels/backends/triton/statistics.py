@@ -1,4 +1,4 @@
-"""Between the passes, a few floats per query: shares' sums become log-sum-exps, and these what a gradient reads.
+"""Between the passes, a few floats per query: sums become log-sum-exps, and these become what a gradient reads.
 
 Temperatures come as reciprocals in two floats: Triton passes scalars as float32, and a log-sum-exp needs more bits.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,39 +21,56 @@ _LN2 = tl.constexpr(math.log(2))
 _BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 
 
+class Statistics(NamedTuple):
+    """Of every query, [G, N]: the fields of this name in :class:`~action_kernels.backends.interface.ContrastResult`."""
+
+    kl: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+
+
 @kernel
 def _merge(
-    statistics, kl, student_lse, teacher_lse, shares, total,
+    sums, kl, logit_gap, student_lse, teacher_lse, num_splits, total,
     student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
-    step = tl.cast(shares, tl.int64) * total
+    step = tl.cast(num_splits, tl.int64) * total
     s_max = tl.full((BLOCK,), float("-inf"), tl.float32)
     t_max = s_max
-    for share in range(shares):
-        place = statistics + tl.cast(share, tl.int64) * total + row
+    there = tl.zeros((BLOCK,), tl.float32)  # the student's similarity where the teacher's is largest
+    for split in range(num_splits):
+        place = sums + tl.cast(split, tl.int64) * total + row
         s_max = tl.maximum(s_max, tl.load(place, mask=inside, other=0.0))
-        t_max = tl.maximum(t_max, tl.load(place + 2 * step, mask=inside, other=0.0))
+        t_part = tl.load(place + 2 * step, mask=inside, other=0.0)
+        there = tl.where(t_part > t_max, tl.load(place + 5 * step, mask=inside, other=0.0), there)
+        t_max = tl.maximum(t_max, t_part)
     s_sum = tl.zeros((BLOCK,), tl.float32)
     t_sum = tl.zeros((BLOCK,), tl.float32)
     gap = tl.zeros((BLOCK,), tl.float32)
-    for share in range(shares):
-        place = statistics + tl.cast(share, tl.int64) * total + row
+    for split in range(num_splits):
+        place = sums + tl.cast(split, tl.int64) * total + row
         s_shift = (tl.load(place, mask=inside, other=0.0) - s_max) * (student_high * _LOG2E)
         t_shift = (tl.load(place + 2 * step, mask=inside, other=0.0) - t_max) * (teacher_high * _LOG2E)
         t_decay, t_part = tl.exp2(t_shift), tl.load(place + 3 * step, mask=inside, other=1.0)
         s_sum += tl.exp2(s_shift) * tl.load(place + step, mask=inside, other=1.0)
         t_sum += t_decay * t_part
-        # As in the scan: when a maximum moves, so does every difference in the gap.
-        gap += t_decay * (tl.load(place + 4 * step, mask=inside, other=0.0) + t_part * (t_shift - s_shift))
+        there_shift = (tl.load(place + 5 * step, mask=inside, other=0.0) - there) * (student_high * _LOG2E)
+        # As in the pass: when the references move, so does every difference in the gap.
+        moved = tl.load(place + 4 * step, mask=inside, other=0.0) + t_part * (t_shift - there_shift)
+        gap += tl.where(t_decay == 0.0, 0.0, t_decay * moved)
     s_log, t_log = tl.log(s_sum.to(tl.float64)), tl.log(t_sum.to(tl.float64))
-    divergence = gap.to(tl.float64) * _LN2 / t_sum.to(tl.float64) + (s_log - t_log)
-    tl.store(kl + row, divergence.to(tl.float32), mask=inside)
     student_inverse = tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)
     teacher_inverse = tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)
-    tl.store(student_lse + row, s_max.to(tl.float64) * student_inverse + s_log, mask=inside)
-    tl.store(teacher_lse + row, t_max.to(tl.float64) * teacher_inverse + t_log, mask=inside)
+    s_top, t_top = s_max.to(tl.float64) * student_inverse, t_max.to(tl.float64) * teacher_inverse
+    s_there = there.to(tl.float64) * student_inverse
+    divergence = gap.to(tl.float64) * _LN2 / t_sum.to(tl.float64)
+    tl.store(kl + row, (divergence + (s_top - s_there) + (s_log - t_log)).to(tl.float32), mask=inside)
+    tl.store(logit_gap + row, divergence + (t_top - s_there), mask=inside)
+    tl.store(student_lse + row, s_top + s_log, mask=inside)
+    tl.store(teacher_lse + row, t_top + t_log, mask=inside)
 
 
 @triton.jit
@@ -61,44 +79,50 @@ def _power_of_two(exponent):
 
 
 @triton.jit
-def _center(lse, row, inside, total, centers, high, low):
-    """Center and rest of one distribution, a line each of `centers`."""
-    inverse = tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
-    whole = tl.load(lse + row, mask=inside, other=0.0)
+def _center(whole, row, inside, total, centers, inverse):
+    """A logit in float64 as a similarity near it and a rest, a line each of `centers`; returns the similarity."""
     center = (whole / inverse).to(tl.float32)
     rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
     tl.store(centers + row, center, mask=inside)
     tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
+    return center
 
 
 @kernel
 def _terms(
-    student_lse, teacher_lse, centers, grad, kl, largest, upstream, factor, total,
+    student_lse, teacher_lse, centers, grad, logit_gap, largest, upstream, factor, total,
     student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
-    _center(student_lse, row, inside, total, centers, student_high, student_low)
-    _center(teacher_lse, row, inside, total, centers + 2 * tl.cast(total, tl.int64), teacher_high, teacher_low)
+    step = tl.cast(total, tl.int64)
+    student_inverse = tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)
+    teacher_inverse = tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)
+    student_whole = tl.load(student_lse + row, mask=inside, other=0.0)
+    teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
+    _center(student_whole, row, inside, step, centers, student_inverse)
+    center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
         # Weights stay of order 1: the power of two of the largest possible one goes in at the end.
         exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
         tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
-        tl.store(upstream + total + row, tl.load(kl + row, mask=inside) * _LOG2E, mask=inside)
+        # The student's logit that lies the mean gap below the teacher's center.
+        whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
+        _center(whole, row, inside, step, centers + 4 * step, student_inverse)
         tl.store(factor, _power_of_two(exponent))
 
 
-def merge(statistics: Tensor, student_temp: float, teacher_temp: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(kl, student_lse, teacher_lse), all [G, N], from the sums of the scan's shares [5, shares, G, N]."""
-    _, shares, groups, queries = statistics.shape
-    kl = statistics.new_empty((groups, queries), dtype=torch.float32)
-    student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(2))
-    with on_device(statistics):
+def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
+    """From the sums of the bank's splits [6, num_splits, G, N]."""
+    _, num_splits, groups, queries = sums.shape
+    kl = sums.new_empty((groups, queries), dtype=torch.float32)
+    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
+    with on_device(sums):
         _merge[(-(-kl.numel() // _BLOCK),)](
-            statistics, kl, student_lse, teacher_lse, shares, kl.numel(),
+            sums, kl, logit_gap, student_lse, teacher_lse, num_splits, kl.numel(),
             *_reciprocal(student_temp), *_reciprocal(teacher_temp), BLOCK=_BLOCK,
         )  # fmt: skip
-    return kl, student_lse, teacher_lse
+    return Statistics(kl, logit_gap, student_lse, teacher_lse)
 
 
 def terms(
@@ -107,28 +131,31 @@ def terms(
     student_temp: float,
     teacher_temp: float,
     grad_kl: Tensor | None = None,
-    kl: Tensor | None = None,
+    logit_gap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What the gradients' kernels read of every query.
 
     Returns:
-        centers: [4, G, N], the student's center and rest, and the teacher's:
-            log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp.
-        upstream: [2, G, N], ``grad_kl`` over ``factor``, and the divergence to the base 2.
+        centers: [6, G, N], the student's center and rest, and the teacher's:
+            log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp. Then, with a
+            ``logit_gap``, those of the student's logit that lies that gap below the teacher's center.
+        upstream: [G, N], ``grad_kl`` over ``factor``.
         factor: [1], a power of two that keeps the bank gradient's weights of order 1.
     """
-    centers = torch.empty((4, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
+    centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
     upstream = factor = largest = None
-    if grad_kl is not None:
-        upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in ((2, *student_lse.shape), 1))
+    if grad_kl is not None and logit_gap is not None:
+        upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        # What is no number stays one in its own group, and is no measure for the others.
+        # A NaN stays in its own group and does not measure the others.
+        kl = (logit_gap - teacher_lse + student_lse).float()
         largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
-        grad_kl, kl = grad_kl.contiguous(), kl.contiguous()
+        grad_kl, logit_gap = grad_kl.contiguous(), logit_gap.contiguous()
     total = student_lse.numel()
     with on_device(student_lse):
         _terms[(-(-total // _BLOCK),)](
-            student_lse.contiguous(), teacher_lse.contiguous(), centers, grad_kl, kl, largest, upstream, factor, total,
+            student_lse.contiguous(), teacher_lse.contiguous(), centers, grad_kl, logit_gap, largest,
+            upstream, factor, total,
             *_reciprocal(student_temp), *_reciprocal(teacher_temp), BLOCK=_BLOCK,
         )  # fmt: skip
     return centers, upstream, factor

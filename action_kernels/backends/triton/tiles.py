@@ -57,9 +57,9 @@ def _by_rows(device: torch.device) -> bool:
     return capability(device) < 90 and not INTERPRETED
 
 
-def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
+def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
     """For the pass over the bank; the selection takes registers from the block of queries."""
-    if found := tuned("selection" if selects else "scan", features, dtype, device):
+    if found := tuned("selection" if selects else "bank_pass", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 16 if selects else 32, 32, 4, 2)
@@ -77,9 +77,9 @@ def scan_tile(features: int, dtype: torch.dtype, device: torch.device, selects: 
     return _tile(features, dtype, 128, 64, 8, 3)
 
 
-def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """For the student's gradient."""
-    if found := tuned("direction", features, dtype, device):
+    if found := tuned("student_grad", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 32, 32, 4, 2)
@@ -91,9 +91,9 @@ def direction_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
     return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
 
 
-def bank_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """For the bank's gradient, where queries pass by a block of bank rows."""
-    if found := tuned("bank_gradient", features, dtype, device):
+    if found := tuned("bank_grad", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 32, 32, 4, 2)

@@ -1,7 +1,7 @@
 """Tiles that were measured to be the fastest on a GPU: ``tuned/<device name>.json``, by ``tools.tuning.tiles``.
 
 A table has the device, the versions it was measured with, and under ``tiles`` a tile for each kernel, dtype and width,
-such as ``"scan bfloat16 128": {"block_n": 128, "block_m": 64, "warps": 8, "stages": 3}``.
+such as ``"bank_pass bfloat16 128": {"block_n": 128, "block_m": 64, "warps": 8, "stages": 3}``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..choice import file_of
 from .launch import float32_precision, power_of_two
 
 FOLDER = Path(__file__).parent / "tuned"
-KERNELS = ("scan", "selection", "direction", "bank_gradient")
+KERNELS = ("bank_pass", "selection", "student_grad", "bank_grad")
 FIELDS = ("block_n", "block_m", "warps", "stages")
 
 _on_trial: ContextVar[tuple[str, tuple[int, int, int, int]] | None] = ContextVar("tile_on_trial", default=None)
@@ -35,7 +35,7 @@ def path_of(name: str) -> Path:
 
 
 def key_of(kernel: str, features: int, dtype: torch.dtype) -> str:
-    """Rows of up to a power of two of features share a tile."""
+    """Rows of up to a power of two of features split a tile."""
     kind = float32_precision() if dtype == torch.float32 else str(dtype).removeprefix("torch.")
     return f"{kernel} {kind} {max(16, power_of_two(features))}"
 

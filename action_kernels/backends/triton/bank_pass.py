@@ -1,8 +1,8 @@
 """One pass over the bank: both log-sum-exps, the divergence between the two softmaxes, and the selection.
 
-A program keeps a block of queries and walks through its share of the bank. Similarities live in registers only. Running
+A program keeps a block of queries and walks through its split of the bank. Similarities live in registers only. Running
 maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
-Shares are merged afterwards, so that few queries against a long bank still fill a GPU.
+Splits are merged afterwards, so that few queries against a long bank still fill a GPU.
 """
 
 from __future__ import annotations
@@ -13,42 +13,40 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, float32_precision, kernel, on_device, processors, shares
+from .launch import LOG2E, float32_precision, kernel, on_device, processors, splits
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import EMPTY, LOWEST, append, buffer_shape, clear
-from .statistics import merge
+from .statistics import Statistics, merge
 from .tiles import Tile
 
 LINES = 128  # queries of the selection's buffer on a multiprocessor: more programs than that are hardly resident
 
 
-class Scan(NamedTuple):
-    """Sums over the bank per query: what is left of the softmaxes."""
+class BankPass(NamedTuple):
+    """What is left of a pass over the bank."""
 
-    kl: Tensor | None  # [G, N]
-    student_lse: Tensor | None  # [G, N] float64
-    teacher_lse: Tensor | None  # [G, N] float64
+    statistics: Statistics | None  # of the softmaxes
     keys: Tensor | None  # [G, N, any number] candidates among which the selection is
 
 
 @kernel
-def _scan(
+def _bank_pass(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, statistics,
     query_labels, bank_labels, keys, buffer, counts, thresholds,
-    works, shares, span, total, queries, rows, student_factor, teacher_factor, k, limit, capacity,
+    works, num_splits, span, total, queries, rows, student_factor, teacher_factor, k, limit, capacity,
     DISTILL: tl.constexpr, SELECT: tl.constexpr, LABELLED: tl.constexpr, FEATURES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # The selection needs scratch per program: there fewer programs than blocks of work walk through all of it.
     for work in range(tl.program_id(0), works, tl.num_programs(0)):
-        share = work % shares
+        split = work % num_splits
         blocks = tl.cdiv(queries, BLOCK_N)
-        first = work // shares % blocks * BLOCK_N
-        group = tl.cast(work // shares // blocks, tl.int64)
+        first = work // num_splits % blocks * BLOCK_N
+        group = tl.cast(work // num_splits // blocks, tl.int64)
         s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
         b_rows = bank + group * rows * FEATURES
-        begin = share * span
+        begin = split * span
         end = tl.minimum(begin + span, rows)
 
         s_scale = load_vector(student_scale + group * queries, first, queries, BLOCK_N)
@@ -60,6 +58,7 @@ def _scan(
             t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
         s_sum = tl.zeros((BLOCK_N,), tl.float32)
         t_sum = tl.zeros((BLOCK_N,), tl.float32)
+        s_there = tl.zeros((BLOCK_N,), tl.float32)  # the student's similarity where the teacher's is largest
         gap = tl.zeros((BLOCK_N,), tl.float32)
         row = first + tl.arange(0, BLOCK_N)
         if SELECT:
@@ -81,17 +80,23 @@ def _scan(
             s = tl.where(inside, s * s_scale[:, None] * b_scale, LOWEST)
             if DISTILL:
                 t = tl.where(inside, t * t_scale[:, None] * b_scale, LOWEST)
-                s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, tl.max(t, 1))
-                s_logit = (s - s_top[:, None]) * student_factor
+                t_best = tl.max(t, 1)
+                s_best = tl.max(tl.where(t == t_best[:, None], s, LOWEST), 1)
+                there = tl.where(t_best > t_max, s_best, s_there)
+                s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, t_best)
                 t_logit = (t - t_top[:, None]) * teacher_factor
-                s_shift, t_shift = (s_max - s_top) * student_factor, (t_max - t_top) * teacher_factor
-                s_decay, t_decay = tl.exp2(s_shift), tl.exp2(t_shift)
-                p = tl.exp2(t_logit)
-                # gap = sum of p (t_logit - s_logit): when the maxima move, so does every difference in it.
-                gap = t_decay * (gap + t_sum * (t_shift - s_shift)) + tl.sum(p * (t_logit - s_logit), 1)
+                t_shift, there_shift = (t_max - t_top) * teacher_factor, (s_there - there) * student_factor
+                t_decay, p = tl.exp2(t_shift), tl.exp2(t_logit)
+                # gap = sum of p (t_logit - s_logit), the student's logits relative to that of the teacher's best row:
+                # when the references move, so does every difference in it. No weight, no term: at the smallest
+                # temperatures a logit that counts for nothing is infinite.
+                term = tl.where(p == 0.0, 0.0, p * (t_logit - (s - there[:, None]) * student_factor))
+                moved = tl.where(t_decay == 0.0, 0.0, t_decay * (gap + t_sum * (t_shift - there_shift)))
+                gap = moved + tl.sum(term, 1)
                 t_sum = t_decay * t_sum + tl.sum(p, 1)
-                s_sum = s_decay * s_sum + tl.sum(tl.exp2(s_logit), 1)
-                s_max, t_max = s_top, t_top
+                s_decay = tl.exp2((s_max - s_top) * student_factor)
+                s_sum = s_decay * s_sum + tl.sum(tl.exp2((s - s_top[:, None]) * student_factor), 1)
+                s_max, t_max, s_there = s_top, t_top, there
             if SELECT:
                 # Later rows lose ties, so that only a larger similarity than the k-th best so far can enter.
                 better = s > threshold[:, None]
@@ -107,21 +112,22 @@ def _scan(
                         )  # fmt: skip
 
         if DISTILL:
-            place = statistics + tl.cast(share, tl.int64) * total + group * queries + row
-            step = tl.cast(shares, tl.int64) * total
+            place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
+            step = tl.cast(num_splits, tl.int64) * total
             tl.store(place, s_max, mask=row < queries)
             tl.store(place + step, s_sum, mask=row < queries)
             tl.store(place + 2 * step, t_max, mask=row < queries)
             tl.store(place + 3 * step, t_sum, mask=row < queries)
             tl.store(place + 4 * step, gap, mask=row < queries)
+            tl.store(place + 5 * step, s_there, mask=row < queries)
         if SELECT:
             clear(
                 buffer + line * capacity, counts + line, thresholds + line, count, threshold,
-                keys + ((group * queries + first) * shares + share) * k, shares * k, k, k, capacity, BLOCK_N,
+                keys + ((group * queries + first) * num_splits + split) * k, num_splits * k, k, k, capacity, BLOCK_N,
             )  # fmt: skip
 
 
-def scan(
+def bank_pass(
     student: Rows,
     teacher: Rows | None,
     bank: Rows,
@@ -131,37 +137,37 @@ def scan(
     teacher_temp: float = 1.0,
     query_labels: Tensor | None = None,
     bank_labels: Tensor | None = None,
-) -> Scan:
+) -> BankPass:
     """The pass over the bank. Without a teacher there is only a selection, with k = 0 none."""
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
-    parts, span = shares(device, blocks, rows, tile.block_m)
-    works = programs = blocks * parts
+    num_splits, span = splits(device, blocks, rows, tile.block_m)
+    works = programs = blocks * num_splits
 
     statistics = keys = buffer = counts = thresholds = None
     kept, limit, capacity = min(k, span), 0, 0
     if teacher is not None:
-        statistics = torch.empty((5, parts, groups, queries), dtype=torch.float32, device=device)
+        statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
     if k > 0:
         programs = min(works, max(1, LINES // tile.block_n) * processors(device))
         capacity, limit = buffer_shape(kept, tile.block_m)
         buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
         counts = torch.empty((programs, tile.block_n), dtype=torch.int32, device=device)
         thresholds = torch.empty((programs, tile.block_n), dtype=torch.float32, device=device)
-        keys = torch.full((groups, queries, parts * kept), EMPTY, dtype=torch.int64, device=device)
+        keys = torch.full((groups, queries, num_splits * kept), EMPTY, dtype=torch.int64, device=device)
         if query_labels is not None and bank_labels is not None:
             query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
     with on_device(student.data):
-        _scan[(programs,)](
+        _bank_pass[(programs,)](
             *student, *(teacher or student), *bank, statistics,
             query_labels, bank_labels, keys, buffer, counts, thresholds,
-            works, parts, span, groups * queries, queries, rows,
+            works, num_splits, span, groups * queries, queries, rows,
             LOG2E / student_temp, LOG2E / teacher_temp, kept, limit, capacity,
             DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
             BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
             num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
     if statistics is None:
-        return Scan(None, None, None, keys)
-    return Scan(*merge(statistics, student_temp, teacher_temp), keys)
+        return BankPass(None, keys)
+    return BankPass(merge(statistics, student_temp, teacher_temp), keys)

@@ -1,8 +1,9 @@
-"""Gradients of the divergence: one more pass, which takes every probability again from the saved log-sum-exp.
+"""Both softmaxes over the bank, their divergence with its gradients, and the hard negatives.
 
-Student: direction_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-With 16-bit rows that is 8 N M D flop, after 4 in the scan: two products for the similarities, one in two terms for the
-sum. Carrying sum p_s bank and sum p_t bank along in the scan, in two terms each, would be 12 as well; it spares
+A gradient is one more pass, which takes every probability again from the saved log-sum-exp.
+Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
+With 16-bit rows that is 8 N M D flop, after 4 in the bank pass: two products for the similarities, one in two terms for
+the sum. Carrying sum p_s bank and sum p_t bank along in the bank pass, in two terms each, would be 12 as well; it spares
 exponentials, but takes twice the accumulators and loses the difference of nearly equal distributions to rounding.
 Bank: the same pass with the roles exchanged, 12 N M D flop. Wide features are split: a program owns some columns of the
 result and takes the similarities over all features again.
@@ -14,32 +15,34 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, float32_precision, kernel, on_device, shares
+from ..interface import ContrastResult
+from .bank_pass import bank_pass
+from .launch import LOG2E, float32_precision, kernel, on_device, splits
 from .products import load_rows, load_vector, pair_products, weighted
-from .rows import Rows, finish
-from .selection import LOWEST
+from .rows import Rows, finish, prepare_all
+from .selection import LOWEST, in_order
 from .statistics import terms
-from .tiles import Tile
+from .tiles import Tile, bank_grad_tile, bank_pass_tile, student_grad_tile
 
 
 @kernel
-def _direction(
+def _student_grad(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    centers, shares, span, total, queries, rows, student_factor, teacher_factor, boost,
+    centers, num_splits, span, total, queries, rows, student_factor, teacher_factor, boost,
     FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     work = tl.program_id(0)
     out = work % (FEATURES // OUT) * OUT
     work = work // (FEATURES // OUT)
-    share = work % shares
+    split = work % num_splits
     blocks = tl.cdiv(queries, BLOCK_N)
-    first = work // shares % blocks * BLOCK_N
-    group = tl.cast(work // shares // blocks, tl.int64)
+    first = work // num_splits % blocks * BLOCK_N
+    group = tl.cast(work // num_splits // blocks, tl.int64)
     s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
     b_rows = bank + group * rows * FEATURES
     q = group * queries
-    begin = share * span
+    begin = split * span
     end = tl.minimum(begin + span, rows)
 
     s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
@@ -70,14 +73,14 @@ def _direction(
         if FEATURES != WIDTH:
             b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT)
         sums = weighted(weight, b_tile, sums, PRECISION)
-    place = (share * step + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
+    place = (split * step + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
     tl.store(partial + place, sums, mask=(row < queries)[:, None])
 
 
 @kernel
-def _bank_gradient(
+def _bank_grad(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    centers, upstream, shares, span, total, lines, queries, rows,
+    centers, upstream, num_splits, span, total, lines, queries, rows,
     student_factor, teacher_factor, student_slope, teacher_slope, boost,
     FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -85,14 +88,14 @@ def _bank_gradient(
     work = tl.program_id(0)
     out = work % (FEATURES // OUT) * OUT
     work = work // (FEATURES // OUT)
-    share = work % shares
+    split = work % num_splits
     blocks = tl.cdiv(rows, BLOCK_M)
-    first = work // shares % blocks * BLOCK_M
-    group = tl.cast(work // shares // blocks, tl.int64)
+    first = work // num_splits % blocks * BLOCK_M
+    group = tl.cast(work // num_splits // blocks, tl.int64)
     s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
     b_rows = bank + group * rows * FEATURES
     q = group * queries
-    begin = share * span
+    begin = split * span
     end = tl.minimum(begin + span, queries)
 
     step = tl.cast(lines, tl.int64)
@@ -118,21 +121,25 @@ def _bank_gradient(
         t_center = load_vector(centers + 2 * step + q, start, end, BLOCK_N)[None, :]
         t_rest = load_vector(centers + 3 * step + q, start, end, BLOCK_N)[None, :]
         grad = load_vector(upstream + q, start, end, BLOCK_N)[None, :] * boost
-        kl = load_vector(upstream + step + q, start, end, BLOCK_N)[None, :]
+        m_center = load_vector(centers + 4 * step + q, start, end, BLOCK_N)[None, :]
+        m_rest = load_vector(centers + 5 * step + q, start, end, BLOCK_N)[None, :]
         inside = (start + tl.arange(0, BLOCK_N) < end)[None, :] & (row < rows)[:, None]
         s = tl.where(inside, s * s_scale * b_scale, LOWEST)
         t = tl.where(inside, t * t_scale * b_scale, LOWEST)
-        log_s = (s - s_center) * student_factor - s_rest
-        log_t = (t - t_center) * teacher_factor - t_rest
-        p_s, p_t = tl.exp2(log_s), tl.exp2(log_t)
+        t_logit = (t - t_center) * teacher_factor
+        p_s, p_t = tl.exp2((s - s_center) * student_factor - s_rest), tl.exp2(t_logit - t_rest)
+        # log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. No weight, no term: at the
+        # smallest temperatures a logit that counts for nothing is infinite.
+        beyond = t_logit - ((s - m_center) * student_factor - m_rest)
+        weight = tl.where(p_t == 0.0, 0.0, p_t * beyond)
         s_weight = grad * s_scale * student_slope * (p_s - p_t)
-        t_weight = grad * t_scale * teacher_slope * (p_t * ((log_t - log_s) - kl))
+        t_weight = grad * t_scale * teacher_slope * weight
         if FEATURES != WIDTH:
             s_tile = load_rows(s_rows, start, end, FEATURES, out, BLOCK_N, OUT)
             t_tile = load_rows(t_rows, start, end, FEATURES, out, BLOCK_N, OUT)
         sums = weighted(s_weight, s_tile, sums, PRECISION)
         sums = weighted(t_weight, t_tile, sums, PRECISION)
-    place = (tl.cast(share, tl.int64) * total + group * rows + row)[:, None] * FEATURES
+    place = (tl.cast(split, tl.int64) * total + group * rows + row)[:, None] * FEATURES
     tl.store(partial + place + out + tl.arange(0, OUT)[None, :], sums, mask=(row < rows)[:, None])
 
 
@@ -141,7 +148,56 @@ def _boost(normalize: bool) -> float:
     return 2.0**16 if normalize else 1.0
 
 
-def direction(
+def action_contrast(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    student_temp: float,
+    teacher_temp: float,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    normalize: bool,
+    with_student_grad: bool,
+) -> ContrastResult:
+    rows = prepare_all(normalize, student, teacher, bank)
+    kind = student.shape[2], rows[0].data.dtype, student.device
+    tile = bank_pass_tile(*kind, selects=k > 0)
+    found = bank_pass(*rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels)
+    student_grad = student.new_empty(0, dtype=torch.float32)
+    if with_student_grad:
+        lses = found.statistics.student_lse, found.statistics.teacher_lse
+        student_grad = _student_gradient(
+            *rows, student_grad_tile(*kind), student, *lses, student_temp, teacher_temp, normalize
+        )
+    if found.keys is None:
+        shape = (*student.shape[:2], 0)
+        similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
+    else:
+        similarity, index = in_order(found.keys, k)
+    return ContrastResult(*found.statistics, student_grad, similarity, index)
+
+
+def action_contrast_bank_gradient(
+    grad_kl: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    logit_gap: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    rows = prepare_all(normalize, student, teacher, bank)
+    tile = bank_grad_tile(bank.shape[2], rows[0].data.dtype, bank.device)
+    return _bank_gradient(
+        grad_kl, *rows, tile, bank, logit_gap, student_lse, teacher_lse, student_temp, teacher_temp, normalize
+    )
+
+
+def _student_gradient(
     student: Rows,
     teacher: Rows,
     bank: Rows,
@@ -158,13 +214,13 @@ def direction(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-queries // tile.block_n) * (features // out)
-    parts, span = shares(device, blocks, rows, tile.block_m)
-    partial = torch.empty((parts, groups, queries, features), dtype=torch.float32, device=device)
+    num_splits, span = splits(device, blocks, rows, tile.block_m)
+    partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
     boost = _boost(normalize)
     centers, _, _ = terms(student_lse, teacher_lse, student_temp, teacher_temp)
     with on_device(raw):
-        _direction[(blocks * parts,)](
-            *student, *teacher, *bank, partial, centers, parts, span, groups * queries, queries, rows,
+        _student_grad[(blocks * num_splits,)](
+            *student, *teacher, *bank, partial, centers, num_splits, span, groups * queries, queries, rows,
             LOG2E / student_temp, LOG2E / teacher_temp, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
@@ -172,14 +228,14 @@ def direction(
     return finish(partial, raw, normalize, 1.0 / (student_temp * boost))
 
 
-def bank_gradient(
+def _bank_gradient(
     grad_kl: Tensor,
     student: Rows,
     teacher: Rows,
     bank: Rows,
     tile: Tile,
     raw: Tensor,
-    kl: Tensor,
+    logit_gap: Tensor,
     student_lse: Tensor,
     teacher_lse: Tensor,
     student_temp: float,
@@ -191,16 +247,16 @@ def bank_gradient(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-rows // tile.block_m) * (features // out)
-    parts, span = shares(device, blocks, queries, tile.block_n)
-    partial = torch.empty((parts, groups, rows, features), dtype=torch.float32, device=device)
-    centers, upstream, factor = terms(student_lse, teacher_lse, student_temp, teacher_temp, grad_kl, kl)
+    num_splits, span = splits(device, blocks, queries, tile.block_n)
+    partial = torch.empty((num_splits, groups, rows, features), dtype=torch.float32, device=device)
+    centers, upstream, factor = terms(student_lse, teacher_lse, student_temp, teacher_temp, grad_kl, logit_gap)
     temp = min(student_temp, teacher_temp)  # goes in at the end, as the factor does
     boost = _boost(normalize)
     with on_device(raw):
-        _bank_gradient[(blocks * parts,)](
+        _bank_grad[(blocks * num_splits,)](
             *student, *teacher, *bank, partial, centers, upstream,
-            parts, span, groups * rows, groups * queries, queries, rows, LOG2E / student_temp, LOG2E / teacher_temp,
-            temp / student_temp, temp / teacher_temp / LOG2E, boost,
+            num_splits, span, groups * rows, groups * queries, queries, rows,
+            LOG2E / student_temp, LOG2E / teacher_temp, temp / student_temp, temp / teacher_temp / LOG2E, boost,
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip

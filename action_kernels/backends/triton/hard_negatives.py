@@ -1,0 +1,82 @@
+"""The masked top-k of similarities, and its gradient."""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .bank_pass import bank_pass
+from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
+from .launch import kernel, on_device
+from .rows import prepare_all, raw_gradient
+from .selection import in_order
+from .tiles import bank_pass_tile
+
+
+def hard_negatives(
+    query: Tensor,
+    bank: Tensor,
+    k: int,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
+    query_rows, bank_rows = prepare_all(normalize, query, bank)
+    tile = bank_pass_tile(query.shape[2], query_rows.data.dtype, query.device, selects=True)
+    keys = bank_pass(query_rows, None, bank_rows, tile, k, query_labels=query_labels, bank_labels=bank_labels).keys
+    return in_order(keys, k)
+
+
+@kernel
+def _query_grad(
+    query, bank, index, weights, query_grad, queries, rows, features, k,
+    query_g, query_n, query_d, bank_g, bank_n, bank_d,
+    NORMALIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """grad_i = sum of weights[i, e] unit(bank row that entry e names)."""
+    blocks = tl.cdiv(queries, BLOCK_Q)
+    group = (tl.program_id(0) // blocks).to(tl.int64)
+    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    line = group * queries + row
+    inside = (row < queries)[:, None] & (tl.arange(0, BLOCK_D) < features)[None, :]
+    sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for first in range(0, k, BLOCK_K):
+        named, valid, _ = index_entries(index, line, row < queries, first, k, rows, BLOCK_K)
+        b = unit(indexed_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, BLOCK_D), 2, NORMALIZE)
+        entry = line[:, None] * k + first + tl.arange(0, BLOCK_K)[None, :]
+        w = tl.load(weights + entry, mask=valid, other=0.0)
+        sums += tl.sum(w[:, :, None] * b, 1)
+    if NORMALIZE:
+        raw_query = block_rows(query, group, row, queries, features, query_g, query_n, query_d, BLOCK_D)
+        sums = raw_gradient(sums, raw_query.to(tl.float32), 1)
+    target = line[:, None] * features + tl.arange(0, BLOCK_D)[None, :]
+    tl.store(query_grad + target, sums, mask=inside)
+
+
+def hard_negatives_gradient(
+    grad_similarity: Tensor,
+    query: Tensor,
+    bank: Tensor,
+    index: Tensor,
+    normalize: bool,
+    with_query_grad: bool,
+    with_bank_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
+    query_grad = torch.empty(query.shape if with_query_grad else 0, dtype=torch.float32, device=query.device)
+    bank_grad = torch.empty(0, dtype=torch.float32, device=query.device)
+    if with_query_grad:
+        groups, queries, features = query.shape
+        k = index.shape[2]
+        sizes = tile_sizes(features, k)
+        with on_device(query):
+            _query_grad[(groups * -(-queries // sizes["outer"]),)](
+                query, bank, index, grad_similarity, query_grad, queries, bank.shape[1], features, k,
+                *query.stride(), *bank.stride(), NORMALIZE=normalize,
+                BLOCK_Q=sizes["outer"], BLOCK_K=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+                maxnreg=REGISTERS,
+            )  # fmt: skip
+    if with_bank_grad:
+        bank_grad = bank_gradient(grad_similarity, query, bank, index, normalize)
+    return query_grad, bank_grad
