@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from jsonargparse import auto_cli
 
-from action_kernels import backends, use_backend
+from action_kernels import list_backends, use_backend
 from action_kernels.backends import chosen, select
 
 from .measure import Floor, peak_memory, times
@@ -104,7 +104,7 @@ def alternatives(device: str, used: str) -> list[str]:
     """Further backends to compare on a GPU; none if one was chosen by name."""
     if device != "cuda" or chosen() is not None:
         return []
-    return [name for name in GPU_BACKENDS if name != used and backends()[name] == "ready"]
+    return [name for name in GPU_BACKENDS if name != used and list_backends()[name] == "ready"]
 
 
 def report(problem: Problem, rows: list[Row], floor: float) -> None:

@@ -120,7 +120,7 @@ py::dict launchers(const Library& library) {
     throw std::invalid_argument("the library was built from other sources: build it anew");
   py::dict result;
   for (int64_t i = 0; i < library.count; ++i)
-    result[library.launchers[i].name] = BoundLauncher(library.launchers[i], library.last_error);
+    result[library.launchers[i]->name] = BoundLauncher(*library.launchers[i], library.last_error);
   return result;
 }
 

@@ -42,6 +42,12 @@ std::array<Launcher, kLaunchers> dispatched(std::index_sequence<I...>) {
   return {Launcher{any[I].name, in_use<I>, any[I].layout}...};
 }
 
+template <size_t... I>
+std::array<const Launcher*, kLaunchers> addresses(const std::array<Launcher, kLaunchers>& launchers,
+                                                  std::index_sequence<I...>) {
+  return {&launchers[I]...};
+}
+
 }  // namespace
 
 const std::vector<const Variant*>& variants() {
@@ -66,7 +72,8 @@ void use_variant(const std::string& name) {
 const Library& cpu_library() {
   if (variant_generic().count != kLaunchers) throw std::logic_error("kLaunchers is not the number of launchers");
   static const auto launchers = dispatched(std::make_index_sequence<kLaunchers>());
-  static const Library library{sizeof(Tensor), sizeof(Launcher), launchers.data(), kLaunchers, last_error};
+  static const auto table = addresses(launchers, std::make_index_sequence<kLaunchers>());
+  static const Library library{sizeof(Tensor), sizeof(Launcher), table.data(), kLaunchers, last_error};
   return library;
 }
 

@@ -5,10 +5,19 @@
 
 #include <utility>
 
-/// A launcher: found by name in the library, which hides everything else. Returns a cudaError_t.
+#include "../params/checks.h"
+
+/// A function that is found by name in the library, which hides everything else.
 #define ACTION_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace action {
+
+/// Where tensors have to lie; the kernels can be compiled for the CPU, for tests.
+#ifdef ACTION_CUDA_HOST
+constexpr Device kDevice = Device::cpu;
+#else
+constexpr Device kDevice = Device::cuda;
+#endif
 
 /// Enqueues kernel(arguments...); `shared_bytes` of dynamic shared memory may be all that the device has for a block.
 template <typename... Parameters, typename... Arguments>
@@ -31,6 +40,13 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
   if (error != cudaSuccess) cudaGetLastError();
   return error;
+}
+
+/// The same as a launcher's last step.
+template <typename... Arguments>
+int32_t enqueue(Arguments&&... arguments) {
+  const cudaError_t error = launch(std::forward<Arguments>(arguments)...);
+  return error == cudaSuccess ? kDone : fail(kFailed, cudaGetErrorString(error));
 }
 
 }  // namespace action

@@ -7,6 +7,8 @@
 
 namespace action {
 
+constexpr int kTerms = 12;  // floats per query from which a gradient takes its probabilities, the last three unused
+
 constexpr float kLowest = -1e30f;  // similarities of bank rows that do not exist; finite, so that differences are, too
 
 __device__ inline float exp2_fast(float x) {
@@ -27,31 +29,35 @@ __device__ inline float similarity(float product, float left, float right) { ret
 struct Divergence {
   float s_max = kLowest, s_sum = 0.0f;  // student: largest similarity, sum of 2^((s - s_max) factor)
   float t_max = kLowest, t_sum = 0.0f;  // teacher
-  float gap = 0.0f;                     // sum of the teacher's terms times the difference of both exponents
+  float s_there = 0.0f;                 // the student's similarity where the teacher's is largest
+  float gap = 0.0f;  // sum of the teacher's terms times the difference of both exponents, relative to t_max and s_there
 
-  /// Refers the sums to other maxima. When they move, so does every difference in the gap.
-  __device__ void move(float s_top, float t_top, float s_factor, float t_factor) {
-    const float s_shift = (s_max - s_top) * s_factor, t_shift = (t_max - t_top) * t_factor;
-    const float s_decay = exp2_fast(s_shift), t_decay = exp2_fast(t_shift);
-    gap = t_decay == 0.0f ? 0.0f : t_decay * (gap + t_sum * (t_shift - s_shift));
+  /// Refers the sums to other similarities. When those move, so does every difference in the gap.
+  __device__ void move(float s_top, float t_top, float there, float s_factor, float t_factor) {
+    const float t_shift = (t_max - t_top) * t_factor, there_shift = (s_there - there) * s_factor;
+    const float s_decay = exp2_fast((s_max - s_top) * s_factor), t_decay = exp2_fast(t_shift);
+    gap = t_decay == 0.0f ? 0.0f : t_decay * (gap + t_sum * (t_shift - there_shift));
     t_sum *= t_decay;
     s_sum *= s_decay;
     s_max = s_top;
     t_max = t_top;
+    s_there = there;
   }
 
   __device__ void add(float s, float t, float s_factor, float t_factor) {
-    const float s_logit = (s - s_max) * s_factor, t_logit = (t - t_max) * t_factor;
+    const float t_logit = (t - t_max) * t_factor;
     const float p = exp2_fast(t_logit);
     t_sum += p;
-    gap = fmaf(p, t_logit - s_logit, gap);
-    s_sum += exp2_fast(s_logit);
+    // No weight, no term: at the smallest temperatures a logit that counts for nothing is infinite.
+    gap = p == 0.0f ? gap : fmaf(p, t_logit - (s - s_there) * s_factor, gap);
+    s_sum += exp2_fast((s - s_max) * s_factor);
   }
 
   __device__ void merge(Divergence other, float s_factor, float t_factor) {
     const float s_top = fmaxf(s_max, other.s_max), t_top = fmaxf(t_max, other.t_max);
-    move(s_top, t_top, s_factor, t_factor);
-    other.move(s_top, t_top, s_factor, t_factor);
+    const float there = other.t_max > t_max ? other.s_there : s_there;
+    move(s_top, t_top, there, s_factor, t_factor);
+    other.move(s_top, t_top, there, s_factor, t_factor);
     s_sum += other.s_sum;
     t_sum += other.t_sum;
     gap += other.gap;
@@ -67,6 +73,7 @@ struct Divergence {
       other.s_sum = __shfl_xor_sync(kAllLanes, s_sum, step);
       other.t_max = __shfl_xor_sync(kAllLanes, t_max, step);
       other.t_sum = __shfl_xor_sync(kAllLanes, t_sum, step);
+      other.s_there = __shfl_xor_sync(kAllLanes, s_there, step);
       other.gap = __shfl_xor_sync(kAllLanes, gap, step);
       merge(other, s_factor, t_factor);
     }

@@ -1,5 +1,6 @@
 // The selection in its final order: the best k of a query's candidates, sorted in shared memory by a bitonic network.
 #include "launch.cuh"
+#include "library.cuh"
 #include "select.cuh"
 
 namespace action {
@@ -40,17 +41,28 @@ __global__ void __launch_bounds__(512) order(Order p) {
   }
 }
 
-}  // namespace
-}  // namespace action
+#define ORDER_KEYS_FIELDS(FIELD)                                              \
+  FIELD(Tensor, keys)       /* [G, N, count] int64, at most 4096 of a query */ \
+  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */   \
+  FIELD(Tensor, index)      /* [G, N, k] int64 */
+ACTION_PARAMS(OrderKeysParams, ORDER_KEYS_FIELDS)
 
-using namespace action;
-
-/// count: at most 4096 candidates a query.
-ACTION_EXPORT int action_order(const int64_t* keys, int64_t total, int count, int64_t k, float* similarity,
-                               int64_t* index, void* stream) {
+int32_t order_keys(const OrderKeysParams& p, void* stream) {
+  Checks check(kDevice, p.keys);
+  const int64_t g = check.size(p.keys, "keys", 0, 3), n = check.size(p.keys, "keys", 1, 3);
+  const int64_t count = check.size(p.keys, "keys", 2, 3), k = check.size(p.index, "index", 2, 3);
+  if (count > 4096) check.refuse(p.keys, "keys", "at most 4096 for a query");
   int size = 1;
   while (size < count) size *= 2;
+  const Order call{check.contiguous<int64_t>(p.keys, "keys", {g, n, count}),
+                   check.contiguous<float>(p.similarity, "similarity", {g, n, k}),
+                   check.contiguous<int64_t>(p.index, "index", {g, n, k}), k, static_cast<int>(count), size};
   const int threads = size / 2 < 32 ? 32 : size / 2 > 512 ? 512 : size / 2;
-  const Order p{keys, similarity, index, k, count, size};
-  return launch(order, static_cast<unsigned>(total), threads, size * 8, stream, p);
+  return check.passed() ? enqueue(order, static_cast<unsigned>(g * n), threads, size * 8, stream, call) : check.status();
 }
+
+}  // namespace
+
+const Launcher kOrderKeys = ACTION_LAUNCHER(order_keys, OrderKeysParams);
+
+}  // namespace action

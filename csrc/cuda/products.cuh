@@ -19,8 +19,6 @@ constexpr int kTile = kBlock * kChunk;        // bytes
 constexpr int kWeightPitch = kBlock + 8;      // floats: rows of weights that threads exchange start in other banks
 constexpr int kWeights = kWarpRows * kWeightPitch * 4;  // bytes for a warp
 
-enum Dtype : int { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
-
 // How products are taken, and of what.
 struct Exact {  // float32 without tensor cores
   using Element = float;

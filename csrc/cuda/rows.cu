@@ -7,6 +7,7 @@
 #include "rows.cuh"
 
 #include "launch.cuh"
+#include "library.cuh"
 #include "products.cuh"
 
 namespace action {
@@ -100,28 +101,64 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) finish(Finish p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
-}  // namespace
-}  // namespace action
+#define PREPARE_ROWS_FIELDS(FIELD)                                                           \
+  FIELD(Tensor, x)       /* [G, N, D] */                                                     \
+  FIELD(bool, normalize)                                                                     \
+  FIELD(bool, tf32)      /* round float32 rows to it */                                      \
+  FIELD(Tensor, data)    /* [G, N, padded D], a result like those below */                   \
+  FIELD(Tensor, scale)   /* [G, N or more] float32 */                                        \
+  FIELD(Tensor, inverse) /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count; or none */
+ACTION_PARAMS(PrepareRowsParams, PREPARE_ROWS_FIELDS)
 
-using namespace action;
-
-ACTION_EXPORT int action_prepare(const void* x, int dtype, int64_t stride_g, int64_t stride_n, int64_t stride_d,
-                                 void* data, int out_dtype, float* scale, float* inverse, int64_t groups, int64_t rows,
-                                 int features, int width, int64_t scale_rows, int normalize, int tf32, void* stream) {
-  const Prepare p{{x, stride_g, stride_n, stride_d}, data, scale, inverse, rows, groups * rows, scale_rows,
-                  features, width, normalize != 0, tf32 != 0};
+int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
+  Checks check(kDevice, p.x);
+  const int64_t g = check.size(p.x, "x", 0, 3), n = check.size(p.x, "x", 1, 3), d = check.size(p.x, "x", 2, 3);
+  const int64_t width = check.size(p.data, "data", 2, 3), scale_rows = check.size(p.scale, "scale", 1, 2);
+  check.rows(p.x, "x", {g, n, d});
+  check.contiguous(p.data, "data", p.data.dtype == Dtype::float32 ? Dtype::float32 : p.x.dtype, {g, n, width});
+  if (width < d) check.refuse(p.data, "data", "as wide as the rows");
+  if (scale_rows < n) check.refuse(p.scale, "scale", "as long as the rows");
+  Prepare call{matrix_of(p.x), p.data.data, check.contiguous<float>(p.scale, "scale", {g, scale_rows}),
+               check.optional<float>(p.inverse, "inverse", {g, n}), n, g * n, scale_rows, static_cast<int>(d),
+               static_cast<int>(width), p.normalize, p.tf32};
+  if (!check.passed()) return check.status();
   auto* kernel = prepare<float, float>;
-  if (dtype == kFloat16) kernel = out_dtype == kFloat16 ? prepare<__half, __half> : prepare<__half, float>;
-  if (dtype == kBfloat16)
-    kernel = out_dtype == kBfloat16 ? prepare<__nv_bfloat16, __nv_bfloat16> : prepare<__nv_bfloat16, float>;
-  return launch(kernel, blocks(p.total), 32 * kRowsPerBlock, 0, stream, p);
+  if (p.x.dtype == Dtype::float16)
+    kernel = p.data.dtype == Dtype::float16 ? prepare<__half, __half> : prepare<__half, float>;
+  if (p.x.dtype == Dtype::bfloat16)
+    kernel = p.data.dtype == Dtype::bfloat16 ? prepare<__nv_bfloat16, __nv_bfloat16> : prepare<__nv_bfloat16, float>;
+  return enqueue(kernel, blocks(call.total), 32 * kRowsPerBlock, 0, stream, call);
 }
 
-ACTION_EXPORT int action_finish(const float* partial, int parts, const float* factor, float constant, const void* x,
-                                int dtype, int64_t stride_g, int64_t stride_n, int64_t stride_d, float* out,
-                                int64_t groups, int64_t rows, int features, int width, int normalize, void* stream) {
-  const Finish p{{x, stride_g, stride_n, stride_d}, partial, factor, out, rows, groups * rows, parts,
-                 features, width, constant, normalize != 0};
-  auto* kernel = dtype == kFloat16 ? finish<__half> : dtype == kBfloat16 ? finish<__nv_bfloat16> : finish<float>;
-  return launch(kernel, blocks(p.total), 32 * kRowsPerBlock, 0, stream, p);
+#define FINISH_GRADIENT_FIELDS(FIELD)                           \
+  FIELD(Tensor, partial) /* [parts, G, N, padded D] float32 */  \
+  FIELD(Tensor, factor)  /* [1] float32, or none */             \
+  FIELD(double, constant)                                       \
+  FIELD(Tensor, x)       /* [G, N, D] the raw rows */           \
+  FIELD(bool, normalize)                                        \
+  FIELD(Tensor, grad)    /* [G, N, D] float32, the result */
+ACTION_PARAMS(FinishGradientParams, FINISH_GRADIENT_FIELDS)
+
+int32_t finish_gradient(const FinishGradientParams& p, void* stream) {
+  Checks check(kDevice, p.x);
+  const int64_t g = check.size(p.x, "x", 0, 3), n = check.size(p.x, "x", 1, 3), d = check.size(p.x, "x", 2, 3);
+  const int64_t parts = check.size(p.partial, "partial", 0, 4), width = check.size(p.partial, "partial", 3, 4);
+  check.rows(p.x, "x", {g, n, d});
+  if (width < d) check.refuse(p.partial, "partial", "as wide as the rows");
+  const Finish call{matrix_of(p.x), check.contiguous<float>(p.partial, "partial", {parts, g, n, width}),
+                    check.optional<float>(p.factor, "factor", {1}), check.contiguous<float>(p.grad, "grad", {g, n, d}),
+                    n, g * n, static_cast<int>(parts), static_cast<int>(d), static_cast<int>(width),
+                    static_cast<float>(p.constant), p.normalize};
+  if (!check.passed()) return check.status();
+  auto* kernel = p.x.dtype == Dtype::float16    ? finish<__half>
+                 : p.x.dtype == Dtype::bfloat16 ? finish<__nv_bfloat16>
+                                                : finish<float>;
+  return enqueue(kernel, blocks(call.total), 32 * kRowsPerBlock, 0, stream, call);
 }
+
+}  // namespace
+
+const Launcher kPrepareRows = ACTION_LAUNCHER(prepare_rows, PrepareRowsParams);
+const Launcher kFinishGradient = ACTION_LAUNCHER(finish_gradient, FinishGradientParams);
+
+}  // namespace action

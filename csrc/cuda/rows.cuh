@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "../params/tensor.h"
+
 namespace action {
 
 extern __shared__ __align__(128) char shared_memory[];
@@ -18,6 +20,8 @@ struct Matrix {
   const void* data;
   int64_t stride_g, stride_n, stride_d;
 };
+
+inline Matrix matrix_of(const Tensor& x) { return {x.data, x.strides[0], x.strides[1], x.strides[2]}; }
 
 __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(__half x) { return __half2float(x); }

@@ -7,7 +7,7 @@
 // costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so that any k goes.
 //
 // Where several blocks share a bank, each would take k candidates of its own and more until its threshold is a good one.
-// So they tell each other, after 1, 2, 4... tiles, which similarity k / shares of their candidates reach: the lowest of
+// So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach: the lowest of
 // these is reached by k candidates altogether. Floors only rise, so that it does not matter when one is read.
 #pragma once
 
@@ -106,13 +106,13 @@ struct Selection {
     int64_t buffer;        // its [16, capacity]
     int64_t bank_labels;   // those of its group
     int64_t query_labels;  // those of its 16 rows
-    int64_t floors;        // its [16, shares]
+    int64_t floors;        // its [16, num_splits]
   };
 
   int64_t* buffers;             // of all warps
   const int64_t* bank_labels;   // all, or null
   const int64_t* query_labels;  // all
-  int* all_floors;              // ordered bits of a similarity that `quota` candidates of a share reach
+  int* all_floors;              // ordered bits of a similarity that `quota` candidates of a split reach
   int k, limit, capacity;
   int* counts;    // [16] in shared memory, as the next
   float* limits;  // [16] thresholds
@@ -178,19 +178,19 @@ struct Selection {
     reload();
   }
 
-  /// Tells the other shares what this one has found, and learns from them. `quota` is k / shares, rounded up.
-  __device__ void exchange(int share, int shares, int quota, int rows) {
+  /// Tells the other num_splits what this one has found, and learns from them. `quota` is k / num_splits, rounded up.
+  __device__ void exchange(int split, int num_splits, int quota, int rows) {
 #pragma unroll 1
     for (int row = 0; row < rows; ++row) {
-      int* floors = all_floors + places->floors + int64_t{row} * shares;
+      int* floors = all_floors + places->floors + int64_t{row} * num_splits;
       const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
       const int count = counts[row], slack = quota + quota / 4;
       if (count > slack) {
         const int floor = high_word(bisect(keys, count, quota, slack));
-        if (lane_id() == 0) atomicMax(floors + share, floor);
+        if (lane_id() == 0) atomicMax(floors + split, floor);
       }
       int lowest = INT32_MAX;
-      for (int i = lane_id(); i < shares; i += 32) {
+      for (int i = lane_id(); i < num_splits; i += 32) {
         const int floor = atomicMax(floors + i, INT32_MIN);  // reads it
         lowest = lowest < floor ? lowest : floor;
       }

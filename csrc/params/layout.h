@@ -65,7 +65,7 @@ struct Launcher {
 // All that a library offers. `tensor_size` and `launcher_size` tell a library that was built with other headers.
 struct Library {
   int64_t tensor_size, launcher_size;
-  const Launcher* launchers;
+  const Launcher* const* launchers;
   int64_t count;
   const char* (*last_error)();  // of this thread's last launch that did not return kDone
 };

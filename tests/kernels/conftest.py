@@ -32,7 +32,7 @@ REQUIRED = set(filter(None, os.environ.get("ACTION_KERNELS_TEST_BACKENDS", "").s
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the backend in force during the test."""
     name = request.param
-    state = action_kernels.backends()[name]
+    state = action_kernels.list_backends()[name]
     if state != "ready" and name not in REQUIRED:
         pytest.skip(f"backend {name}: {state}")
     checks = cuda_host.checked(CUDA_HOST) if name == "cuda" and CUDA_HOST else nullcontext()

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_functions import OPERATORS, operator_file
 
 import action_kernels
 from action_kernels import contrastive_distillation, use_backend
 from action_kernels.backends import reference, select
 
-registry = sys.modules["action_kernels.backends"]
+registry = action_kernels.backends
 ROWS = (torch.float32,) * 3
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A registry that has remembered nothing, and forgets this test."""
-    caches = (registry._load, registry._automatic, registry._say_fallback)
+    caches = (registry._load, registry._automatic, registry._function, registry._say_fallback)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
@@ -36,16 +37,18 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def register(fresh: pytest.MonkeyPatch, name: str, module: types.ModuleType | None, device: str = "cpu") -> None:
-    """Add a backend as a later one would be added: a module, a name, a place in the automatic choice."""
-    fresh.setattr(registry, "_NAMES", (*registry._NAMES, name))
-    fresh.setattr(registry, "_PREFERRED", {device: (name,)})
+    """Add a backend as a later one would be added: a package, and its name with the device that chooses it."""
+    others = {other: None for other in registry._BACKENDS}
+    fresh.setattr(registry, "_BACKENDS", {**others, name: device})
     if module is not None:
-        fresh.setitem(sys.modules, f"{registry.__name__}.{name}", module)
+        module.__name__ = f"{registry.__name__}.{name}"
+        fresh.setitem(sys.modules, module.__name__, module)
+        for operator in OPERATORS:
+            fresh.setitem(sys.modules, f"{module.__name__}.{operator}", operator_file("reference", operator))
 
 
 def fake_backend(unavailable: str | None = None, unsupported: str | None = None) -> types.ModuleType:
-    module = types.ModuleType("fake")
-    vars(module).update({name: getattr(reference, name) for name in vars(reference) if not name.startswith("__")})
+    module = types.ModuleType(reference.__name__)  # with the operators of the reference
     module.unavailable = lambda: unavailable
     module.supports = lambda device_type, dtypes: unsupported if torch.bfloat16 in dtypes else None
     return module
@@ -53,7 +56,7 @@ def fake_backend(unavailable: str | None = None, unsupported: str | None = None)
 
 def test_states(fresh: pytest.MonkeyPatch) -> None:
     register(fresh, "broken", None)
-    states = action_kernels.backends()
+    states = action_kernels.list_backends()
     assert states["reference"] == "ready" and "cpu" in states
     assert states["broken"].startswith("ModuleNotFoundError: ")
 
@@ -187,7 +190,7 @@ def test_float64_goes_to_the_reference(fresh: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert select("cpu", (torch.float64,)) is reference
-    if action_kernels.backends()["cpu"] == "ready":
+    if action_kernels.list_backends()["cpu"] == "ready":
         with use_backend("cpu"), pytest.raises(RuntimeError, match="float64"):
             select("cpu", (torch.float64,))
 
@@ -210,7 +213,7 @@ def test_report() -> None:
     report = subprocess.run([sys.executable, "-m", "action_kernels"], capture_output=True, text=True, check=True)
     lines = dict(line.split(maxsplit=1) for line in report.stdout.splitlines() if not line.startswith("backend"))
     assert lines["torch"] == torch.__version__
-    for name, state in action_kernels.backends().items():
+    for name, state in action_kernels.list_backends().items():
         assert any(line.split(maxsplit=2) == ["backend", name, state] for line in report.stdout.splitlines())
 
 
@@ -221,3 +224,21 @@ def test_importing_touches_no_gpu_and_no_backend() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "['action_kernels.backends.choice', 'action_kernels.backends.interface']"
+
+
+def test_an_operator_that_a_backend_lacks_goes_to_the_next(fresh: pytest.MonkeyPatch) -> None:
+    register(fresh, "other", fake_backend())
+    fresh.delitem(sys.modules, f"{registry.__name__}.other.hard_negatives")
+    assert select("cpu", ROWS, "action_contrast").__name__.endswith("other")
+    assert select("cpu", ROWS, "hard_negatives") is reference
+    rows = torch.randn(3, 4)
+    with use_backend("other"):
+        contrastive_distillation(rows, rows, rows)
+        with pytest.raises(RuntimeError, match="'other' was asked for by use_backend.* it has no hard_negatives"):
+            action_kernels.hard_negatives(rows, rows, 1)
+
+
+def test_the_package_of_the_backends_is_imported_by_its_name() -> None:
+    import action_kernels.backends.reference as module
+
+    assert module is reference and action_kernels.backends is registry

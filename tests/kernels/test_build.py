@@ -49,7 +49,7 @@ def state(checkout: Path) -> str:
     # An editable installation's finder would look for the copy's missing module in the checkout it was installed from.
     script = (
         "import sys; sys.meta_path = [x for x in sys.meta_path if 'editable' not in repr(x).lower()]\n"
-        "import action_kernels; print(action_kernels.__file__); print(action_kernels.backends()['cpu'])"
+        "import action_kernels; print(action_kernels.__file__); print(action_kernels.list_backends()['cpu'])"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

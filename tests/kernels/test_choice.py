@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_functions import OPERATORS
 from test_backends import fake_backend
 
 from action_kernels.backends import choice, reference, select
@@ -80,19 +81,16 @@ def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path) -> No
         "relation_negatives": ["cuda", "triton"],
         "anatomical_contrast bfloat16": ["cuda", "triton"],
     }
-    assert chosen("hard_negatives") == chosen("selection_gradient") == "cuda"
-    assert chosen("anatomical_contrast_gradient") == chosen("relation_negatives", ()) == "cuda"
-    assert chosen("action_contrast") == chosen("contrast_bank_gradient") == "triton"
+    assert chosen("hard_negatives") == "cuda"
+    assert chosen("anatomical_contrast") == chosen("relation_negatives", ()) == "cuda"
+    assert chosen("action_contrast") == "triton"
     mixed = (torch.float32, torch.bfloat16, torch.bfloat16)  # computed in float32
-    assert chosen("action_contrast", (torch.float32,) * 3) == chosen("contrast_bank_gradient", mixed) == "cuda"
+    assert chosen("action_contrast", (torch.float32,) * 3) == chosen("action_contrast", mixed) == "cuda"
     assert chosen("hard_negatives", (torch.float16,) * 2) == "triton"  # not measured
 
 
-def test_every_kernel_belongs_to_an_operator() -> None:
-    from action_kernels import ops
-
-    names = {name for name in dir(torch.ops.action_kernels) if not name.startswith("_") and name != "name"}
-    assert ops and set(choice.OPERATOR) == names
+def test_operators_are_the_references_files() -> None:
+    assert set(choice.operators()) == set(OPERATORS)
 
 
 def test_a_backend_that_is_not_ready_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import formulas
 import pytest
 import torch
+from kernel_functions import Kernels
 from torch import Tensor
 
-from action_kernels.backends import cpu, reference
+from action_kernels.backends import cpu
+
+CPU, REFERENCE = Kernels("cpu"), Kernels("reference")
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -114,7 +117,7 @@ def assert_selection(problem: Problem, similarity: Tensor, index: Tensor) -> Non
     """Values of the best eligible rows; indices that have them, each once."""
     queries, _, bank = problem.doubles
     arguments = problem.query_labels, problem.bank_labels, problem.normalize
-    want = reference.hard_negatives(queries, bank, problem.k, *arguments)
+    want = REFERENCE.hard_negatives(queries, bank, problem.k, *arguments)
     assert torch.equal(index >= 0, want[1] >= 0)
     assert_close(similarity, want[0], problem.tolerance, "similarity")
     exact = formulas.similarities(queries, bank, problem.normalize)
@@ -130,40 +133,40 @@ def assert_selection(problem: Problem, similarity: Tensor, index: Tensor) -> Non
 
 def check_contrast(p: Problem) -> None:
     arguments = p.k, *p.temps, p.query_labels, p.bank_labels, p.normalize, True
-    ours = cpu.action_contrast(p.queries, p.partners, p.bank, *arguments)
-    want = reference.action_contrast(*p.doubles, *arguments)
+    ours = CPU.action_contrast(p.queries, p.partners, p.bank, *arguments)
+    want = REFERENCE.action_contrast(*p.doubles, *arguments)
     for name in ("kl", "student_lse", "teacher_lse"):
         assert_close(getattr(ours, name), getattr(want, name), p.tolerance, name)
-    compare_gradients(p, [ours.direction], [want.direction], (p.queries,))
+    compare_gradients(p, [ours.student_grad], [want.student_grad], (p.queries,))
     assert_selection(p, ours.similarity, ours.index)
     upstream = torch.randn(p.queries.shape[:2])
-    got = cpu.contrast_bank_gradient(upstream, p.queries, p.partners, p.bank, *ours[:3], *p.temps, p.normalize)
-    want = reference.contrast_bank_gradient(upstream.double(), *p.doubles, *want[:3], *p.temps, p.normalize)
+    got = CPU.action_contrast_bank_gradient(upstream, p.queries, p.partners, p.bank, *ours[1:4], *p.temps, p.normalize)
+    want = REFERENCE.action_contrast_bank_gradient(upstream.double(), *p.doubles, *want[1:4], *p.temps, p.normalize)
     compare_gradients(p, [got], [want], (p.bank,))
 
 
 def check_selection(p: Problem) -> None:
     arguments = p.query_labels, p.bank_labels, p.normalize
-    similarity, index = cpu.hard_negatives(p.queries, p.bank, p.k, *arguments)
+    similarity, index = CPU.hard_negatives(p.queries, p.bank, p.k, *arguments)
     assert_selection(p, similarity, index)
     upstream = torch.randn(index.shape)
-    got = cpu.selection_gradient(upstream, p.queries, p.bank, index, p.normalize, True, True)
+    got = CPU.hard_negatives_gradient(upstream, p.queries, p.bank, index, p.normalize, True, True)
     queries, _, bank = p.doubles
-    want = reference.selection_gradient(upstream.double(), queries, bank, index, p.normalize, True, True)
+    want = REFERENCE.hard_negatives_gradient(upstream.double(), queries, bank, index, p.normalize, True, True)
     compare_gradients(p, got, want, (p.queries, p.bank))
 
 
 def check_info_nce(p: Problem) -> None:
     index = torch.randint(-1, p.bank.shape[1] + 1, (*p.queries.shape[:2], p.k))  # one beyond the bank, too
     temp = p.temps[0]
-    loss, lse = cpu.anatomical_contrast(p.queries, p.partners, p.bank, index, temp, p.normalize)
-    want = reference.anatomical_contrast(*p.doubles, index, temp, p.normalize)
+    loss, lse = CPU.anatomical_contrast(p.queries, p.partners, p.bank, index, temp, p.normalize)
+    want = REFERENCE.anatomical_contrast(*p.doubles, index, temp, p.normalize)
     assert_close(loss, want[0], p.tolerance, "loss")
     assert_close(lse, want[1], p.tolerance, "lse")
     upstream = torch.randn(p.queries.shape[:2])
     flags = temp, p.normalize, True, True, True
-    got = cpu.anatomical_contrast_gradient(upstream, p.queries, p.partners, p.bank, index, lse, *flags)
-    exact = reference.anatomical_contrast_gradient(upstream.double(), *p.doubles, index, want[1], *flags)
+    got = CPU.anatomical_contrast_gradient(upstream, p.queries, p.partners, p.bank, index, lse, *flags)
+    exact = REFERENCE.anatomical_contrast_gradient(upstream.double(), *p.doubles, index, want[1], *flags)
     compare_gradients(p, got, exact, (p.queries, p.partners, p.bank))
 
 

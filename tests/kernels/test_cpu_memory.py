@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -22,7 +23,8 @@ PRELUDE = """
 import ctypes
 import torch
 import action_kernels
-from action_kernels.backends import cpu, reference
+from kernel_functions import Kernels
+CPU, REFERENCE = Kernels("cpu"), Kernels("reference")
 torch.manual_seed(0)
 torch.set_num_threads(2)
 MIB = 1 << 20
@@ -49,7 +51,7 @@ CALLS = {
 student, teacher, bank = rows(1, 65536, 64)[0].requires_grad_(), rows(1, 65536, 64)[0], rows(1, 8192, 64)[0]
 
 def call(backend):
-    with action_kernels.use_backend(backend.__name__.rpartition(".")[2]):
+    with action_kernels.use_backend(backend.backend):
         result = action_kernels.action_contrast(student, teacher, bank, 64)
     result.distillation.backward()
     return [*result, student.grad]
@@ -60,9 +62,9 @@ call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, Non
 """,
     "bank_gradient": """
 s, t, b = rows(1, 8192, 64), rows(1, 8192, 64), rows(1, 8192, 64)
-r = cpu.action_contrast(s, t, b, 0, 0.1, 0.01, None, None, True, False)
+r = CPU.action_contrast(s, t, b, 0, 0.1, 0.01, None, None, True, False)
 g = torch.ones(1, 8192)
-call = lambda backend: [backend.contrast_bank_gradient(g, s, t, b, *r[:3], 0.1, 0.01, True)]
+call = lambda backend: [backend.action_contrast_bank_gradient(g, s, t, b, *r[1:4], 0.1, 0.01, True)]
 """,
     "long_bfloat16_bank": """
 s, t, b = rows(1, 8, 64), rows(1, 8, 64), rows(1, 1 << 20, 64, dtype=torch.bfloat16)
@@ -76,10 +78,10 @@ call = lambda backend: backend.hard_negatives(s, b, 64, None, None, True)
 s, b = rows(1, 4096, 64), rows(1, 8192, 64)
 call = lambda backend: backend.hard_negatives(s, b, 64, None, None, True)
 """,
-    "selection_gradient": """
+    "hard_negatives_gradient": """
 s, b = rows(1, 16384, 64), rows(1, 8192, 64)
 index, g = torch.randint(8192, (1, 16384, 64)), torch.randn(1, 16384, 64)
-call = lambda backend: backend.selection_gradient(g, s, b, index, True, True, True)
+call = lambda backend: backend.hard_negatives_gradient(g, s, b, index, True, True, True)
 """,
     "anatomical_contrast": """
 q, p, b = rows(1, 1024, 512), rows(1, 1024, 512), rows(1, 4096, 512)
@@ -89,7 +91,7 @@ call = lambda backend: backend.anatomical_contrast(q, p, b, index, 0.5, True)
     "anatomical_contrast_gradient": """
 q, p, b = rows(1, 1024, 512), rows(1, 1024, 512), rows(1, 4096, 512)
 index = torch.randint(4096, (1, 1024, 512))
-lse, g = cpu.anatomical_contrast(q, p, b, index, 0.5, True)[1], torch.ones(1, 1024)
+lse, g = CPU.anatomical_contrast(q, p, b, index, 0.5, True)[1], torch.ones(1, 1024)
 call = lambda backend: backend.anatomical_contrast_gradient(g, q, p, b, index, lse, 0.5, True, True, True, True)
 """,
 }
@@ -98,9 +100,12 @@ call = lambda backend: backend.anatomical_contrast_gradient(g, q, p, b, index, l
 def measure(call: str, backend: str) -> int:
     """Bytes above inputs and results that a call reaches in a process of its own."""
     # One small call first: it starts the threads and pages the code in.
-    warm = "x = rows(1, 512, 32)\ncpu.action_contrast(x, x, x, 4, 0.1, 0.01, None, None, True, True)\n"
-    script = f"{PRELUDE}{CALLS[call]}{warm}peak(lambda: call({backend}))\n"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+    warm = "x = rows(1, 512, 32)\nCPU.action_contrast(x, x, x, 4, 0.1, 0.01, None, None, True, True)\n"
+    script = f"{PRELUDE}{CALLS[call]}{warm}peak(lambda: call({backend.upper()}))\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=600, env=environment
+    )
     assert result.returncode == 0, result.stderr
     return int(result.stdout)
 

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from formulas import neighbours
+from kernel_functions import Kernels
 from torch import Tensor
 
 from action_kernels.backends import cpu
 
+CPU = Kernels("cpu")
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 
@@ -23,17 +25,17 @@ def everything(dtype: torch.dtype = torch.float32, place: Callable[[Tensor], Ten
     torch.manual_seed(3)
     student, teacher, bank = (place(x.unsqueeze(0).to(dtype)) for x in neighbours(150, 700, 20))
     labels = torch.randint(3, (1, 150)), torch.randint(3, (1, 700))
-    contrast = cpu.action_contrast(student, teacher, bank, 30, 0.1, 0.05, *labels, True, True)
+    contrast = CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, *labels, True, True)
     upstream, weights = torch.randn(1, 150), torch.randn(1, 150, 30)
     index = contrast.index
-    loss, lse = cpu.anatomical_contrast(student, teacher, bank, index, 0.5, True)
+    loss, lse = CPU.anatomical_contrast(student, teacher, bank, index, 0.5, True)
     return [
         *contrast,
-        cpu.contrast_bank_gradient(upstream, student, teacher, bank, *contrast[:3], 0.1, 0.05, True),
-        *cpu.hard_negatives(student, bank, 30, *labels, True),
-        *cpu.selection_gradient(weights, student, bank, index, True, True, True),
+        CPU.action_contrast_bank_gradient(upstream, student, teacher, bank, *contrast[1:4], 0.1, 0.05, True),
+        *CPU.hard_negatives(student, bank, 30, *labels, True),
+        *CPU.hard_negatives_gradient(weights, student, bank, index, True, True, True),
         loss,
-        *cpu.anatomical_contrast_gradient(upstream, student, teacher, bank, index, lse, 0.5, True, True, True, True),
+        *CPU.anatomical_contrast_gradient(upstream, student, teacher, bank, index, lse, 0.5, True, True, True, True),
     ]
 
 
@@ -105,7 +107,7 @@ def test_python_threads_at_once() -> None:
     student, teacher, bank = (x.unsqueeze(0) for x in neighbours(150, 700, 20))
 
     def call(_: int) -> list[Tensor]:
-        return list(cpu.action_contrast(student, teacher, bank, 30, 0.1, 0.05, None, None, True, True))
+        return list(CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, None, None, True, True))
 
     expected = call(0)
     with ThreadPoolExecutor(4) as pool:
@@ -117,10 +119,10 @@ def test_python_threads_at_once() -> None:
 def test_fork_after_use() -> None:
     script = """
 import os, torch
-from action_kernels.backends import cpu
+from action_kernels.backends.cpu.action_contrast import action_contrast
 torch.set_num_threads(2)
 x = torch.randn(1, 300, 40)
-call = lambda: cpu.action_contrast(x, x.flip(1), x, 9, 0.1, 0.05, None, None, True, True)
+call = lambda: action_contrast(x, x.flip(1), x, 9, 0.1, 0.05, None, None, True, True)
 expected = call()
 child = os.fork()
 if child == 0:
@@ -202,16 +204,16 @@ def test_fork_after_others_used_threads(before: str, children: str) -> None:
 def test_nan_stays_in_its_row(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     student, teacher, bank = (x.unsqueeze(0).to(dtype) for x in neighbours(40, 300, 20))
-    clean = cpu.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
+    clean = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
     student[0, 5, 3] = torch.nan
-    result = cpu.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
-    assert result.kl[0, 5].isnan() and result.direction[0, 5].isnan().all()
+    result = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
+    assert result.kl[0, 5].isnan() and result.student_grad[0, 5].isnan().all()
     assert (result.index[0, 5] == -1).all()
     others = torch.arange(40) != 5
     for x, y in zip(result, clean, strict=True):
         assert torch.equal(x[0, others], y[0, others])
     bank[0, 7] = torch.nan
-    result = cpu.action_contrast(student, teacher, bank, 300, 0.1, 0.05, None, None, True, True)
+    result = CPU.action_contrast(student, teacher, bank, 300, 0.1, 0.05, None, None, True, True)
     assert result.kl.isnan().all()
     assert not (result.index == 7).any()
     assert ((result.index >= 0).sum(-1)[0, others] == 299).all()

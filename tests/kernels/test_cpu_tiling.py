@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from formulas import neighbours
+from kernel_functions import Kernels
 from torch import Tensor
 
-from action_kernels.backends import cpu, reference
+from action_kernels.backends import cpu
+
+CPU, REFERENCE = Kernels("cpu"), Kernels("reference")
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -30,10 +33,10 @@ def grouped(*rows: Tensor) -> list[Tensor]:
 
 def assert_like_reference(student: Tensor, teacher: Tensor, bank: Tensor, k: int, tolerance: float = 2e-5) -> None:
     """Both passes of both backends, in float64 for the reference."""
-    ours = cpu.action_contrast(student, teacher, bank, k, *SETTINGS, None, None, True, True)
+    ours = CPU.action_contrast(student, teacher, bank, k, *SETTINGS, None, None, True, True)
     doubles = student.double(), teacher.double(), bank.double()
-    exact = reference.action_contrast(*doubles, k, *SETTINGS, None, None, True, True)
-    for name in ("kl", "student_lse", "teacher_lse", "direction", "similarity"):
+    exact = REFERENCE.action_contrast(*doubles, k, *SETTINGS, None, None, True, True)
+    for name in ("kl", "logit_gap", "student_lse", "teacher_lse", "student_grad", "similarity"):
         got, want = getattr(ours, name).double(), getattr(exact, name)
         finite = want.isfinite()
         assert torch.equal(got.isfinite(), finite), name
@@ -41,8 +44,8 @@ def assert_like_reference(student: Tensor, teacher: Tensor, bank: Tensor, k: int
             got[finite], want[finite], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m
         )
     grad = torch.randn(student.shape[:2])
-    got = cpu.contrast_bank_gradient(grad, student, teacher, bank, *ours[:3], *SETTINGS, True).double()
-    want = reference.contrast_bank_gradient(grad.double(), *doubles, *exact[:3], *SETTINGS, True)
+    got = CPU.action_contrast_bank_gradient(grad, student, teacher, bank, *ours[1:4], *SETTINGS, True).double()
+    want = REFERENCE.action_contrast_bank_gradient(grad.double(), *doubles, *exact[1:4], *SETTINGS, True)
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * max(1e-3, want.abs().max().item()))
 
 
@@ -76,22 +79,22 @@ def test_small_scratch_gives_the_same_selection_and_divergence() -> None:
     results = []
     for limit in (usual, 0):
         cpu.set_scratch_limit(limit)
-        results.append(cpu.action_contrast(student, teacher, bank, 9, *SETTINGS, None, None, True, True))
+        results.append(CPU.action_contrast(student, teacher, bank, 9, *SETTINGS, None, None, True, True))
     cpu.set_scratch_limit(usual)
     for name in ("kl", "student_lse", "teacher_lse", "similarity", "index"):
         assert torch.equal(getattr(results[0], name), getattr(results[1], name)), name
-    torch.testing.assert_close(results[0].direction, results[1].direction, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[0].student_grad, results[1].student_grad, rtol=1e-5, atol=1e-6)
 
 
 def test_gather_gradients_in_blocks_of_queries(scratch: int) -> None:
     query, positive, bank = grouped(*neighbours(50, 90, 20))
     index = torch.randint(-1, 90, (1, 50, 700))
-    lse = cpu.anatomical_contrast(query, positive, bank, index, 0.5, True)[1]
+    lse = CPU.anatomical_contrast(query, positive, bank, index, 0.5, True)[1]
     grad = torch.randn(1, 50)
     wanted = (True, True, True)
-    got = cpu.anatomical_contrast_gradient(grad, query, positive, bank, index, lse, 0.5, True, *wanted)
+    got = CPU.anatomical_contrast_gradient(grad, query, positive, bank, index, lse, 0.5, True, *wanted)
     doubles = query.double(), positive.double(), bank.double()
-    want = reference.anatomical_contrast_gradient(grad.double(), *doubles, index, lse, 0.5, True, *wanted)
+    want = REFERENCE.anatomical_contrast_gradient(grad.double(), *doubles, index, lse, 0.5, True, *wanted)
     for x, y in zip(got, want, strict=True):
         torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-5 * y.abs().max().item())
 
@@ -100,8 +103,8 @@ def test_labels_beyond_32_bits() -> None:
     query, _, bank = grouped(*neighbours(30, 300, 8))
     small = torch.randint(0, 3, (1, 30)), torch.randint(-1, 3, (1, 300))
     large = tuple(torch.where(x < 0, x, x << 32) for x in small)  # equal in their low 32 bits
-    expected = cpu.hard_negatives(query, bank, 20, *small, True)
-    for x, y in zip(cpu.hard_negatives(query, bank, 20, *large, True), expected, strict=True):
+    expected = CPU.hard_negatives(query, bank, 20, *small, True)
+    for x, y in zip(CPU.hard_negatives(query, bank, 20, *large, True), expected, strict=True):
         assert torch.equal(x, y)
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import formulas
 import pytest
 import torch
 from formulas import differentiate, errors, neighbours
 
 import action_kernels
-from action_kernels.backends import cpu
+from action_kernels.backends import cpu, native
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
 
+class Exp2Params(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
 def exp2(x: torch.Tensor) -> torch.Tensor:
     x, y = x.contiguous(), torch.empty_like(x)
-    cpu._native.exp2(x, y)
+    native.bind(native.module().cpu_launchers(), "exp2_array", Exp2Params)(Exp2Params(x, y))
     return y
 
 

@@ -1,4 +1,4 @@
-"""What only the CUDA backend does: a missing library, tf32, wide rows, merged shares, selection under pressure, graphs.
+"""What only the CUDA backend does: a missing library, tf32, wide rows, merged splits, selection under pressure, graphs.
 
 Without a GPU its kernels run compiled for the CPU, where every access of theirs is checked.
 """
@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import cuda_host
 import formulas
 import pytest
 import torch
 from formulas import neighbours
+from kernel_functions import operator_file
 from torch import Tensor
 
 import action_kernels
@@ -25,7 +28,7 @@ from action_kernels import action_contrast, contrastive_distillation, hard_negat
 HOST = os.environ.get("ACTION_CUDA_HOST")
 DEVICE = "cpu" if HOST else "cuda"
 
-pytestmark = [pytest.mark.skipif(action_kernels.backends()["cuda"] != "ready", reason="no CUDA kernels")]
+pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["cuda"] != "ready", reason="no CUDA kernels")]
 pytestmark += [pytest.mark.gpu] * (not HOST)
 
 
@@ -81,13 +84,12 @@ def test_only_takes_its_own_device_and_is_no_automatic_choice_on_the_cpu() -> No
 
 @pytest.mark.skipif(not HOST, reason="a GPU would not notice")
 def test_a_failed_launch_names_its_kernel(kernels: None) -> None:
-    from action_kernels.backends import cuda
-
     labels = torch.zeros(1, 3, dtype=torch.int64)
-    tables = labels, torch.ones(1, 2, 2, dtype=torch.int64), torch.tensor([[0, 1, 2]]), torch.arange(2).unsqueeze(0)
-    too_short = torch.empty(1, 3, 1, dtype=torch.int64)
-    with pytest.raises(RuntimeError, match="CUDA kernel relation_negatives: "):
-        cuda._launch("relation_negatives", labels, *tables, too_short, 1, 3, 2, 2, 5, 0)
+    thresholds, wrong_start = torch.full((1, 2, 2), 9), torch.tensor([[0, 50, 90]])
+    with pytest.raises(RuntimeError, match="relation_negatives: .*out of bounds"):
+        operator_file("cuda", "relation_negatives").relation_negatives(
+            labels, thresholds, wrong_start, torch.arange(2).unsqueeze(0), 5, 0
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- tiles
@@ -177,21 +179,19 @@ def test_selection_whose_buffer_fills(kernels: None, order: str, k: int) -> None
 
 @pytest.mark.parametrize("k", [1, 40, 130])
 @pytest.mark.parametrize("values", ["ties", "all equal", "zeros of both signs"])
-def test_shares_of_a_bank_that_know_of_each_other(
+def test_splits_of_a_bank_that_know_of_each_other(
     kernels: None, monkeypatch: pytest.MonkeyPatch, values: str, k: int
 ) -> None:
-    """Launched twice, every share begins with what all have found, as if the others had been there first."""
-    from action_kernels.backends import cuda
+    """Launched twice, every split begins with what all have found, as if the others had been there first."""
+    module = import_module("action_kernels.backends.cuda.bank_pass")
+    launch, floors = module._bank_pass, []
 
-    launch, floors = cuda._launch, []
+    def twice(params: NamedTuple, x: Tensor) -> None:
+        launch(params, x)
+        floors.append(params.floors)
+        launch(params, x)
 
-    def twice(name: str, x: Tensor, *arguments: object) -> None:
-        if name == "scan":
-            launch(name, x, *arguments)
-            floors.extend(a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.int32)
-        launch(name, x, *arguments)
-
-    monkeypatch.setattr(cuda, "_launch", twice)
+    monkeypatch.setattr(module, "_bank_pass", twice)
     m, classes = 1500, 3
     bank = {
         "ties": torch.randint(-6, 7, (m, 1)).float(),
@@ -206,7 +206,7 @@ def test_shares_of_a_bank_that_know_of_each_other(
     )  # fmt: skip
     exact = (query @ bank.T).double()
     assert torch.equal(index.cpu(), torch.tensor(formulas.selection(exact, k, *labels)))
-    if HOST:  # a GPU is large enough for shares that are too short for a floor
+    if HOST:  # a GPU is large enough for splits that are too short for a floor
         assert floors and (floors[0] > -(2**31)).all()
 
 
@@ -248,14 +248,14 @@ def test_float16_rows_of_any_length(kernels: None, size: float) -> None:
     upstream = torch.randn(20) * 1e6
     backend_rows = [x.unsqueeze(0).to(DEVICE) for x in rows]
     ops = torch.ops.action_kernels
-    kl, s_lse, t_lse, direction, *_ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
-    grad_bank = ops.contrast_bank_gradient(
-        upstream.unsqueeze(0).to(DEVICE), *backend_rows, kl, s_lse, t_lse, 0.1, 0.01, True
+    kl, *kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
+    grad_bank = ops.action_contrast_bank_gradient(
+        upstream.unsqueeze(0).to(DEVICE), *backend_rows, *kept, 0.1, 0.01, True, "cuda"
     )
     student, teacher, bank = (x.double() for x in rows)
     truth = formulas.differentiate(lambda s, b: formulas.distillation(s, teacher, b), (student, bank), upstream)
     torch.testing.assert_close(kl[0].double().cpu(), truth[0], rtol=2e-5, atol=2e-5)
-    grad_student = direction[0].double().cpu() * upstream.double().unsqueeze(-1)
+    grad_student = student_grad[0].double().cpu() * upstream.double().unsqueeze(-1)
     for result, expected in ((grad_student, truth[1]), (grad_bank[0].double().cpu(), truth[2])):
         assert max(formulas.errors(result, expected)) < 2e-5
 

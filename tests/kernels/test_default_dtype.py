@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import test_cpu_fuzz
 import torch
+from kernel_functions import OPERATORS, operator_file
 from torch import Tensor
 
 import action_kernels
 from action_kernels.backends import cpu
-from action_kernels.backends.interface import Backend
 
 PACKAGE = Path(action_kernels.__file__).parent
 FACTORIES = set("empty zeros ones full arange eye linspace logspace rand randn randint randperm tensor".split())
@@ -111,8 +111,10 @@ def test_opcheck(backend: str, device: str, name: str) -> None:
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_random_problems(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The random problems once more, the kernels alone under another default: the checks' own tensors rely on it."""
-    for kernel in {name for name in vars(Backend) if not name.startswith("_")} - {"unavailable", "supports"}:
-        monkeypatch.setattr(cpu, kernel, under(name, getattr(cpu, kernel)))
+    for operator in OPERATORS:
+        file = operator_file("cpu", operator)
+        for kernel in [kernel for kernel in vars(file) if kernel.startswith(operator)]:
+            monkeypatch.setattr(file, kernel, under(name, getattr(file, kernel)))
     test_cpu_fuzz.test_random_problems(DEFAULTS.index(name))
 
 

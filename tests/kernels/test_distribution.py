@@ -82,7 +82,7 @@ def test_an_installation_without_the_checkout_has_the_native_kernels(sdist: Path
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({TRAINING}))  # importing one of them fails\n"
         "import action_kernels, torch\n"
-        "print(action_kernels.__file__, action_kernels.backends()['cpu'], sep='\\n')\n"
+        "print(action_kernels.__file__, action_kernels.list_backends()['cpu'], sep='\\n')\n"
         "x = torch.eye(3)\n"
         "with action_kernels.use_backend('cpu'): print(action_kernels.hard_negatives(x, x, 1)[1].tolist())"
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from kernel_functions import OPERATORS, operator_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from action_kernels.backends import cpu, cuda
+from action_kernels.backends import cpu, native
 
 needs_native = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 
@@ -31,40 +33,56 @@ def integers(*shape: int) -> Tensor:
 
 
 ROWS = {"student": (G, N, D), "teacher": (G, N, D), "query": (G, N, D), "positive": (G, N, D), "bank": (G, M, D)}
+RESULTS = {"kl", "student_grad", "query_grad", "positive_grad", "bank_grad", "similarity", "loss"}
+DOUBLES = {"logit_gap", "student_lse", "teacher_lse", "lse"}
+SHAPES = ROWS | {
+    "query_labels": (G, N), "bank_labels": (G, M), "index": (G, N, K), "rows": (G, M),
+    "thresholds": (G, C, C), "class_start": (G, C + 1),
+    "kl": (G, N), "grad_kl": (G, N), "loss": (G, N), "grad_loss": (G, N), "logit_gap": (G, N),
+    "student_lse": (G, N), "teacher_lse": (G, N), "lse": (G, N), "similarity": (G, N, K), "grad_similarity": (G, N, K),
+    "student_grad": (G, N, D), "query_grad": (G, N, D), "positive_grad": (G, N, D), "bank_grad": (G, M, D),
+}  # fmt: skip
+FLOATS = set(ROWS) | RESULTS | {"grad_kl", "grad_loss", "grad_similarity"}
+NUMBERS = {"student_temp": 0.1, "teacher_temp": 0.1, "temp": 0.5, "normalize": True, "seed": 1}
+NUMBERS |= {"threads": 1, "scratch_bytes": 1 << 20}
 
 
-def problems() -> dict[str, dict[str, Any]]:
-    """Arguments of every entry point that fit together, in its order."""
-    three = {name: floats(*ROWS[name]) for name in ("student", "teacher", "bank")}
-    named = {name: floats(*ROWS[name]) for name in ("query", "positive", "bank")} | {"index": integers(G, N, K)}
-    return {
-        "contrast": three
-        | {"k": K, "query_labels": integers(G, N), "bank_labels": integers(G, M)}
-        | {"student_temp": 0.1, "teacher_temp": 0.1, "normalize": True}
-        | {"kl": floats(G, N), "student_lse": doubles(G, N), "teacher_lse": doubles(G, N)}
-        | {"direction": floats(G, N, D), "similarity": floats(G, N, K), "index": integers(G, N, K)},
-        "bank_gradient": three
-        | {"grad_kl": floats(G, N), "kl": floats(G, N), "student_lse": doubles(G, N), "teacher_lse": doubles(G, N)}
-        | {"student_temp": 0.1, "teacher_temp": 0.1, "normalize": True, "grad_bank": floats(G, M, D)},
-        "gather": named | {"temp": 0.5, "normalize": True, "loss": floats(G, N), "lse": doubles(G, N)},
-        "gather_gradient": named
-        | {"grad_similarity": None, "grad_loss": floats(G, N), "lse": doubles(G, N), "temp": 0.5, "normalize": True}
-        | {"grad_query": floats(G, N, D), "grad_positive": floats(G, N, D), "grad_bank": floats(G, M, D)},
-        "relation_negatives": {"query_labels": integers(G, N), "thresholds": integers(G, C, C)}
-        | {"class_start": integers(G, C + 1), "rows": integers(G, M), "seed": 1, "index": integers(G, N, K)},
-    }
+def params_of() -> dict[str, type]:
+    """Every launcher of the CPU backend with its parameters."""
+    found = {}
+    for operator in OPERATORS:
+        for name, value in vars(operator_file("cpu", operator)).items():
+            if name.endswith("Params"):
+                found[re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Params")).lower()] = value
+    return found
+
+
+LAUNCHERS = {} if cpu.unavailable() else params_of()
+
+
+def problem(launcher: str) -> dict[str, Any]:
+    """Arguments that fit together."""
+    arguments = {}
+    for name in LAUNCHERS[launcher]._fields:
+        if name in NUMBERS:
+            arguments[name] = NUMBERS[name]
+        else:
+            make = doubles if name in DOUBLES else floats if name in FLOATS else integers
+            arguments[name] = make(*SHAPES[name])
+    return arguments
 
 
 @pytest.fixture(params=["exchange", "attributes"])
 def reader(request: pytest.FixtureRequest) -> Iterator[None]:
     """Both ways in which the module reads a tensor: PyTorch's exchange interface, attributes where there is none."""
-    cpu._native.use_attributes(request.param == "attributes")
+    native.module().read_attributes_only(request.param == "attributes")
     yield
-    cpu._native.use_attributes(False)
+    native.module().read_attributes_only(False)
 
 
-def call(entry: str, arguments: dict[str, Any]) -> None:
-    getattr(cpu._native, entry)(*arguments.values(), (1, 1 << 20))
+def call(launcher: str, arguments: dict[str, Any]) -> None:
+    params = LAUNCHERS[launcher]
+    native.bind(native.module().cpu_launchers(), launcher, params)(params(**arguments))
 
 
 def another_dtype(x: Tensor) -> Tensor:
@@ -81,14 +99,14 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a dimension more": lambda x: x.reshape(*x.shape, 1, 1),
     "elsewhere": lambda x: x.to("meta"),
 }
-TENSORS = [(e, name) for e, arguments in problems().items() for name, x in arguments.items() if isinstance(x, Tensor)]
+TENSORS = [(e, name) for e in LAUNCHERS for name, x in problem(e).items() if isinstance(x, Tensor)]
 
 
 @needs_native
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("entry", problems())
+@pytest.mark.parametrize("entry", LAUNCHERS)
 def test_what_fits_is_taken(entry: str) -> None:
-    call(entry, problems()[entry])
+    call(entry, problem(entry))
 
 
 @needs_native
@@ -96,16 +114,19 @@ def test_what_fits_is_taken(entry: str) -> None:
 @pytest.mark.parametrize(("entry", "name"), TENSORS)
 def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
     for fault, damage in FAULTS.items():
-        if fault.startswith("a row") and (entry, name) in (("gather", "bank"), ("relation_negatives", "rows")):
+        if fault.startswith("a row") and (entry, name) in (
+            ("anatomical_contrast", "bank"),
+            ("relation_negatives", "rows"),
+        ):
             continue  # a bank of another length is as good
-        arguments = problems()[entry]
+        arguments = problem(entry)
         outputs = [x for x in arguments.values() if isinstance(x, Tensor)]
         arguments[name] = damage(arguments[name])
-        with pytest.raises(ValueError, match=r"\w+ must be .*, got ") as error:
+        with pytest.raises(ValueError, match=rf"^{entry}: \w+ must be .*, got ") as error:
             call(entry, arguments)
         # Sizes come from the queries, the bank and the index: one of them that is wrong shows in its neighbours.
         sizing = {"student", "query", "bank", "index", "thresholds", "rows"}
-        assert name in sizing or str(error.value).startswith(f"{name} must be"), f"{fault}: {error.value}"
+        assert name in sizing or f"{entry}: {name} must be" in str(error.value), f"{fault}: {error.value}"
         assert not any(x.any() for x in outputs), fault
 
 
@@ -113,19 +134,21 @@ def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(("entry", "name"), [(e, n) for e, n in TENSORS if n not in ROWS])
 def test_all_but_rows_must_be_contiguous(entry: str, name: str) -> None:
-    arguments = problems()[entry]
+    arguments = problem(entry)
     x = arguments[name]
     arguments[name] = torch.stack([x, x], -1)[..., 0]
-    with pytest.raises(ValueError, match=f"^{name} must be contiguous .* with strides"):
+    with pytest.raises(ValueError, match=f"^{entry}: {name} must be contiguous .* with strides"):
         call(entry, arguments)
 
 
 @needs_native
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize(("entry", "name"), [("contrast", "kl"), ("contrast", "bank_labels"), ("gather", "lse")])
+@pytest.mark.parametrize(
+    ("entry", "name"), [("action_contrast", "kl"), ("action_contrast", "bank_labels"), ("anatomical_contrast", "lse")]
+)
 def test_a_missing_tensor_is_named(entry: str, name: str) -> None:
-    arguments = problems()[entry] | {name: None}
-    with pytest.raises(ValueError, match=f"^{name} must be contiguous .*, got None"):
+    arguments = problem(entry) | {name: None}
+    with pytest.raises(ValueError, match=f"^{entry}: {name} must be contiguous .*, got None"):
         call(entry, arguments)
 
 
@@ -152,11 +175,11 @@ def row_views(*shape: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["query", "positive", "bank"])
 def test_rows_are_read_wherever_they_lie(name: str) -> None:
     for kind, x in row_views(*ROWS[name]).items():
-        arguments = problems()["gather"] | {n: torch.randn(ROWS[n]) for n in ("query", "positive", "bank")}
+        arguments = problem("anatomical_contrast") | {n: torch.randn(ROWS[n]) for n in ("query", "positive", "bank")}
         results = []
         for rows in (x, x.detach().as_subclass(Tensor).float().contiguous()):
             arguments |= {name: rows, "loss": floats(G, N), "lse": doubles(G, N)}
-            call("gather", arguments)
+            call("anatomical_contrast", arguments)
             results.append(arguments["loss"])
         assert torch.equal(*results) and results[0].all(), kind
 
@@ -167,7 +190,7 @@ def test_rows_are_read_wherever_they_lie(name: str) -> None:
 @pytest.mark.parametrize("name", ["query", "bank", "lse"])
 def test_what_is_no_tensor_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be a tensor, got \S*{type(value).__name__}$"):
-        call("gather", problems()["gather"] | {name: value})
+        call("gather", problem("anatomical_contrast") | {name: value})
 
 
 @needs_native
@@ -175,12 +198,12 @@ def test_what_is_no_tensor_is_refused(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["query", "bank", "lse"])
 def test_a_tensor_without_memory_is_refused(name: str) -> None:
     with FakeTensorMode() as mode:
-        fake = mode.from_tensor(problems()["gather"][name])
+        fake = mode.from_tensor(problem("anatomical_contrast")[name])
     sparse = torch.zeros(G, N, D).to_sparse()
     for x in (fake, sparse):
-        arguments = problems()["gather"] | {name: x}
+        arguments = problem("anatomical_contrast") | {name: x}
         with pytest.raises((ValueError, RuntimeError)):
-            call("gather", arguments)
+            call("anatomical_contrast", arguments)
         assert not any(arguments[n].any() for n in ("loss", "lse") if n != name)
 
 
@@ -190,43 +213,44 @@ def test_the_operators_below_the_checked_functions_are_safe() -> None:
     """A registered operator called by its name meets the same checks."""
     ops = torch.ops.action_kernels
     student, bank = floats(1, N, D), floats(1, M, D)
-    with pytest.raises(ValueError, match=r"^teacher must be .*\[1, 5, 4\], got float32 \[1, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"^action_contrast: teacher must be .*\[1, 5, 4\], got float32 \[1, 4, 4\]"):
         ops.action_contrast(student, floats(1, N - 1, D), bank, K, 0.1, 0.1, None, None, True, True)
-    with pytest.raises(ValueError, match=r"^bank must be .*\[1, 7, 4\], got float32 \[1, 7, 3\]"):
+    with pytest.raises(ValueError, match=r"^hard_negatives: bank must be .*\[1, 7, 4\], got float32 \[1, 7, 3\]"):
         ops.hard_negatives(student, floats(1, M, D - 1), K, None, None, True)
-    with pytest.raises(ValueError, match="^lse must be contiguous float64"):
+    with pytest.raises(ValueError, match="^anatomical_contrast_gradient: lse must be contiguous float64"):
         ops.anatomical_contrast_gradient(
-            floats(1, N), student, student, bank, integers(1, N, K), floats(1, N), 0.5, True, True, True, True
+            floats(1, N), student, student, bank, integers(1, N, K), floats(1, N), 0.5, True, True, True, True, "cpu"
         )
-    with pytest.raises(ValueError, match="^grad_kl must be contiguous float32"):
-        ops.contrast_bank_gradient(
-            doubles(1, N), student, student, bank, floats(1, N), doubles(1, N), doubles(1, N), 0.1, 0.1, True
+    with pytest.raises(ValueError, match="^action_contrast_bank_gradient: grad_kl must be contiguous float32"):
+        ops.action_contrast_bank_gradient(
+            doubles(1, N), student, student, bank, *(doubles(1, N) for _ in range(3)), 0.1, 0.1, True, "cpu"
         )
 
 
+@needs_native
+def test_other_parameters_than_the_librarys_are_refused_when_it_is_bound() -> None:
+    launchers = native.module().cpu_launchers()
+    params = LAUNCHERS["relation_negatives"]
+    fields = get_type_hints(params)
+    others = {
+        "one too few": {name: hint for name, hint in fields.items() if name != "seed"},
+        "one too many": {**fields, "more": int},
+        "another name": {name + "s" * (name == "seed"): hint for name, hint in fields.items()},
+        "another kind": {name: float if name == "seed" else hint for name, hint in fields.items()},
+        "another order": dict(reversed(fields.items())),
+    }
+    native.bind(launchers, "relation_negatives", params)
+    for kind, hints in others.items():
+        with pytest.raises(ImportError, match="relation_negatives takes other parameters.*build it from these sources"):
+            native.bind(launchers, "relation_negatives", NamedTuple("Other", hints.items()))
+            pytest.fail(kind)
+
+
+@needs_native
 @pytest.mark.parametrize(
-    ("damage", "got"),
-    [
-        (lambda x: x.double(), "got torch.float64"),
-        (lambda x: x.bfloat16(), "got torch.bfloat16"),
-        (lambda x: x.mT, r"with strides \(20, 1, 4\)"),
-        (lambda x: x.to("meta"), "on meta"),
-    ],
+    ("name", "value", "kind"),
+    [("query_labels", 3, "Tensor, got int"), ("seed", "x", "int, got str"), ("seed", 1.5, "int, got float")],
 )
-def test_an_address_for_a_cuda_kernel_is_that_of_what_it_takes(damage: Callable[[Tensor], Tensor], got: str) -> None:
-    x = floats(G, N, D)
-    assert cuda._address("merge", 0, "F", x, x.get_device()) == x.data_ptr()
-    with pytest.raises(ValueError, match=f"argument 4 of the CUDA kernel merge must be a contiguous.*{got}"):
-        cuda._address("merge", 4, "F", damage(x), x.get_device())
-
-
-def test_an_allocation_of_another_dtype_never_reaches_a_cuda_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused before the library is touched."""
-    monkeypatch.setattr(cuda, "_load", lambda: None)
-    x = floats(G, N, D)
-    with pytest.raises(ValueError, match="argument 0 of the CUDA kernel merge"):
-        cuda._launch("merge", x, doubles(5, 1, G, N), 1, G * N, 0.1, 0.1, floats(G, N), doubles(G, N), doubles(G, N))
-    with pytest.raises(ValueError, match="argument 4 of the CUDA kernel relation_negatives"):
-        cuda._launch(
-            "relation_negatives", x, *(integers(2, 2) for _ in range(4)), integers(2, 2, 2).int(), 1, 1, 1, 1, 1, 0
-        )
+def test_a_value_of_another_kind_is_named(name: str, value: object, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"^relation_negatives: {name} must be a {kind}"):
+        call("relation_negatives", problem("relation_negatives") | {name: value})

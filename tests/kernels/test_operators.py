@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from inspect import signature
 
 import pytest
 import torch
 from formulas import neighbours
+from kernel_functions import OPERATORS, operator_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +21,7 @@ from action_kernels import (
     hard_negatives,
     relation_negatives,
 )
-from action_kernels.backends import select
+from action_kernels.backends import kernel, select
 
 OPS = torch.ops.action_kernels
 
@@ -69,26 +71,28 @@ def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) ->
         torch.library.opcheck(getattr(OPS, op).default, args)
 
 
-@pytest.mark.parametrize("op", ["contrast_bank_gradient", "selection_gradient", "anatomical_contrast_gradient"])
+@pytest.mark.parametrize(
+    "op", ["action_contrast_bank_gradient", "hard_negatives_gradient", "anatomical_contrast_gradient"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype) -> None:
     x = example(device, dtype)
     student, teacher, bank = x["student"], x["teacher"], x["bank"]
-    kl, student_lse, teacher_lse, *_ = OPS.action_contrast(
+    _, logit_gap, student_lse, teacher_lse, *_ = OPS.action_contrast(
         student, teacher, bank, 0, 0.1, 0.05, None, None, True, False
     )
     _, lse = OPS.anatomical_contrast(student, teacher, bank, x["index"], 0.5, True)
     upstream = torch.randn(2, 5, device=device)
     arguments = {
-        "contrast_bank_gradient": [
-            (upstream, student, teacher, bank, kl, student_lse, teacher_lse, 0.1, 0.05, True),
+        "action_contrast_bank_gradient": [
+            (upstream, student, teacher, bank, logit_gap, student_lse, teacher_lse, 0.1, 0.05, True, backend),
         ],
-        "selection_gradient": [
-            (torch.randn(2, 5, 4, device=device), student, bank, x["index"], True, *wanted)
+        "hard_negatives_gradient": [
+            (torch.randn(2, 5, 4, device=device), student, bank, x["index"], True, *wanted, backend)
             for wanted in ((True, True), (True, False), (False, True))
         ],
         "anatomical_contrast_gradient": [
-            (upstream, student, teacher, bank, x["index"], lse, 0.5, True, *wanted)
+            (upstream, student, teacher, bank, x["index"], lse, 0.5, True, *wanted, backend)
             for wanted in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
         ],
     }
@@ -96,12 +100,21 @@ def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype
         torch.library.opcheck(getattr(OPS, op).default, args)
 
 
-def test_every_kernel_of_the_interface_is_an_operator() -> None:
-    from action_kernels.backends.interface import Backend
-
-    kernels = {name for name in vars(Backend) if not name.startswith("_")} - {"unavailable", "supports"}
-    assert kernels == {name for name in kernels if hasattr(OPS, name)}
-    assert len(kernels) == 7
+def test_every_operator_is_a_file_of_every_backend() -> None:
+    """With the reference's functions and parameters; and every function is an operator of PyTorch's."""
+    found = set()
+    for operator in OPERATORS:
+        specification = operator_file("reference", operator)
+        names = [name for name in vars(specification) if name.startswith(operator)]
+        found |= set(names)
+        for backend, state in action_kernels.list_backends().items():
+            if state != "ready":
+                continue
+            file = operator_file(backend, operator)
+            for name in names:
+                assert signature(getattr(file, name)) == signature(getattr(specification, name)), (backend, name)
+    assert found == {name for name in found if hasattr(OPS, name)}
+    assert len(found) == 7
 
 
 # ------------------------------------------------------------------------------------------------------- gradients
@@ -207,7 +220,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_direction_is_computed_only_for_gradients(backend: str, device: str) -> None:
+def test_the_student_gradient_is_computed_only_where_it_is_wanted(backend: str, device: str) -> None:
     x = example(device)
     leaf = x["student"].clone().requires_grad_()
     with _Recorder() as recorder:
@@ -253,11 +266,11 @@ def test_backward_runs_on_the_backend_of_its_forward(
     leaves = [x.clone().requires_grad_() for x in rows]
     ran = []
 
-    def spy(*call: object) -> object:
-        ran.append((call[-1], select(*call).__name__.rpartition(".")[2]))
-        return select(*call)
+    def spy(operator: str, name: str, *call: object) -> object:
+        ran.append((name, select(*call, operator).__name__.rpartition(".")[2]))
+        return kernel(operator, name, *call)
 
-    monkeypatch.setattr("action_kernels.ops.select", spy)
+    monkeypatch.setattr("action_kernels.operators.registration.kernel", spy)
     loss = function(*leaves)
     thread = threading.Thread(target=loss.backward)
     thread.start()

@@ -13,7 +13,7 @@ from formulas import neighbours
 import action_kernels
 from action_kernels import contrastive_distillation, hard_negatives, use_backend
 
-pytestmark = [pytest.mark.skipif(action_kernels.backends()["triton"] != "ready", reason="no Triton")]
+pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["triton"] != "ready", reason="no Triton")]
 pytestmark += [pytest.mark.gpu] * torch.cuda.is_available()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,14 +116,14 @@ def test_float16_rows_of_any_length(size: float) -> None:
     backend_rows = [x.unsqueeze(0).to(DEVICE) for x in rows]
     ops = torch.ops.action_kernels
     with use_backend("triton"):
-        kl, s_lse, t_lse, direction, *_ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
-        grad_bank = ops.contrast_bank_gradient(
-            upstream.unsqueeze(0).to(DEVICE), *backend_rows, kl, s_lse, t_lse, 0.1, 0.01, True
+        kl, *kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
+        grad_bank = ops.action_contrast_bank_gradient(
+            upstream.unsqueeze(0).to(DEVICE), *backend_rows, *kept, 0.1, 0.01, True, "triton"
         )
     truth = formulas.differentiate(
         lambda s, b: formulas.distillation(s, teacher.double(), b), (student.double(), bank.double()), upstream
     )
-    grad_student = direction[0].double().cpu() * upstream.double().unsqueeze(-1)
+    grad_student = student_grad[0].double().cpu() * upstream.double().unsqueeze(-1)
     for result, expected in ((grad_student, truth[1]), (grad_bank[0].double().cpu(), truth[2])):
         assert max(formulas.errors(result, expected)) < 2e-5
 

@@ -59,9 +59,9 @@ def test_no_function_needs_a_value_on_the_host(contract: dict[str, dict]) -> Non
     rows, bank = [2, 33, 24], [2, 70, 24]
     assert contract["shapes"] == {
         "action_contrast": [[2, 33], [2, 33], [2, 33], rows, [2, 33, 5], [2, 33, 5]],
-        "contrast_bank_gradient": [bank],
+        "action_contrast_bank_gradient": [bank],
         "hard_negatives": [[2, 33, 5], [2, 33, 5]],
-        "selection_gradient": [rows, bank],
+        "hard_negatives_gradient": [rows, bank],
         "anatomical_contrast": [[2, 33], [2, 33]],
         "anatomical_contrast_gradient": [rows, rows, bank],
     }

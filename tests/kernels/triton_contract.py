@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 from allocations import Allocations
+from kernel_functions import Kernels
 
-from action_kernels.backends import triton
 from action_kernels.backends.triton.launch import Target, aimed_at
 from tools.machine_code.calls import Call
 from tools.machine_code.chips import H100
@@ -25,6 +25,8 @@ CALLS = {
     "forward, k": TARGET,
     "gradient, k": replace(TARGET, gradient=True),
 }
+
+TRITON = Kernels("triton")
 
 
 def launching_nothing() -> AbstractContextManager:
@@ -51,21 +53,21 @@ def shapes() -> dict[str, list[list[int]]]:
     index = torch.empty(g, n, k, dtype=torch.int64, device="meta")
     line = torch.empty(g, n, device="meta")
     with launching_nothing():
-        contrast = triton.action_contrast(student, teacher, bank, k, 0.1, 0.05, *labels, True, True)
-        saved = contrast.kl, contrast.student_lse, contrast.teacher_lse
-        loss, lse = triton.anatomical_contrast(student, teacher, bank, index, 0.5, True)
+        contrast = TRITON.action_contrast(student, teacher, bank, k, 0.1, 0.05, *labels, True, True)
+        saved = contrast.logit_gap, contrast.student_lse, contrast.teacher_lse
+        loss, lse = TRITON.anatomical_contrast(student, teacher, bank, index, 0.5, True)
         pairs = student, teacher, bank, index, lse, 0.5, True, True, True, True
         results = {
             "action_contrast": contrast,
-            "contrast_bank_gradient": [
-                triton.contrast_bank_gradient(line, student, teacher, bank, *saved, 0.1, 0.05, True)
+            "action_contrast_bank_gradient": [
+                TRITON.action_contrast_bank_gradient(line, student, teacher, bank, *saved, 0.1, 0.05, True)
             ],
-            "hard_negatives": triton.hard_negatives(student, bank, k, *labels, True),
-            "selection_gradient": triton.selection_gradient(
+            "hard_negatives": TRITON.hard_negatives(student, bank, k, *labels, True),
+            "hard_negatives_gradient": TRITON.hard_negatives_gradient(
                 contrast.similarity, student, bank, index, True, True, True
             ),
             "anatomical_contrast": [loss, lse],
-            "anatomical_contrast_gradient": triton.anatomical_contrast_gradient(line, *pairs),
+            "anatomical_contrast_gradient": TRITON.anatomical_contrast_gradient(line, *pairs),
         }
     return {name: [list(x.shape) for x in found] for name, found in results.items()}
 

@@ -56,7 +56,7 @@ class Call:
         result = triton.action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.gradient)
         if not self.bank_gradient:
             return result
-        return *result, triton.contrast_bank_gradient(result.kl, student, teacher, bank, *result[:3], *temps, True)
+        return *result, triton.action_contrast_bank_gradient(result.kl, student, teacher, bank, *result[:3], *temps, True)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A gradient is one more pass, which takes every probability again from the saved log-sum-exp.
 Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-With 16-bit rows that is 8 N M D flop, after 4 in the bank pass: two products for the similarities, one in two terms for
-the sum. Carrying sum p_s bank and sum p_t bank along in the bank pass, in two terms each, would be 12 as well; it spares
+With 16-bit rows that is 8 N M D flop, after 4 in the bank pass: two products for similarities, one in two terms for
+the sum. Carrying sum p_s bank and sum p_t bank along in that pass, in two terms each, would be 12 as well; it spares
 exponentials, but takes twice the accumulators and loses the difference of nearly equal distributions to rounding.
 Bank: the same pass with the roles exchanged, 12 N M D flop. Wide features are split: a program owns some columns of the
 result and takes the similarities over all features again.

@@ -1,0 +1,38 @@
+"""The CUDA C++ backend: tensors in, down to ``csrc/cuda``, tensors out.
+
+Works like the Triton backend: a pass over the bank that keeps similarities in registers, one more pass for either
+gradient, and warps that read the rows which an index names. Float32 products follow PyTorch's setting for CUDA matrix
+products: exact, or on tensor cores in tf32. Kernels run on the tensors' device and its current stream; nothing
+synchronises with the host; the same input gives the same bits.
+
+    library       the library and its launchers
+    rows          rows on their way in, gradients on their way out
+    bank_pass     one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
+    selection     candidates in order
+    indexed_rows  the gradient of a bank whose rows an index names
+
+Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
+selection a buffer per running block (up to 256 MiB altogether, more only where a single block needs it).
+
+``ACTION_CUDA_HOST`` names a library with the same kernels compiled for the CPU, for tests: CPU tensors then.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..interface import unsupported
+from . import library
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run here, or None."""
+    if not library.HOST and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    found = library.launchers()
+    return found if isinstance(found, str) else None
+
+
+def supports(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why this backend does not take these tensors, or None."""
+    return unsupported("cpu" if library.HOST else "cuda", device_type, dtypes)

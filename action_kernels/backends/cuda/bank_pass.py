@@ -1,0 +1,166 @@
+"""One pass over the bank: both softmaxes' sums, the divergence between them, and candidates for the selection."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..gpu import splits
+from .library import bind, processors
+from .rows import TILE, Rows, tiles
+
+_BUFFER_BYTES = 256 << 20
+
+
+class BankPassParams(NamedTuple):
+    """As ``csrc/cuda/bank_pass.cu`` has them."""
+
+    student: Tensor
+    student_scale: Tensor
+    teacher: Tensor | None
+    teacher_scale: Tensor | None
+    bank: Tensor
+    bank_scale: Tensor
+    tf32: bool
+    num_splits: int
+    span: int
+    student_temp: float
+    teacher_temp: float
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    kept: int
+    limit: int
+    quota: int
+    buffer: Tensor | None
+    floors: Tensor | None
+    statistics: Tensor | None
+    keys: Tensor | None
+
+
+class MergeSplitsParams(NamedTuple):
+    """As ``csrc/cuda/statistics.cu`` has them."""
+
+    statistics: Tensor
+    student_temp: float
+    teacher_temp: float
+    kl: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+
+
+_bank_pass = bind("bank_pass", BankPassParams)
+_merge_splits = bind("merge_splits", MergeSplitsParams)
+
+
+class Plan(NamedTuple):
+    """How a bank is walked through."""
+
+    works: int  # walks of a block through a split of the bank
+    num_splits: int
+    span: int  # bank rows of a split
+    running: int  # blocks that share the walks
+    kept: int  # candidates of a split
+    limit: int  # of what a clearing may leave in a buffer
+    capacity: int  # of a buffer, per query
+    quota: int  # this many candidates of every split are enough for the selection
+
+
+def plan(processors: int, groups: int, queries: int, rows: int, k: int) -> Plan:
+    """The pass that selects k of ``rows`` rows, on a GPU of so many multiprocessors."""
+    blocks = groups * tiles(queries)
+    num_splits, span = splits(processors, blocks, rows, TILE)
+    works = running = blocks * num_splits
+    kept, limit, capacity = min(k, span), 0, 0
+    if k > 0:
+        room = max(kept, 2 * TILE)  # for new candidates
+        capacity, limit = kept + room + TILE, kept + room // 4
+        affordable = max(1, _BUFFER_BYTES // (8 * TILE * capacity))
+        running = min(works, 4 * processors, affordable)
+    return Plan(works, num_splits, span, running, kept, limit, capacity, -(-k // num_splits))
+
+
+def bank_pass(
+    student: Rows,
+    teacher: Rows | None,
+    bank: Rows,
+    tf32: bool,
+    k: int,
+    student_temp: float = 1.0,
+    teacher_temp: float = 1.0,
+    query_labels: Tensor | None = None,
+    bank_labels: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor]:
+    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; keys [G, N, any number]."""
+    groups, queries, _ = student.data.shape
+    device = student.data.device
+    planned = plan(processors(device), groups, queries, bank.data.shape[1], k)
+    num_splits = planned.num_splits
+    statistics = buffer = floors = None
+    if teacher is not None:
+        statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
+    keys = torch.empty((groups, queries, num_splits * planned.kept), dtype=torch.int64, device=device)
+    if k > 0:
+        buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
+        if num_splits > 1:  # what the splits tell each other
+            floors = torch.full((groups, queries, num_splits), -(2**31), dtype=torch.int32, device=device)
+    if query_labels is None or bank_labels is None:
+        query_labels = bank_labels = None
+    else:
+        query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
+    _bank_pass(
+        BankPassParams(
+            student=student.data,
+            student_scale=student.scale,
+            teacher=None if teacher is None else teacher.data,
+            teacher_scale=None if teacher is None else teacher.scale,
+            bank=bank.data,
+            bank_scale=bank.scale,
+            tf32=tf32,
+            num_splits=num_splits,
+            span=planned.span,
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            kept=planned.kept,
+            limit=planned.limit,
+            quota=planned.quota,
+            buffer=buffer,
+            floors=floors,
+            statistics=statistics,
+            keys=keys,
+        ),
+        student.data,
+    )
+    return statistics, keys
+
+
+class Statistics(NamedTuple):
+    """Of every query, [G, N]: the fields of this name in :class:`~action_kernels.backends.interface.ContrastResult`."""
+
+    kl: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+
+
+def merge_splits(statistics: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
+    """The splits' sums [6, num_splits, G, N] together."""
+    kl = torch.empty(statistics.shape[2:], dtype=torch.float32, device=statistics.device)
+    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
+    _merge_splits(
+        MergeSplitsParams(
+            statistics=statistics,
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            kl=kl,
+            logit_gap=logit_gap,
+            student_lse=student_lse,
+            teacher_lse=teacher_lse,
+        ),
+        statistics,
+    )
+    return Statistics(kl, logit_gap, student_lse, teacher_lse)

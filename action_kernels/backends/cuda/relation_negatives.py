@@ -1,0 +1,47 @@
+"""Draws by the relation of classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .library import bind
+
+
+class RelationNegativesParams(NamedTuple):
+    """As ``csrc/cuda/relation_negatives.cu`` has them."""
+
+    query_labels: Tensor
+    thresholds: Tensor
+    class_start: Tensor
+    rows: Tensor
+    seed: int
+    index: Tensor
+
+
+_draw = bind("relation_negatives", RelationNegativesParams)
+
+
+def relation_negatives(
+    query_labels: Tensor,
+    thresholds: Tensor,
+    class_start: Tensor,
+    rows: Tensor,
+    k: int,
+    seed: int,
+) -> Tensor:
+    index = torch.empty((*query_labels.shape, k), dtype=torch.int64, device=query_labels.device)
+    _draw(
+        RelationNegativesParams(
+            query_labels=query_labels.contiguous(),
+            thresholds=thresholds.contiguous(),
+            class_start=class_start.contiguous(),
+            rows=rows.contiguous(),
+            seed=seed,
+            index=index,
+        ),
+        index,
+    )
+    return index

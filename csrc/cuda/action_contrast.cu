@@ -1,0 +1,258 @@
+// The divergence's gradients: one more pass each, which takes every probability again from the saved log-sum-exps.
+//
+// Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
+// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with 16-bit rows
+// those sums take two terms a weight, too, and nearly equal distributions would lose their difference to rounding.
+// Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the result's
+// columns and takes the similarities over all features again.
+#include "launch.cuh"
+#include "library.cuh"
+#include "online_softmax.cuh"
+#include "stream.cuh"
+
+namespace action {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634;
+
+struct Gradient {
+  Plan plan;
+  const char* student;  // [G, N, pitch bytes]
+  const char* teacher;
+  const char* bank;         // [G, M, pitch bytes]
+  const float* terms;       // [G, N padded to whole tiles, kTerms]
+  const float* bank_scale;  // [G, M padded to whole tiles]
+  float* partial;           // [num_splits, G, rows, features]
+  int64_t queries, queries_padded, rows, rows_padded;
+  int64_t num_splits, span, groups;  // of the rows that stream by
+  int features, outs;            // columns of `partial`; blocks that share them
+  float student_factor, teacher_factor, student_slope, teacher_slope, boost;
+};
+
+/// What a query's probabilities need.
+struct alignas(16) Terms {
+  float s_scale, s_center, s_rest, t_scale, t_center, t_rest, grad;
+  float middle_center, middle_rest;  // of the student's logit that lies the mean gap below the teacher's center
+  float unused[3];
+};
+static_assert(sizeof(Terms) == kTerms * sizeof(float));
+
+/// Which part of the work is this block's.
+struct Part {
+  int64_t split, first, group, begin, end;
+  int out;  // first chunk of its columns
+
+  __device__ Part(const Gradient& p, int64_t kept, int64_t streamed) {
+    int64_t work = blockIdx.x;
+    out = static_cast<int>(work % p.outs) * 2;
+    work /= p.outs;
+    split = work % p.num_splits;
+    const int64_t blocks = (kept + kBlock - 1) / kBlock;
+    first = work / p.num_splits % blocks * kBlock;
+    group = work / p.num_splits / blocks;
+    begin = split * p.span;
+    end = begin + p.span < streamed ? begin + p.span : streamed;
+  }
+};
+
+template <class Math>
+__device__ void store(const Gradient& p, const Part& part, int64_t kept, const Sums<Math>& sums) {
+  const int64_t warp_first = part.first + warp_id() * kWarpRows;
+  const int from = part.out * (kChunk / static_cast<int>(sizeof(typename Math::Element)));
+  float* target = p.partial + ((part.split * p.groups + part.group) * kept + warp_first) * p.features + from;
+  sums.each([&](int row, int feature, float sum) {
+    if (warp_first + row < kept && from + feature < p.features) target[int64_t{row} * p.features + feature] = sum;
+  });
+}
+
+template <class Math>
+__device__ float* exchange(char* shared) {
+  return reinterpret_cast<float*>(shared + warp_id() * kWeights);
+}
+
+template <class Math>
+__global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
+  using Block = Scores<Math>;
+  constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
+  const Part part(p, p.queries, p.rows);
+  Stream<Math, 2, 1, 1, true> stream;
+  stream.plan = p.plan;
+  stream.left[0] = p.student + part.group * p.queries * p.plan.pitch;
+  stream.left[1] = p.teacher + part.group * p.queries * p.plan.pitch;
+  stream.right[0] = p.bank + part.group * p.rows * p.plan.pitch;
+  stream.terms = p.bank_scale + part.group * p.rows_padded;
+  stream.first = part.first;
+  stream.left_end = p.queries;
+  stream.out = part.out;
+
+  Terms own[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    // The buffer is padded to whole tiles: rows behind the end are read, but nothing of theirs is stored.
+    const int64_t row = part.first + warp_id() * kWarpRows + Block::row(r);
+    own[r] = reinterpret_cast<const Terms*>(p.terms)[part.group * p.queries_padded + row];
+  }
+  Sums<Math> sums;
+  sums.clear();
+  const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
+    const int rows = rows_of_tile(start, part.end);
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const float b_scale = scale[Block::column(c)], factor = b_scale * p.boost;
+      const bool inside = Block::column(c) < rows;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Terms& x = own[r];
+        const float log_s = (similarity(s.at(r, c), x.s_scale, b_scale) - x.s_center) * p.student_factor - x.s_rest;
+        const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
+        s.at(r, c) = inside ? (exp2_fast(log_s) - exp2_fast(log_t)) * factor : 0.0f;
+      }
+    }
+  };
+  const auto sum = [&](Block& s, Block&, const char* rows, const char*) {
+    sums.add(s, rows, stream.out_width(), exchange<Math>(stream.besides()));
+  };
+  stream.run(part.begin, part.end, use, sum);
+  store(p, part, p.queries, sums);
+}
+
+template <class Math>
+__global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
+  using Block = Scores<Math>;
+  constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
+  const Part part(p, p.rows, p.queries);
+  Stream<Math, 1, 2, kTerms, true> stream;
+  stream.plan = p.plan;
+  stream.left[0] = p.bank + part.group * p.rows * p.plan.pitch;
+  stream.right[0] = p.student + part.group * p.queries * p.plan.pitch;
+  stream.right[1] = p.teacher + part.group * p.queries * p.plan.pitch;
+  stream.terms = p.terms + part.group * p.queries_padded * kTerms;
+  stream.first = part.first;
+  stream.left_end = p.rows;
+  stream.out = part.out;
+
+  float b_scale[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    b_scale[r] = p.bank_scale[part.group * p.rows_padded + part.first + warp_id() * kWarpRows + Block::row(r)];
+  }
+  Sums<Math> sums;
+  sums.clear();
+  const auto use = [&](int64_t start, Block& s, Block& t, const float* terms) {
+    const int rows = rows_of_tile(start, part.end);
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const Terms& x = reinterpret_cast<const Terms*>(terms)[Block::column(c)];
+      const bool inside = Block::column(c) < rows;
+      const float grad = x.grad * p.boost;
+      const float s_slope = grad * x.s_scale * p.student_slope, t_slope = grad * x.t_scale * p.teacher_slope;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const float score = similarity(s.at(r, c), x.s_scale, b_scale[r]);
+        const float t_logit = (similarity(t.at(r, c), x.t_scale, b_scale[r]) - x.t_center) * p.teacher_factor;
+        const float p_s = exp2_fast((score - x.s_center) * p.student_factor - x.s_rest);
+        const float p_t = exp2_fast(t_logit - x.t_rest);
+        // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. No weight, no term: at the
+        // smallest temperatures a logit that counts for nothing is infinite.
+        const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
+        s.at(r, c) = inside ? s_slope * (p_s - p_t) : 0.0f;
+        t.at(r, c) = inside && p_t != 0.0f ? t_slope * (p_t * beyond) : 0.0f;
+      }
+    }
+  };
+  const auto sum = [&](Block& s, Block& t, const char* s_rows, const char* t_rows) {
+    sums.add(s, s_rows, stream.out_width(), exchange<Math>(stream.besides()));
+    sums.add(t, t_rows, stream.out_width(), exchange<Math>(stream.besides()));
+  };
+  stream.run(part.begin, part.end, use, sum);
+  store(p, part, p.rows, sums);
+}
+
+template <class Math>
+int shared_of(const Plan& plan, bool bank) {
+  return shared_bytes(plan, bank ? kTerms : 1, sizeof(typename Math::Element) == 4 ? 4 * kWeights : 0);
+}
+
+template <class Math>
+int32_t run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
+  return enqueue(bank ? bank_grad<Math> : student_grad<Math>, static_cast<unsigned>(blocks), kThreads,
+                shared_of<Math>(p.plan, bank), stream, p);
+}
+
+Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, bank ? 2 : 1, true); }
+
+int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+
+#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                     \
+  FIELD(bool, for_bank)      /* in the bank's rows, else in the student's */                 \
+  FIELD(Tensor, student)     /* [G, N, padded D] prepared rows */                            \
+  FIELD(Tensor, teacher)     /* [G, N, padded D] */                                          \
+  FIELD(Tensor, bank)        /* [G, M, padded D] */                                          \
+  FIELD(Tensor, bank_scale)  /* [G, M padded to whole tiles] float32 */                      \
+  FIELD(Tensor, terms)       /* [G, N padded, 12] float32 of query_terms */                  \
+  FIELD(bool, tf32)          /* float32 rows have been rounded to it */                      \
+  FIELD(int64_t, span)       /* rows of a split of those that stream by */                   \
+  FIELD(double, student_temp)                                                                \
+  FIELD(double, teacher_temp)                                                                \
+  FIELD(double, student_slope) /* factors on the weights through either side's similarities */ \
+  FIELD(double, teacher_slope)                                                               \
+  FIELD(double, boost)       /* on all weights */                                            \
+  FIELD(Tensor, partial)     /* [num_splits, G, N or M, padded D] float32, the result */
+ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
+
+int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
+  Checks check(kDevice, p.student);
+  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
+  const int64_t width = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const int64_t n_padded = check.size(p.terms, "terms", 1, 3);
+  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
+  const int64_t num_splits = check.size(p.partial, "partial", 0, 4);
+  const Dtype dtype = p.student.dtype;
+  check.rows(p.student, "student", {g, n, width});
+  if (n_padded < tiles(n) * kBlock) check.refuse(p.terms, "terms", "padded to whole tiles");
+  if (m_padded < tiles(m) * kBlock) check.refuse(p.bank_scale, "bank_scale", "padded to whole tiles");
+  Gradient call{};
+  call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.for_bank);
+  call.student = static_cast<const char*>(check.contiguous(p.student, "student", dtype, {g, n, width}));
+  call.teacher = static_cast<const char*>(check.contiguous(p.teacher, "teacher", dtype, {g, n, width}));
+  call.bank = static_cast<const char*>(check.contiguous(p.bank, "bank", dtype, {g, m, width}));
+  call.terms = check.contiguous<float>(p.terms, "terms", {g, n_padded, kTerms});
+  call.bank_scale = check.contiguous<float>(p.bank_scale, "bank_scale", {g, m_padded});
+  call.partial = check.contiguous<float>(p.partial, "partial", {num_splits, g, p.for_bank ? m : n, width});
+  call.queries = n;
+  call.queries_padded = n_padded;
+  call.rows = m;
+  call.rows_padded = m_padded;
+  call.num_splits = num_splits;
+  call.span = p.span;
+  call.groups = g;
+  call.features = static_cast<int>(width);
+  call.outs = (call.plan.chunks + 1) / 2;
+  call.student_factor = static_cast<float>(kLog2e / p.student_temp);
+  call.teacher_factor = static_cast<float>(kLog2e / p.teacher_temp);
+  call.student_slope = static_cast<float>(p.student_slope);
+  call.teacher_slope = static_cast<float>(p.teacher_slope);
+  call.boost = static_cast<float>(p.boost);
+  if (!check.passed()) return check.status();
+  const int64_t blocks = g * tiles(p.for_bank ? m : n) * num_splits * call.outs;
+  if (dtype == Dtype::float16) return run<Half>(call, p.for_bank, blocks, stream);
+  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, p.for_bank, blocks, stream);
+  return p.tf32 ? run<Tf32>(call, p.for_bank, blocks, stream) : run<Exact>(call, p.for_bank, blocks, stream);
+}
+
+}  // namespace
+
+const Launcher kContrastGradient = ACTION_LAUNCHER(contrast_gradient, ContrastGradientParams);
+
+}  // namespace action
+
+using namespace action;
+
+/// Bytes of shared memory that a block gets.
+ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int tf32, int64_t pitch) {
+  const bool bank = for_bank != 0;
+  const Plan plan = plan_of(pitch, bank);
+  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, bank);
+  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, bank);
+  return tf32 ? shared_of<Tf32>(plan, bank) : shared_of<Exact>(plan, bank);
+}

@@ -1,0 +1,122 @@
+// The gradient of indexed similarities in the bank: sums over the entries that name a row, sorted by row and added in the
+// order of the queries.
+#include "indexed_rows.cuh"
+#include "library.cuh"
+
+namespace action {
+namespace {
+
+struct BankGradient {
+  Prepared query;
+  Matrix bank;
+  const int64_t* order;   // [G, N k] entries sorted by the row they name
+  const int64_t* starts;  // [G, M + 1] where each row's begin
+  const float* weights;   // [G, N, k]
+  float* result;       // [G, M, D]
+  int64_t queries, rows, total, k;
+  int features, width;
+  bool normalize;
+};
+
+/// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per row of the bank; its warps
+/// share the entries, and add up in their own order.
+template <class T>
+__global__ void __launch_bounds__(32 * kWarps) bank_grad(BankGradient p) {
+  float4* partial = reinterpret_cast<float4*>(shared_memory);  // [kWarps, 32]
+  const int64_t line = blockIdx.x, group = line / p.rows, row = line % p.rows;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t* bounds = p.starts + group * (p.rows + 1) + row;
+  const int64_t begin = bounds[0], count = bounds[1] - begin;
+  const int64_t span = (count + kWarps - 1) / kWarps, end = (warp + 1) * span < count ? (warp + 1) * span : count;
+  const int64_t* order = p.order + group * p.queries * p.k + begin;
+  const float* weights = p.weights + group * p.queries * p.k;
+  const T* raw = static_cast<const T*>(p.bank.data) + group * p.bank.stride_g + row * p.bank.stride_n;
+  float* out = p.result + line * p.features;
+
+  float factor = 1.0f, radial = 0.0f;
+  bool counted = false;
+  if (p.normalize) {
+    Squares squares;
+    for (int i = lane; i < p.features; i += 32) squares.add(as_float(raw[i * p.bank.stride_d]));
+    const float norm = squares.norm();
+    factor = unit_factor(norm);
+    counted = norm > kSmallestNorm;
+  }
+  for (int base = 0; base < p.features; base += 128) {
+    const int feature = base + 4 * lane;
+    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
+    for (int64_t i = warp * span; i < end; ++i) {
+      const int64_t entry = order[i], query = group * p.queries + entry / p.k;
+      const float weight = weights[entry] * p.query.scale[query];
+      if (feature < p.width) {
+        const float4 q = *reinterpret_cast<const float4*>(p.query.data + query * p.width + feature);
+        sum = add(sum, weight, q);
+      }
+    }
+    partial[threadIdx.x] = sum;
+    __syncthreads();
+    if (warp == 0) {
+#pragma unroll
+      for (int other = 1; other < kWarps; ++other) {
+        const float4 x = partial[32 * other + lane];
+        sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
+      }
+      const float parts[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (feature + i < p.features) {
+          out[feature + i] = parts[i];
+          if (counted) radial = fmaf(as_float(raw[(feature + i) * p.bank.stride_d]) * factor, parts[i], radial);
+        }
+      }
+    }
+    __syncthreads();
+  }
+  if (warp != 0 || !p.normalize) return;
+  radial = lanes_sum(radial);
+  for (int base = 4 * lane; base < p.features; base += 128) {
+    for (int i = base; i < base + 4 && i < p.features; ++i) {
+      const float unit = as_float(raw[i * p.bank.stride_d]) * factor;
+      out[i] = (out[i] - (counted ? radial * unit : 0.0f)) * factor;
+    }
+  }
+}
+
+#define INDEXED_BANK_GRADIENT_FIELDS(FIELD)                                       \
+  FIELD(Tensor, query)       /* [G, N, padded D] prepared float32 rows */         \
+  FIELD(Tensor, query_scale) /* [G, N] float32 */                                 \
+  FIELD(Tensor, bank)        /* [G, M, D] */                                      \
+  FIELD(Tensor, order)       /* [G, N k] int64 entries sorted by the row they name */ \
+  FIELD(Tensor, starts)      /* [G, M + 1] int64 where each row's begin */        \
+  FIELD(Tensor, weights)     /* [G, N, k] float32 */                              \
+  FIELD(bool, normalize)                                                          \
+  FIELD(Tensor, bank_grad)   /* [G, M, D] float32, the result */
+ACTION_PARAMS(IndexedBankGradientParams, INDEXED_BANK_GRADIENT_FIELDS)
+
+int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) {
+  Checks check(kDevice, p.bank);
+  const int64_t g = check.size(p.weights, "weights", 0, 3), n = check.size(p.weights, "weights", 1, 3);
+  const int64_t k = check.size(p.weights, "weights", 2, 3), width = check.size(p.query, "query", 2, 3);
+  const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
+  check.rows(p.bank, "bank", {g, m, d});
+  if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
+  const BankGradient call{{check.contiguous<float>(p.query, "query", {g, n, width}),
+                           check.contiguous<float>(p.query_scale, "query_scale", {g, n}), nullptr},
+                          matrix_of(p.bank),
+                          check.contiguous<int64_t>(p.order, "order", {g, n * k}),
+                          check.contiguous<int64_t>(p.starts, "starts", {g, m + 1}),
+                          check.contiguous<float>(p.weights, "weights", {g, n, k}),
+                          check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d}),
+                          n, m, g * m, k, static_cast<int>(d), static_cast<int>(width), p.normalize};
+  if (!check.passed()) return check.status();
+  auto* kernel = p.bank.dtype == Dtype::float16    ? bank_grad<__half>
+                 : p.bank.dtype == Dtype::bfloat16 ? bank_grad<__nv_bfloat16>
+                                                   : bank_grad<float>;
+  return enqueue(kernel, static_cast<unsigned>(call.total), 32 * kWarps, 32 * kWarps * sizeof(float4), stream, call);
+}
+
+}  // namespace
+
+const Launcher kIndexedBankGradient = ACTION_LAUNCHER(indexed_bank_gradient, IndexedBankGradientParams);
+
+}  // namespace action

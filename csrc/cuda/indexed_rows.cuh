@@ -1,0 +1,184 @@
+// Bank rows that an index names: a warp takes a query, and eight of its lanes a row, so that four rows are on their way
+// at a time. Queries and positives come as prepared float32 rows (rows.cu); bank rows are read in place.
+#pragma once
+
+#include "launch.cuh"
+#include "online_softmax.cuh"
+#include "rows.cuh"
+
+namespace action {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kLanes = 8;             // for one row of the bank
+constexpr int kGroups = 32 / kLanes;  // rows at a time
+
+/// Rows [G, N, width] that stand for data * scale, unit vectors if normalised.
+struct Prepared {
+  const float* data;
+  const float* scale;    // [G, N]
+  const float* inverse;  // [G, N] 1 / |x|, negative where the norm did not count
+};
+
+/// What every kernel over indexed rows needs.
+struct Indexed {
+  Prepared query;
+  Matrix bank;
+  const int64_t* index;  // [G, N, k]
+  int64_t queries, rows, total;
+  int k, features, width;
+  bool normalize, vectors;  // vectors: bank rows can be read four features at a time
+};
+
+/// Four features of a row, zeros behind its end.
+template <class T>
+__device__ float4 four(const T* row, int64_t stride, int first, int features, bool vectors) {
+  if (vectors) {
+    if constexpr (sizeof(T) == 4) {
+      return *reinterpret_cast<const float4*>(row + first);
+    } else {
+      struct alignas(8) Pack {
+        T x[4];
+      };
+      const Pack pack = *reinterpret_cast<const Pack*>(row + first);
+      return {as_float(pack.x[0]), as_float(pack.x[1]), as_float(pack.x[2]), as_float(pack.x[3])};
+    }
+  }
+  float4 x{0.0f, 0.0f, 0.0f, 0.0f};
+  x.x = as_float(row[first * stride]);
+  if (first + 1 < features) x.y = as_float(row[(first + 1) * stride]);
+  if (first + 2 < features) x.z = as_float(row[(first + 2) * stride]);
+  if (first + 3 < features) x.w = as_float(row[(first + 3) * stride]);
+  return x;
+}
+
+__device__ float dot(float4 a, float4 b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+__device__ float4 add(float4 sum, float weight, float4 x) {
+  return {fmaf(weight, x.x, sum.x), fmaf(weight, x.y, sum.y), fmaf(weight, x.z, sum.z), fmaf(weight, x.w, sum.w)};
+}
+
+__device__ float largest(float4 x) { return fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w))); }
+
+/// The row that an entry names, or null.
+template <class T>
+__device__ const T* indexed_row(const Indexed& p, int64_t group, int64_t named) {
+  if (named < 0 || named >= p.rows) return nullptr;
+  return static_cast<const T*>(p.bank.data) + group * p.bank.stride_g + named * p.bank.stride_n;
+}
+
+/// An indexed row against the query: `similarity` is that of unit rows, `factor` is 1 / |b|.
+struct Compared {
+  float similarity, factor;
+};
+
+/// Compares the rows that the lanes' entries name, `count` of them; each lane gets its own. Without a query (null) only
+/// the factors are found.
+template <class T>
+__device__ Compared compare(const Indexed& p, int64_t group, int64_t named, int count, const float* query,
+                         float query_scale) {
+  const int lane = threadIdx.x % 32, place = lane % kLanes;
+  float product = 0.0f, squares = 0.0f, unguard = 1.0f;
+#pragma unroll 1
+  for (int turn = 0; turn * kGroups < count; ++turn) {
+    const T* row = indexed_row<T>(p, group, __shfl_sync(kAllLanes, named, turn * kGroups + lane / kLanes));
+    float part = 0.0f, square = 0.0f, top = 0.0f, guard = 1.0f;
+    const auto pass = [&] {
+      part = square = 0.0f;
+      for (int i = 4 * place; row && i < p.features; i += 4 * kLanes) {
+        float4 b = four(row, p.bank.stride_d, i, p.features, p.vectors);
+        top = fmaxf(top, largest(b));
+        b = {b.x * guard, b.y * guard, b.z * guard, b.w * guard};
+        if (query) part = dot(b, *reinterpret_cast<const float4*>(query + i), part);
+        square = dot(b, b, square);
+      }
+    };
+    pass();
+    if (p.normalize && __any_sync(kAllLanes, top > 1e15f)) {  // squares that would overflow: again with smaller rows
+      if (lanes_max<kLanes>(top) > 1e15f) guard = 0x1p-80f;
+      pass();
+    }
+    const int source = lane % kGroups * kLanes;  // lanes that have just read this lane's entry, if any have
+    part = __shfl_sync(kAllLanes, lanes_sum<kLanes>(part), source);
+    square = __shfl_sync(kAllLanes, lanes_sum<kLanes>(square), source);
+    guard = __shfl_sync(kAllLanes, guard, source);
+    if (lane / kGroups == turn) {
+      product = part;
+      squares = square;
+      unguard = guard < 1.0f ? 0x1p80f : 1.0f;
+    }
+  }
+  if (!p.normalize) return {product * query_scale, 1.0f};
+  const float factor = unit_factor(__fsqrt_rn(squares) * unguard);
+  // The length goes in first: it brings the product near 1, whatever the row's length.
+  return {similarity(product, factor * unguard, query_scale), factor};
+}
+
+/// (g - u <u, g>) / |x| for the row whose unwritten gradient lies in `grad`; every lane has written what it reads.
+__device__ void finish_row(const Indexed& p, const Prepared& x, int64_t line, float* grad) {
+  if (!p.normalize) return;
+  const float scale = x.scale[line], inverse = x.inverse[line];
+  const bool counted = !(inverse < 0.0f);  // a clamped norm is a constant; NaN counts
+  const float* data = x.data + line * p.width;
+  float radial = 0.0f;
+  for (int i = threadIdx.x % 32; i < p.features; i += 32) radial = fmaf(data[i] * scale, grad[i], radial);
+  radial = counted ? lanes_sum(radial) : 0.0f;
+  for (int i = threadIdx.x % 32; i < p.features; i += 32) {
+    grad[i] = (grad[i] - (counted ? radial * (data[i] * scale) : 0.0f)) * fabsf(inverse);
+  }
+}
+
+
+/// sums += the sum over a batch of entries of weight times its row; lane i has entry i's row and weight.
+template <class T>
+__device__ void add_rows(const Indexed& p, int64_t group, int64_t named, int count, float weight, float* sums) {
+  const int lane = threadIdx.x % 32;
+  __syncwarp();
+  for (int base = 0; base < p.features; base += 128) {
+    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
+    const int feature = base + 4 * lane;
+    for (int e = 0; e < count; ++e) {
+      const T* row = indexed_row<T>(p, group, __shfl_sync(kAllLanes, named, e));
+      const float theirs = __shfl_sync(kAllLanes, weight, e);
+      if (row && feature < p.features) {
+        const float4 b = four(row, p.bank.stride_d, feature, p.features, p.vectors);
+        sum = add(sum, theirs, b);
+      }
+    }
+    const float parts[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (feature + i < p.features) sums[feature + i] += parts[i];
+    }
+  }
+  __syncwarp();
+}
+
+/// Whether rows can be read four features at a time.
+bool vector_rows(const Tensor& x) {
+  const int64_t bytes = x.dtype == Dtype::float32 ? 16 : 8;
+  return x.strides[2] == 1 && x.sizes[2] % 4 == 0 && x.strides[1] % 4 == 0 && x.strides[0] % 4 == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % bytes == 0;
+}
+
+unsigned warp_blocks(int64_t lines) { return static_cast<unsigned>((lines + kWarps - 1) / kWarps); }
+
+/// The parts of a launcher's parameters that Indexed is made of, checked.
+template <class Params>
+Indexed indexed_of(const Params& p, Checks& check) {
+  const int64_t g = check.size(p.index, "index", 0, 3), n = check.size(p.index, "index", 1, 3);
+  const int64_t k = check.size(p.index, "index", 2, 3), width = check.size(p.query, "query", 2, 3);
+  const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
+  check.rows(p.bank, "bank", {g, m, d});
+  if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
+  const Prepared query{check.contiguous<float>(p.query, "query", {g, n, width}),
+                       check.contiguous<float>(p.query_scale, "query_scale", {g, n}),
+                       check.contiguous<float>(p.query_inverse, "query_inverse", {g, n})};
+  return {query, matrix_of(p.bank), check.contiguous<int64_t>(p.index, "index", {g, n, k}), n, m, g * n,
+          static_cast<int>(k), static_cast<int>(d), static_cast<int>(width), p.normalize, vector_rows(p.bank)};
+}
+
+}  // namespace
+}  // namespace action

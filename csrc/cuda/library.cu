@@ -1,0 +1,18 @@
+// The table by which Python finds the launchers; everything else in the library is hidden.
+#include "library.cuh"
+
+#include "launch.cuh"
+
+namespace action {
+namespace {
+
+const Launcher* const launchers[] = {
+    &kPrepareRows,      &kFinishGradient,        &kBankPass, &kMergeSplits,     &kQueryTerms,          &kOrderKeys,
+    &kContrastGradient, &kSelectedQueryGradient, &kInfoNce,  &kInfoNceGradient, &kIndexedBankGradient, &kRelationNegatives,
+};
+const Library library{sizeof(Tensor), sizeof(Launcher), launchers, sizeof launchers / sizeof *launchers, last_error};
+
+}  // namespace
+}  // namespace action
+
+ACTION_EXPORT const action::Library* action_library() { return &action::library; }
