@@ -15,7 +15,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from action.config import TrainConfig
+from action.config import RunConfig, TrainConfig, fill_in
 from action.errors import InputError
 from action.files import write_aside
 
@@ -99,15 +99,17 @@ def _of_the_system(error: OSError) -> str:
         errno.EISDIR: "a folder stands where a file is needed: choose another one",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
-    remedy = remedies.get(error.errno, "check that the path can be read and written")
+    remedy = remedies.get(error.errno or 0, "check that the path can be read and written")
     return f"{where}{error.strerror or error}; {remedy}"
 
 
 def config_parser(prog: str, description: str) -> Parser:
-    """Parser of a :class:`TrainConfig`: YAML file (``--config``), then overrides by flag."""
+    """Parser of a :class:`TrainConfig`: YAML files (``--config``) and flags, the later overriding the earlier."""
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file with any of these settings, e.g. configs/acdc-3.yaml"
+        "--config",
+        action=ConfigFile,
+        help="YAML file with any of these settings; may be repeated, later files and flags override earlier ones",
     )
     parser.add_class_arguments(TrainConfig)
     return parser
@@ -136,21 +138,25 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     return to_config(parser, parser.parse_args(list(arguments)))
 
 
-def load_config(path: Path) -> TrainConfig:
+def load_config(path: Path) -> RunConfig:
     """A run's saved configuration.
 
     Raises:
-        InputError: missing file, or a key or value that does not belong there.
+        InputError: missing file, a key or value that does not belong there, or one that a run's configuration has and
+            this one lacks.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
     try:
-        return parse_config(["--config", str(path)])
+        config = parse_config(["--config", str(path)])
+        if config.data is None or config.output is None or config.input.size is None:
+            raise InputError("data, output or input.size is missing, which every run's configuration has")
+        return fill_in(config, config.data, config.output, config.input.size)
     except InputError as error:
         raise InputError(f"{path}: {error}; correct it, or use the version of action that wrote it") from None
 
 
-def save_config(config: TrainConfig, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML; ``--config`` reads it back."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists, which YAML knows
     with write_aside(path) as aside:

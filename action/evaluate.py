@@ -12,9 +12,10 @@ import torch
 from tqdm import tqdm
 
 from action.cli import Parser, choose_device, load_config, run
-from action.config import TrainConfig
+from action.config import RunConfig
 from action.data import findings
-from action.data.cases import Case, Dataset, open_dataset, raise_problems
+from action.data.cases import Case, raise_problems
+from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
@@ -29,7 +30,7 @@ from action.model.unet import UNet
 from action.run_folder import RunFolder
 
 
-def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict:
+def evaluate(config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict:
     """Segment the test cases with the best checkpoint (chosen on the validation patients) and write what came out.
 
     Writes ``predictions/<case>.nii.gz``, ``summary.json`` and ``overlays.png`` into the run's folder.
@@ -39,7 +40,7 @@ def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
 
 
 def _evaluate(
-    network: UNet, class_names: Sequence[str], config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
+    network: UNet, class_names: Sequence[str], config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase]
 ) -> dict:
     folder.predictions.mkdir(exist_ok=True)
     results, predictions = {}, {}

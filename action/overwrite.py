@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from action.data.cases import open_dataset
+from action.data.dataset import open_dataset
 from action.data.split import load_split
 from action.errors import InputError
 from action.files import final_name

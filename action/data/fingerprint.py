@@ -7,7 +7,6 @@ are Hounsfield units, and which way the axes run. A volume that differs from the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from action.data.cases import Case
+from action.data.intensities import INTENSITIES, LEVELS, quantiles
 from action.data.nifti import Volume, read_image
 from action.data.orientation import Turn, axis_codes, common_directions, directions_of, turn_between
 from action.errors import InputError
@@ -22,12 +22,9 @@ from action.files import write_aside
 
 AIR_HU = -500.0
 """Values below it occur in CT (air, lung) and not in MRI."""
-LEVELS = (0.001, 0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995, 0.999)
-"""Shares of the voxels whose quantiles are compared. `minmax` scales from the second to the last but one."""
 _LOW, _HIGH = 1, len(LEVELS) - 2
 _OFFSET_TISSUE = (824.0, 1274.0)
 """Soft tissue, -200 to 250 HU, in files that store 1024 more than the Hounsfield units."""
-_SAMPLE = 2**21
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,6 @@ class Fingerprint:
         if self.directions is None or measures.directions is None:
             return Turn()
         return turn_between(measures.directions, np.array(self.directions)) or Turn()
-
-
-def quantiles(array: np.ndarray) -> tuple[float, ...]:
-    """Intensities at `LEVELS`, each that of a voxel: between two finite ones there may be no finite mean."""
-    flat = array.reshape(-1)
-    step = max(1, flat.size // _SAMPLE)
-    while math.gcd(step, flat.size) > 1:  # else whole columns would be left out
-        step += 1
-    return tuple(float(value) for value in np.quantile(flat[::step], LEVELS, method="nearest"))
 
 
 def measure(volume: Volume) -> Measures:
@@ -196,7 +184,7 @@ def load_fingerprint(path: Path) -> Fingerprint:
         sound = [number.shape for number in numbers] == list(_SHAPES.values())
         sound &= all(np.isfinite(number).all() for number in numbers)
         sound &= fingerprint.directions is None or np.array(fingerprint.directions, float).shape == (3, 3)
-        if not sound or fingerprint.intensity not in ("minmax", "hu") or fingerprint.levels != LEVELS:
+        if not sound or fingerprint.intensity not in INTENSITIES or fingerprint.levels != LEVELS:
             raise ValueError("values that a fingerprint cannot have")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -5,27 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from tqdm import tqdm
 
-from action.config import InputConfig
+from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
-from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, quantiles, unlike
+from action.data.crops import CROPS, Box
+from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, unlike
+from action.data.intensities import scale_intensity
 from action.data.nifti import Volume, check_contrast, read_image, read_label
 from action.errors import InputError
-
-HU_RANGE = (-200.0, 250.0)
-"""Window of soft tissue in Hounsfield units."""
-INTENSITIES = ("minmax", "hu")
-BODY_HU = -300.0
-"""Between air and lung below it, fat and tissue above."""
-
-Box = tuple[slice, slice]
-"""Rows and columns of a slice."""
 
 
 @dataclass
@@ -53,86 +46,16 @@ class LoadedCase:
     shape: tuple[int, int, int]
     box: Box
 
-
-def find_body(array: np.ndarray, aspect: float) -> Box:
-    """The part of the slices that holds the body in a CT.
-
-    Args:
-        array: [Z, Y, X] in Hounsfield units.
-        aspect: height / width to widen the part to, as far as the slices reach.
-
-    Returns:
-        Rows and columns around the largest connected piece (a table under the patient is another) above -300 HU; whole
-        slices if there is none.
-    """
-    pieces, count = ndimage.label(array > BODY_HU)
-    if count == 0:
-        return _whole(array)
-    largest = int(np.bincount(pieces.ravel())[1:].argmax())
-    _, rows, columns = ndimage.find_objects(pieces)[largest]
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    height, width = max(height, round(width * aspect)), max(width, round(height / aspect))
-    return _widened(rows, height, array.shape[1]), _widened(columns, width, array.shape[2])
-
-
-def _whole(array: np.ndarray) -> Box:
-    return slice(0, array.shape[1]), slice(0, array.shape[2])
-
-
-def _shown(case: Case, array: np.ndarray, config: InputConfig) -> Box:
-    """The part of the slices that the network is shown."""
-    if config.crop == "none":
-        return _whole(array)
-    if (low := array.min()) > BODY_HU:
-        raise InputError(
-            f"{case.image}: no voxel is air in Hounsfield units (the lowest is {low:g}), so input.crop=body finds "
-            "no body: use input.crop=none"
-        )
-    height, width = config.size
-    return find_body(array, height / width)
-
-
-def _widened(part: slice, extent: int, limit: int) -> slice:
-    """`part` with `extent` about the same centre, moved and cut to lie within 0 and `limit`."""
-    extent = min(extent, limit)
-    start = min(max((part.start + part.stop - extent) // 2, 0), limit - extent)
-    return slice(start, start + extent)
-
-
-def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
-    """Intensities as float32 in [0, 1].
-
-    `minmax`: from the 0.5 % to the 99.5 % quantile of the volume, so that a few odd voxels change nothing. Where these
-    are equal, most voxels are background: the others count alone. A constant volume becomes 0.
-    `hu`: CT, clipped to [-200, 250] HU.
-
-    Raises:
-        InputError: another `intensity`.
-    """
-    if intensity not in INTENSITIES:
-        raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")
-    low, high = HU_RANGE if intensity == "hu" else _range(array)
-    if high <= low:
-        return np.zeros(array.shape, np.float32)
-    scaled = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
-    scaled -= np.float32(low)
-    scaled /= np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
-
-
-def _range(array: np.ndarray) -> tuple[float, float]:
-    _, low, *_, high, _ = quantiles(array)
-    if low < high:
-        return low, high
-    others = array[array != low]
-    if others.size == 0:
-        return low, low
-    _, below, *_, above, _ = quantiles(others)
-    return min(low, below), max(low, above)
+    @property
+    def required_truth(self) -> np.ndarray:
+        """`truth`, of a case that is evaluated."""
+        if self.truth is None:
+            raise ValueError(f"{self.name} has no label to be compared with")
+        return self.truth
 
 
 def load_case(
-    case: Case, classes: int, config: InputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
+    case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
 ) -> LoadedCase:
     """Reads and verifies a case and brings its slices to the size of `config`: image bilinear, label nearest.
 
@@ -155,7 +78,11 @@ def load_case(
     volume = volume.turned(turn)
     truth = None if truth is None else turn.apply(truth)
     shape, size = volume.array.shape, config.size
-    rows, columns = box = _shown(case, volume.array, config)
+    try:
+        box = CROPS[config.crop](volume.array, size[0] / size[1])
+    except InputError as error:
+        raise InputError(f"{case.image}: {error}") from None
+    rows, columns = box
     scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
@@ -168,7 +95,7 @@ def load_case(
 def load_cases(
     cases: Sequence[Case],
     classes: int,
-    config: InputConfig,
+    config: RunInputConfig,
     fingerprint: Fingerprint | None = None,
     *,
     training: Collection[str] = (),
@@ -214,8 +141,9 @@ def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int,
     return labels
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], **options) -> np.ndarray:
+def _resize(array: np.ndarray, size: tuple[int, int], **options: Any) -> np.ndarray:
     if array.shape[1:] == tuple(size):
         return array
     resized = F.interpolate(torch.from_numpy(array)[:, None].float(), size=tuple(size), **options)
-    return resized[:, 0].numpy().astype(array.dtype)
+    result: np.ndarray = resized[:, 0].numpy().astype(array.dtype)
+    return result

@@ -74,6 +74,12 @@ class LocalHead(nn.Module):
             nn.Conv2d(classes, 2 * classes, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * classes, classes, 1)
         )
 
+    def positions(self, size: tuple[int, int]) -> int:
+        """P, the number of windows in a map of ``size`` (H, W)."""
+        window, stride = self.cell * self.pooled, self.stride
+        rows, columns = ((extent - window) // stride + 1 for extent in size)
+        return rows * columns
+
     def forward(self, logits: Tensor) -> Tensor:
         """[B, C, H, W] -> [P, B, C * pooled^2], one group a window position, in row-major order."""
         # Windows begin at whole cells, so the map is pooled once, not every window by itself: the same values from

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from action.data.cases import Case, natural_key, raise_problems
+from action.data.cases import Case, Format, natural_key, raise_problems
 from action.data.folders import same_file, walk
 from action.data.nifti import is_prediction
 from action.errors import InputError
@@ -43,3 +43,6 @@ class Lits:
         raise_problems(problems, str(root))
         numbers = sorted(volumes, key=natural_key)
         return [Case(f"volume-{n}", f"volume-{n}", volumes[n], segmentations.get(n)) for n in numbers]
+
+
+FORMAT: Format = Lits()

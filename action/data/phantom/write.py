@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from action.data.nifti import write_volume
-from action.data.phantom_scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
+from action.data.phantom.scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
 from action.data.split import SETS
 from action.errors import InputError
 
@@ -117,12 +118,12 @@ def _ranges() -> dict[str, dict[str, list[float]]]:
     return {kind.__name__.lower(): {f.name: list(f.metadata["range"]) for f in fields(kind)} for kind in kinds}
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
