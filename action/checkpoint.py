@@ -56,7 +56,7 @@ def checked_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of a run: it lacks {lacks} and holds {', '.join(map(str, state)) or 'nothing'}; "
             "give the folder of a run that action.train has written"
         )
-    return state if form == FORMAT else state | {"learner": _renamed(learner)}
+    return state if form == FORMAT else state | {"learner": _renamed(state["learner"])}
 
 
 def without_unused(state: dict[str, Any], names: Collection[str], parameters: int) -> dict[str, Any]:

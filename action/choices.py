@@ -17,7 +17,11 @@ METHODS: dict[str, tuple[str, ...]] = {
 """The stages of each method, in order: the names of their files in ``action/stages``."""
 
 if TYPE_CHECKING:  # any name for the type checker, those that there are for the command line
-    CropName = FormatName = IntensityName = MethodName = MixName = str
+    CropName = str
+    FormatName = str
+    IntensityName = str
+    MethodName = str
+    MixName = str
 else:
     CropName = Literal[tuple(CROPS)]
     FormatName = Literal[tuple(FORMATS)]

@@ -130,12 +130,14 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
         progress=True,
     )
 
+    assert fingerprint is not None  # or no image could be read, and `load_cases` has said so
+
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:
         return [case for case in loaded if case.patient in set(patients)]
 
-    sets = [of(patients) for patients in (split.labeled, split.unlabeled, split.validation, split.test)]
-    findings.report(*sets, dataset.class_names)
-    return LoadedData(dataset, split, *sets, fingerprint)
+    labeled, unlabeled, validation, test = map(of, (split.labeled, split.unlabeled, split.validation, split.test))
+    findings.report(labeled, unlabeled, validation, test, dataset.class_names)
+    return LoadedData(dataset, split, labeled, unlabeled, validation, test, fingerprint)
 
 
 def make_trainer(config: RunConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:

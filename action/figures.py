@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -44,7 +45,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         upper.set_yscale("log")
     upper.set_ylabel("loss")
 
-    classes = sorted(dice, key="val_dice".__eq__)  # the mean last: classes have the same colours as in the overlays
+    # The mean last, so that classes have the same colours as in the overlays.
+    classes = [name for name in dice if name != "val_dice"] + [name for name in dice if name == "val_dice"]
     for name, color in zip(classes, _colors(len(classes)), strict=True):
         there = np.isfinite(dice[name])
         if not there.any():
@@ -139,7 +141,7 @@ def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndar
     return steps, np.array([row["stage"] for row in rows], dtype=object), columns
 
 
-def _colors(count: int) -> list:
+def _colors(count: int) -> list[Any]:
     if count <= len(PALETTE):
         return list(PALETTE[:count])
     return [colormaps["hsv"](index / count) for index in range(count)]

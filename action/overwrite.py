@@ -80,7 +80,7 @@ def _is_run(folder: RunFolder) -> bool:
 
 def _foreign(folder: RunFolder) -> list[Path]:
     own = {folder.lock, *folder.files, *folder.partials()}
-    found = []
+    found: list[Path] = []
     for path in folder.root.iterdir():
         if path in (folder.checkpoints, folder.predictions, folder.events) and path.is_dir() and not path.is_symlink():
             own.update(_own_files(folder, path))

@@ -28,7 +28,11 @@ def check(dataset: Dataset) -> str:
         InputError: all problems of all files, after the table of the sound ones has been printed.
     """
     names = dataset.class_names
-    rows, facts, measures, problems, warned = [], [], [], [], []
+    rows: list[list[str]] = []
+    facts: list[findings.Facts] = []
+    measures: list[Measures] = []
+    problems: list[str] = []
+    warned: list[str] = []
     total = np.zeros(len(names), np.int64)
     with findings.collected(warned):
         for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):

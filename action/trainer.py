@@ -121,7 +121,7 @@ class Trainer:
         batch = {key: value.to(self.device) for key, value in stage.batch(self.data, step, rng).items()}
         losses, to_push = stage.losses(self.learner.network, batch, step, rng)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        losses["loss"].backward()
         self._check_step(stage, step, losses)
         self.optimizer.step()
         self.learner.update_teachers(self.step)

@@ -85,10 +85,11 @@ def notes_on_learning(facts: Sequence[Facts], class_names: Sequence[str]) -> lis
     by_patient: dict[str, np.ndarray] = {}
     for f in facts:
         if f.voxels is not None:
-            by_patient[f.patient] = by_patient.get(f.patient, 0) + f.voxels
+            before = by_patient.get(f.patient)
+            by_patient[f.patient] = f.voxels if before is None else before + f.voxels
     if not by_patient:
         return []
-    absent = _absent(sum(by_patient.values()), class_names)
+    absent = _absent(np.sum(list(by_patient.values()), axis=0), class_names)
     notes = [f"no labelled patient has a voxel of {name}: it cannot be learned" for name in absent]
     for patient in natural_sort(by_patient):
         if not by_patient[patient][1:].any():

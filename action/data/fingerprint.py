@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -273,7 +274,7 @@ def _unlike_geometry(m: Measures, fingerprint: Fingerprint) -> list[str]:
     return notes
 
 
-def _beyond(values: tuple, ranges: tuple[tuple[float, float], ...]) -> bool:
+def _beyond(values: Sequence[float], ranges: tuple[tuple[float, float], ...]) -> bool:
     """Whether a value is less than half of the smallest or more than twice the largest."""
     return any(not low / 2 <= value <= high * 2 for value, (low, high) in zip(values, ranges, strict=True))
 
@@ -290,11 +291,12 @@ def _middle(values: Sequence[float]) -> tuple[float, float]:
     return ordered[cut], ordered[len(ordered) - 1 - cut]
 
 
-def _plain(values: np.ndarray) -> tuple[float, ...]:
+def _plain(values: np.ndarray) -> Any:
+    """A tuple of as many plain numbers as there are values."""
     return tuple(float(value) for value in values)
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
 
 

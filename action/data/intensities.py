@@ -64,7 +64,8 @@ def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
     low, high = INTENSITIES[intensity](array)
     if high <= low:
         return np.zeros(array.shape, np.float32)
-    scaled = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
+    scaled: np.ndarray = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
     scaled -= np.float32(low)
     scaled /= np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
+    np.clip(scaled, 0, 1, out=scaled)
+    return scaled

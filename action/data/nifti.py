@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from action.data.orientation import Turn
 from action.errors import InputError
@@ -171,7 +172,7 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
         nib.save(image, aside)
 
 
-def _read(path: Path, dtype) -> Volume:
+def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     with _named(path):
@@ -238,14 +239,15 @@ def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
         raise InputError(f"{path}: the affine {shown} is no geometry; repair the sform or qform in its header")
 
 
-def _voxels(image: nib.Nifti1Pair, path: Path, dtype) -> np.ndarray:
+def _voxels(image: nib.Nifti1Pair, path: Path, dtype: type[np.float32] | None) -> np.ndarray:
     """The array; a gzip stream is read to its end, where its checksum is compared."""
 
     def values(source: nib.Nifti1Pair) -> np.ndarray:
         if dtype is None:
             return np.asanyarray(source.dataobj)
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the file's name
-            return source.get_fdata(caching="unchanged", dtype=dtype)
+            array: np.ndarray = source.get_fdata(caching="unchanged", dtype=dtype)
+            return array
 
     if path.suffix.lower() != ".gz" or not isinstance(image, nib.Nifti1Image):
         return values(image)
@@ -267,7 +269,7 @@ def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:
     if not (np.isfinite(written) & (written > 0)).all():
         size = tuple(float(x) for x in written[::-1])
         raise InputError(f"{path}: voxel size {size} mm (z, y, x) must be positive; repair 'pixdim' in its header")
-    size = nib.affines.voxel_sizes(image.affine)
+    size = voxel_sizes(image.affine)
     if not np.allclose(written, size, rtol=0.01):
         warnings.warn(
             f"{path}: 'pixdim' says voxels of {_triple(written)}, its affine {_triple(size)}: the affine is taken",

@@ -101,7 +101,8 @@ def _counts(shares: Sequence[float | int], patients: int) -> tuple[int, int, int
     if len(shares) != 3 or min(shares) < 0:
         raise InputError(f"split {list(shares)}: give three fractions or counts, of train, validation, test")
     if any(share > 1 for share in shares) or all(isinstance(share, int) for share in shares):
-        counts = tuple(int(share) for share in shares)
+        train, validation, test = (int(share) for share in shares)
+        counts = train, validation, test
         if counts != tuple(shares):
             raise InputError(f"split {list(shares)}: either three fractions or three whole numbers of patients")
         if sum(counts) != patients:

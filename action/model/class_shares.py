@@ -20,6 +20,10 @@ class ClassShares(nn.Module):
         momentum: weight of the old mean; it grows from 0, so that the first batches count like later ones.
     """
 
+    batches: Tensor
+    labeled: Tensor
+    unlabeled: Tensor
+
     def __init__(self, classes: int, momentum: float) -> None:
         super().__init__()
         self._momentum = momentum

@@ -30,7 +30,8 @@ class GlobalHead(nn.Module):
 
     def forward(self, coarsest: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, dim]."""
-        return self.project(coarsest.mean(dim=(2, 3)))
+        embedding: Tensor = self.project(coarsest.mean(dim=(2, 3)))
+        return embedding
 
 
 def windows(maps: Tensor, size: int, stride: int) -> Tensor:
@@ -86,7 +87,8 @@ class LocalHead(nn.Module):
         # cell^2 times less data.
         cut = windows(F.avg_pool2d(logits, self.cell), self.pooled, self.stride // self.cell)
         positions, batch = cut.shape[:2]
-        return self.project(cut.flatten(0, 1)).flatten(1).unflatten(0, (positions, batch))
+        rows: Tensor = self.project(cut.flatten(0, 1)).flatten(1)
+        return rows.reshape(positions, batch, -1)
 
 
 class Pixels(NamedTuple):
@@ -129,7 +131,8 @@ class RepresentationHead(nn.Module):
         """The same head at every pixel, [B, dim, H, W]: the plain formulation, for tests and for small images."""
         size = features[-1].shape[-2:]
         joined = torch.cat([F.interpolate(f, size, mode="bilinear", align_corners=True) for f in features], dim=1)
-        return self.project(F.relu(self.spread(joined)))
+        representation: Tensor = self.project(F.relu(self.spread(joined)))
+        return representation
 
 
 def _interpolate(

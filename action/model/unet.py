@@ -41,7 +41,8 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(2 * out_channels, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+        joined: Tensor = self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+        return joined
 
 
 class UNet(nn.Module):
@@ -80,7 +81,7 @@ class UNet(nn.Module):
         )
         self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
         # Convolutions and pooling read pixel-major maps without reordering them.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Feature maps of every level, fine to coarse."""

@@ -154,7 +154,7 @@ class AnatomicalContrast(Stage):
             return zero_like(query), push
 
         bank, bank_labels = key_rows, key_labels
-        if config.negatives == "bank" and len(self.pixel_bank):
+        if config.negatives == "bank" and self.pixel_bank.labels is not None and len(self.pixel_bank):
             bank, bank_labels = self.pixel_bank.rows, self.pixel_bank.labels
         if config.selection == "hardest":
             _, index = hard_negatives(

@@ -18,7 +18,7 @@ class Acdc:
     gives the numbers of the end-diastolic and end-systolic frame; other frames and the 4-D series are not read.
     """
 
-    class_names = ("background", "right ventricle", "myocardium", "left ventricle")
+    class_names: tuple[str, ...] = ("background", "right ventricle", "myocardium", "left ventricle")
 
     def find_cases(self, root: Path) -> list[Case]:
         """Both frames of every patient (one, where ED and ES name the same frame). See `Format.find_cases`."""

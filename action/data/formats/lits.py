@@ -17,7 +17,7 @@ class Lits:
     Linked folders are entered. Hidden and system folders, and volumes that are predictions, are passed over.
     """
 
-    class_names = ("background", "liver", "tumour")
+    class_names: tuple[str, ...] = ("background", "liver", "tumour")
 
     def find_cases(self, root: Path) -> list[Case]:
         """A case per volume; without a segmentation of the same number its label is `None`. See `Format.find_cases`."""

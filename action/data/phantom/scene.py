@@ -7,6 +7,7 @@ Angles turn from x to y. Distances to outlines are negative inside.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
@@ -21,7 +22,7 @@ ANGLES = 720
 """Samples of a heart outline around the long axis."""
 
 
-def _between(low: float, high: float):
+def _between(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 
@@ -102,7 +103,7 @@ class Scene:
 
     def signal(self, look: Appearance) -> np.ndarray:
         """Noise-free signal float32 [Z, Y, X], blood = 1, with the partial volume of thick slices and of edges."""
-        return sum(self._section(look, depth) for depth in DEPTHS) / len(DEPTHS)
+        return np.asarray(sum(self._section(look, depth) for depth in DEPTHS) / len(DEPTHS))
 
     def _grid(self, depth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions z [Z, 1, 1], y and x [Z, Y, X] at `depth` from the slices' middle; image centre and base are 0."""
@@ -157,7 +158,7 @@ class Scene:
         return heart | {"x": x, "y": y, "z": z - 9.0 * self.contraction}
 
     def _section(self, look: Appearance, depth: float) -> np.ndarray:
-        """The signal of an thin section of every slice, [Z, Y, X]."""
+        """The signal of a thin section of every slice, [Z, Y, X]."""
         a = self.anatomy
         z, y, x = self._grid(depth)
         heart = self._heart(z, y, x)
@@ -276,12 +277,14 @@ class _Waves:
         self.terms = [(n, float(size / np.sqrt(n)), phase, twist) for n, (size, phase, twist) in enumerate(draws, 1)]
 
     def __call__(self, angle: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
-        return sum(size * np.cos(n * angle + (phase + twist * depth)) for n, size, phase, twist in self.terms)
+        waves = (size * np.cos(n * angle + (phase + twist * depth)) for n, size, phase, twist in self.terms)
+        return np.asarray(sum(waves))
 
 
 def _taper(depth: np.ndarray) -> np.ndarray:
     """Radius of a ventricle from its base (0) to its tip (1), relative to the base."""
-    return np.sqrt(np.clip(1 - np.clip(depth, 0, None) ** 2.3, 0, 1))
+    radius: np.ndarray = np.sqrt(np.clip(1 - np.clip(depth, 0, None) ** 2.3, 0, 1))
+    return radius
 
 
 def _paint(image: np.ndarray, distance: np.ndarray, value: float) -> None:

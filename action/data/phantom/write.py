@@ -23,7 +23,7 @@ from action.errors import InputError
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 MOST_PATIENTS = 10_000
-T = TypeVar("T")
+T = TypeVar("T", Anatomy, Appearance)
 
 
 def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
