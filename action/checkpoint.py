@@ -1,4 +1,4 @@
-"""What the state in a checkpoint must be before anything is made of it."""
+"""Checking the state in a checkpoint before it is used, and converting that of the first format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from action.errors import InputError
 
 FORMAT = 2
-"""Of the states that are written; to be raised when an older program would misread one. States without it are of 1."""
+"""Format of the states that are written; raise it when an older program would misread one. Without a mark it is 1."""
 
 RENAMED_IN_2 = {
     "student.network.": "network.student.",
@@ -53,8 +53,8 @@ def checked_state(state: dict[str, Any], path: Path) -> dict[str, Any]:
     if not (has_weights and has_names):
         lacks = "weights under 'learner'" if not has_weights else "a list of names under 'class_names'"
         raise InputError(
-            f"{path} is no checkpoint of a run: it lacks {lacks} and holds {', '.join(map(str, state)) or 'nothing'}; "
-            "give the folder of a run that action.train has written"
+            f"{path} is not a checkpoint of a run: it lacks {lacks} and holds "
+            f"{', '.join(map(str, state)) or 'nothing'}; give the folder of a run that action.train has written"
         )
     return state if form == FORMAT else state | {"learner": _renamed(state["learner"])}
 
@@ -63,7 +63,7 @@ def without_unused(state: dict[str, Any], names: Collection[str], parameters: in
     """A state of format 1, in which baselines had ACTION's heads and banks as well, without what is not used.
 
     Args:
-        state: as `checked_state` returns it.
+        state: as ``checked_state`` returns it.
         names: of the learner's tensors.
         parameters: that the optimiser updates; in format 1 the unused ones came after these.
     """

@@ -1,4 +1,4 @@
-"""Every setting of a run: as it is asked for (`TrainConfig`), and resolved (`RunConfig`), with nothing left open."""
+"""Every setting of a run: as asked for (``TrainConfig``), and resolved (``RunConfig``), with nothing left open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SplitConfig:
     """Which patients train, validate and test.
 
     Args:
-        proportions: share (or number) of patients for training, validation and test.
+        proportions: fraction (or number) of patients for training, validation and test.
         file: JSON file with lists of patients under "train", "validation" and "test"; replaces the proportions.
         shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
     """
@@ -36,7 +36,7 @@ class InputConfig:
     """What the network sees.
 
     Args:
-        size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256.
+        size: height and width of a slice; null: those of the data set's largest slices, in steps of 32 up to 256.
             Slices of another size are resampled, predictions are resampled back.
         crop: "body" shows the network only the part of a CT's slices that holds the patient, widened to the shape of
             ``size``: patients become alike in size and no pixel is spent on air. Outside it is predicted background.
@@ -80,8 +80,8 @@ class ModelConfig:
 
     Args:
         channels: width of each level of the U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
-        dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); none: without dropout, which
-            shifts what batch norm sees between training and inference, more than a short run makes good.
+        dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); empty: no dropout, which
+            shifts what batch norm sees between training and inference, more than a short run recovers from.
         embedding: features of the slice embedding and of the pixel representation (published: 512).
         window: side of the local windows of stage 2, pixels (published: 64 at 256).
         stride: step of the local windows (published: 32 at 256).
@@ -157,8 +157,8 @@ class AnatomicalContrastConfig:
             alone (published): in a short run that teaches the student background, which most pixels are. But Dice
             claims doubtful pixels for the rare classes, and where the teacher takes that up they grow (CT).
         pseudo_label_alignment: whether the teacher's probabilities on unlabelled slices are scaled until each class has
-            the share of pixels there that it has in the labelled slices (published: false). Without, a teacher that has
-            seen one patient may teach itself an organ of several times its size, or next to none of it.
+            the share of pixels there that it has in the labelled slices (published: false). Without it, a teacher that
+            has seen one patient may teach itself an organ of several times its size, or next to none of it.
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
@@ -200,7 +200,7 @@ class BaselineConfig:
     """The baselines.
 
     Args:
-        iterations: network updates; None: as many as ACTION's three stages together.
+        iterations: network updates; null: as many as ACTION's three stages together.
         labeled: labelled slices in a batch.
         unlabeled: unlabelled slices in a batch (mean teacher).
         consistency: final weight of the mean teacher's consistency.
@@ -237,12 +237,12 @@ class TrainConfig:
     """Settings of one training run.
 
     Args:
-        data: folder of the data set; none: a phantom set is written to data/phantom once and used.
+        data: folder of the data set; null: a phantom set is written to data/phantom once and used.
         format: layout of the data set.
-        method: what trains: ACTION, or a baseline in the same trainer.
+        method: ACTION, or a baseline in the same trainer.
         labeled: number of labelled patients; the other training patients are used without their labels.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
-        output: folder of the run; none: runs/<data>-<method>-<labeled>-seed<seed>.
+        output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
     """
 
@@ -283,21 +283,21 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSplitConfig(SplitConfig):
-    """As `SplitConfig`; ``file`` is an absolute path, or "" where the proportions hold."""
+    """As ``SplitConfig``; ``file`` is an absolute path, or "" where the proportions hold."""
 
     file: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputConfig(InputConfig):
-    """As `InputConfig`, with a size."""
+    """As ``InputConfig``, with a size."""
 
     size: tuple[int, int] = within(8, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunBaselineConfig(BaselineConfig):
-    """As `BaselineConfig`, with a number of updates."""
+    """As ``BaselineConfig``, with a number of updates."""
 
     iterations: int = within(1, 10**9)
 

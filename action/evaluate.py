@@ -62,10 +62,12 @@ def _evaluate(
 def evaluate_again(
     folder: RunFolder, *, data: str | None = None, device: str = "auto", overwrite: bool = False
 ) -> dict[str, Any]:
-    """Evaluate a run that is there, as :func:`evaluate` does after a training.
+    """Evaluate a run that is there, as ``evaluate`` does after a training.
 
     Args:
+        folder: of the run.
         data: the data folder, if it has moved since.
+        device: "auto", "cpu", "cuda" or "cuda:<n>".
         overwrite: replace the results that the run has.
 
     Raises:
@@ -153,6 +155,7 @@ def _table(summary: dict[str, Any], folder: RunFolder) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """The command line of ``python -m action.evaluate``."""
     parser = Parser(prog="python -m action.evaluate", description=__doc__)
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")

@@ -107,7 +107,8 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     """Read, check and divide everything that a run needs, before it writes anything; print what is odd about it.
 
     Args:
-        fingerprint: that which the run began with; without one it is made from the training volumes.
+        config: settings of the run.
+        fingerprint: the one that the run began with; without it, one is made from the training volumes.
 
     Raises:
         InputError: all problems of the files in one message.
@@ -130,7 +131,7 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
         progress=True,
     )
 
-    assert fingerprint is not None  # or no image could be read, and `load_cases` has said so
+    assert fingerprint is not None  # or no image could be read, and ``load_cases`` has said so
 
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:
         return [case for case in loaded if case.patient in set(patients)]

@@ -25,8 +25,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
     """Losses of every step, smoothed over the raw values, and validation Dice; stages are marked.
 
     Args:
-        metrics_csv: rows with the columns `step`, `stage`, `lr`, one per loss, `val_dice`, `val_dice_<class>`; an empty
-            field means that the row has no such value.
+        metrics_csv: rows with the columns ``step``, ``stage``, ``lr``, one per loss, ``val_dice`` and
+            ``val_dice_<class>``; a field is empty where the row has no such value.
         output: PNG file, written aside and then renamed.
     """
     steps, stages, columns = _read_columns(Path(metrics_csv))
@@ -104,7 +104,7 @@ def _draw_labels(axes: Axes, labels: np.ndarray, colors: ListedColormap) -> None
 
 
 def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) -> None:
-    """A dashed line where a stage ends; the stages' names and steps above, where short ones do not overlap either."""
+    """A dashed line where a stage ends; the stages' names and steps in one line above, so that they never overlap."""
     begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     ends = [*begins[1:], len(steps)]
     for i in begins[1:]:
@@ -129,7 +129,7 @@ def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
 
 
 def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Steps, stages, every loss that has a number at least, and all classes' Dice; NaN where a row has none."""
+    """Steps, stages, every loss that has at least one number, and all classes' Dice; NaN where a row has none."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)

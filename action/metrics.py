@@ -1,9 +1,9 @@
 """Overlap and surface distance of segmentations in 3-D, in millimetres, with every empty case accounted for.
 
-A class in neither the truth nor the prediction is `empty`: nothing can be measured, and it counts towards no mean (as
-in nnU-Net and MONAI); such cases are counted beside the means. A class in one of them alone is a `miss`: Dice and
+A class in neither the truth nor the prediction is ``empty``: nothing can be measured, and it counts towards no mean (as
+in nnU-Net and MONAI); such cases are counted beside the means. A class in one of them alone is a ``miss``: Dice and
 Jaccard 0, distances infinite, so that they have no mean; misses are counted beside the means of the finite distances
-and never dropped. Measures that are not applicable or infinite are `None`.
+and never dropped. Measures that are not applicable or infinite are ``None``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 Spacing = tuple[float, float, float]
 """Voxel size (z, y, x) in mm."""
 ClassValues = dict[str, float | None]
-"""The measures of a class in a volume, by name, and whether it is a `miss` or `empty`."""
+"""The measures of a class in a volume, by name, and whether it is a ``miss`` or ``empty``."""
 Compute = Callable[[Tensor, Tensor, Spacing], float]
 """Takes the masks of prediction and truth, bool [1, 1, Z, Y, X], neither of them empty, and the spacing."""
 
@@ -45,11 +45,11 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {}
-"""The known measures by their names in `summary.json`, in the order of the table."""
+"""The known measures by their names in ``summary.json``, in the order of the table."""
 
 
 def measure(title: str, digits: int, on_miss: float | None) -> Callable[[Compute], Compute]:
-    """Decorator: lists a function in `MEASURES` under its name; see `Measure`."""
+    """Decorator: lists a function in ``MEASURES`` under its name; see ``Measure``."""
 
     def listed(compute: Compute) -> Compute:
         MEASURES[compute.__name__] = Measure(compute, title, digits, on_miss)
@@ -87,10 +87,12 @@ def hd95_mm(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
 
 
 def dice_scores(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Dice of the classes 1 to `classes` - 1 of one volume, float64 [classes - 1]; empty NaN, miss 0.
+    """Dice of the classes 1 to ``classes`` - 1 of one volume, float64 [classes - 1]; empty NaN, miss 0.
 
     Args:
-        prediction, truth: class indices [Z, Y, X].
+        prediction: class indices [Z, Y, X].
+        truth: class indices [Z, Y, X].
+        classes: number of classes, background included.
     """
     _check(prediction, truth)
     pairs = np.bincount(classes * truth.ravel().astype(np.int64) + prediction.ravel(), minlength=classes**2)
@@ -100,13 +102,13 @@ def dice_scores(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.n
 
 
 def mean_scores(scores: Sequence[np.ndarray]) -> tuple[list[float | None], float | None]:
-    """Mean over cases for each class, and the mean of those; of the scores that are no NaN.
+    """Mean over cases for each class, and the mean of those; NaN scores are left out.
 
     Args:
-        scores: `dice_scores` of each case.
+        scores: ``dice_scores`` of each case.
 
     Returns:
-        A mean for each class and their mean, `None` where there is nothing to be meaned.
+        A mean for each class and their mean, ``None`` where there is nothing to average.
     """
     by_class = [
         _mean_std([None if np.isnan(score) else score for score in column])[0] for column in zip(*scores, strict=True)
@@ -115,7 +117,7 @@ def mean_scores(scores: Sequence[np.ndarray]) -> tuple[list[float | None], float
 
 
 def mean_dice(by_class: Mapping[int, ClassValues]) -> float | None:
-    """Mean over the classes of one case's `case_metrics`, without the empty ones; `None` if all are."""
+    """Mean over the classes of one case's ``case_metrics``, without the empty ones; ``None`` if all are."""
     return _mean_std([values["dice"] for values in by_class.values()])[0]
 
 
@@ -123,12 +125,13 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, classes: int, spacin
     """Measures of one volume for each class but the background.
 
     Args:
-        prediction, truth: class indices [Z, Y, X] on the file's own grid.
+        prediction: class indices [Z, Y, X] on the file's own grid.
+        truth: the same of the label.
         classes: number of classes, background included.
         spacing: voxel size (z, y, x) in mm.
 
     Returns:
-        By class index the `MEASURES`, `miss`, `empty`.
+        By class index the ``MEASURES``, ``miss``, ``empty``.
 
     Raises:
         ValueError: shapes differ or are not 3-D.
@@ -141,15 +144,16 @@ def summarize(cases: Mapping[str, Mapping[int, ClassValues]], class_names: Seque
     """The table of a test set, ready for JSON.
 
     Args:
-        cases: `case_metrics` by case name.
+        cases: ``case_metrics`` by case name.
         class_names: background first.
 
     Returns:
-        `cases`: case → class name → measures, as in `case_metrics`.
-        `classes`: class name → `MEASURES`: means over the cases that have the measure (`None` if none has), each with
-        its standard deviation over the same cases under `<measure>_std`; `misses` and `empty`: numbers of cases.
-        `mean`: the same, where each measure is the mean of the classes' values that there are and `<measure>_std` the
-        deviation over the cases of a case's mean over its classes; `misses` and `empty` are sums over the classes.
+        ``cases``: case → class name → measures, as in ``case_metrics``.
+        ``classes``: class name → ``MEASURES``: means over the cases that have the measure (``None`` if none has), each
+        with its standard deviation over the same cases under ``<measure>_std``; ``misses`` and ``empty``: numbers of
+        cases.
+        ``mean``: the same, where each measure is the mean of the classes' values that exist and ``<measure>_std`` the
+        deviation over the cases of a case's mean over its classes; ``misses`` and ``empty`` are sums over the classes.
     """
     named = {
         case: {class_names[index]: dict(values) for index, values in by_class.items()}

@@ -35,7 +35,7 @@ class Trainer:
         validation: cases by which the best checkpoint is chosen.
         class_names: including background.
         run: folder of the run.
-        data_description: of every case, by :func:`action.data.identity.describe`: a resumed run knows its data again.
+        data_description: of every case, by ``action.data.identity.describe``: a resumed run recognises its data.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Trainer:
         save_checkpoint(self.state_dict(), self.run.latest, self.run.previous)
 
     def resume(self) -> None:
-        """Continue from the latest checkpoint, if the run had come so far as to write one.
+        """Continue from the latest checkpoint, if the run has written one.
 
         Raises:
             InputError: a checkpoint that is damaged or of another model, or of other data.
@@ -237,7 +237,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what ``state_dict`` gave."""
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]

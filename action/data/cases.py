@@ -16,10 +16,10 @@ class Case:
     """One volume: a CT scan, or one frame of a cardiac cine series.
 
     Args:
-        name: unique in the data set; predictions are written under it, e.g. `patient001_frame01`.
+        name: unique in the data set; predictions are written under it, e.g. ``patient001_frame01``.
         patient: the unit of every split. All cases of a patient are always in the same set.
         image: NIfTI file of the intensities.
-        label: NIfTI file of the class indices, `None` where nobody has drawn one.
+        label: NIfTI file of the class indices, ``None`` where nobody has drawn one.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Case:
 
 
 class Format(Protocol):
-    """A layout of files on disk, see `action.data.formats`.
+    """A layout of files on disk, see ``action.data.formats``.
 
     Attributes:
         class_names: the default; index 0 is the background.
@@ -38,7 +38,7 @@ class Format(Protocol):
     class_names: tuple[str, ...]
 
     def find_cases(self, root: Path) -> list[Case]:
-        """All cases under `root` in natural order of their names. Reads no image.
+        """All cases under ``root`` in natural order of their names. Reads no image.
 
         Raises:
             InputError: no case, or a case with missing files. All problems in one message.
@@ -47,18 +47,18 @@ class Format(Protocol):
 
 
 def natural_sort(names: Iterable[str]) -> list[str]:
-    """Sorts so that `volume-2` comes before `volume-10`."""
+    """Sort so that ``volume-2`` comes before ``volume-10``."""
     return sorted(names, key=natural_key)
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Sort key that compares runs of digits as numbers; the name itself breaks ties such as `1` and `01`."""
+    """Sort key that compares runs of digits as numbers; the name itself breaks ties such as ``1`` and ``01``."""
     parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def raise_problems(problems: Sequence[str], what: str) -> None:
-    """Raises one `InputError` with all `problems`, if there are any."""
+    """Raise one ``InputError`` with all ``problems``, if there are any."""
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:

@@ -1,4 +1,4 @@
-"""Which part of the slices the network is shown. A way of cropping is a function in `CROPS`."""
+"""Which part of the slices the network is shown. A way of cropping is a function in ``CROPS``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def body(array: np.ndarray, aspect: float) -> Box:
 
 
 def find_body(array: np.ndarray, aspect: float) -> Box:
-    """As `body`; whole slices if nothing is above -300 HU."""
+    """As ``body``; whole slices if nothing is above -300 HU."""
     pieces, count = ndimage.label(array > BODY_HU)
     if count == 0:
         return whole(array, aspect)
@@ -55,11 +55,11 @@ def find_body(array: np.ndarray, aspect: float) -> Box:
 
 
 CROPS: dict[str, Callable[[np.ndarray, float], Box]] = {"none": whole, "body": body}
-"""The known crops by the name that `input.crop` takes: of a volume [Z, Y, X] and the height / width of the input."""
+"""The known crops by the name that ``input.crop`` takes: of a volume [Z, Y, X] and the height / width of the input."""
 
 
 def _widened(part: slice, extent: int, limit: int) -> slice:
-    """`part` with `extent` about the same centre, moved and cut to lie within 0 and `limit`."""
+    """``part`` with ``extent`` about the same centre, moved and cut to lie within 0 and ``limit``."""
     extent = min(extent, limit)
     start = min(max((part.start + part.stop - extent) // 2, 0), limit - extent)
     return slice(start, start + extent)

@@ -32,7 +32,7 @@ class Dataset:
 
     @property
     def split_file(self) -> Path | None:
-        """`split.json` in the data folder, which prescribes the split, or `None` where there is none.
+        """``split.json`` in the data folder, which prescribes the split, or ``None`` where there is none.
 
         Raises:
             InputError: it is a link whose target is missing.
@@ -41,10 +41,11 @@ class Dataset:
 
 
 def open_dataset(root: Path | str, format: str) -> Dataset:
-    """Lists the cases under `root`.
+    """List the cases under ``root``.
 
-    Class names are those of the format, unless `dataset.json` or `manifest.json` in `root` has a list `classes`, or
-    `dataset.json` maps `labels` as nnU-Net has it: names to values, or in the older form values to names.
+    Class names are those of the format, unless ``dataset.json`` or ``manifest.json`` in ``root`` has a list
+    ``classes``, or ``dataset.json`` maps ``labels`` as nnU-Net does: names to values, or in the older form values to
+    names.
 
     Raises:
         InputError: unknown format, missing folder, no case, missing files, or unusable class names.
@@ -61,7 +62,7 @@ def open_dataset(root: Path | str, format: str) -> Dataset:
 
 
 def _optional(path: Path) -> Path | None:
-    """`path`, or `None` where there is no such file."""
+    """``path``, or ``None`` where there is no such file."""
     if (problem := dangling(path)) is not None:
         raise InputError(problem)
     return path if path.is_file() else None
@@ -93,7 +94,7 @@ def _from_list(path: Path, names: Any) -> tuple[str, ...]:
 
 
 def _from_labels(path: Path, labels: Any) -> tuple[str, ...]:
-    """Class names of nnU-Net's `{"background": 0, "liver": 1}`, or of `{"0": "background", "1": "liver"}`."""
+    """Class names of nnU-Net's ``{"background": 0, "liver": 1}``, or of ``{"0": "background", "1": "liver"}``."""
     remedy = "list the names of the classes under 'classes', the background first"
     if not isinstance(labels, dict):
         raise InputError(f"{path}: 'labels' is {labels!r}; it must map names to values, or {remedy}")

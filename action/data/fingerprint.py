@@ -1,7 +1,7 @@
-"""The fingerprint of a data set: how its training volumes look, and how all volumes are shown to the network therefore.
+"""The fingerprint of a data set: how its training volumes look, and so how every volume is shown to the network.
 
-What is a matter of the data set is decided once, from all training volumes, and kept with the run: whether intensities
-are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is named.
+What concerns the whole data set is decided once, from all training volumes, and kept with the run: whether intensities
+are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is reported.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Measures:
 
     Args:
         path: the file.
-        quantiles: intensities at `LEVELS`.
+        quantiles: intensities at ``LEVELS``.
         lowest, highest: the extreme intensities.
-        offset_tissue: share of the voxels in `_OFFSET_TISSUE`.
+        offset_tissue: share of the voxels in ``_OFFSET_TISSUE``.
         spacing: voxel size (z, y, x) in mm.
         shape: voxels (z, y, x).
-        directions: [3, 3] as in `orientation`; `None` where the header gives neither sform nor qform.
+        directions: [3, 3] as in ``orientation``; ``None`` where the header gives neither sform nor qform.
     """
 
     path: str
@@ -59,15 +59,15 @@ class Fingerprint:
     Args:
         volumes: number of volumes.
         volumes_with_air: how many have values below -500.
-        intensity: `hu` or `minmax`, see `scale_intensity`.
-        quantiles: median over the volumes of their intensities at `levels`.
+        intensity: ``hu`` or ``minmax``, see ``scale_intensity``.
+        quantiles: median over the volumes of their intensities at ``levels``.
         relative_quantiles: the same of intensities between the volume's own 0.5 % (0) and 99.5 % (1) quantiles.
         ranges: smallest and largest distance of these two in a volume; a tenth of the volumes may lie beyond each.
-        levels: see `quantiles`.
+        levels: see ``quantiles``.
         spacing: median voxel size (z, y, x) in mm.
-        spacing_ranges: of each axis, as in `ranges`.
-        shape_ranges: voxels of each axis (z, y, x), as in `ranges`.
-        directions: common directions [3, 3] of the axes, by rows; `None` if most headers give none.
+        spacing_ranges: of each axis, as in ``ranges``.
+        shape_ranges: voxels of each axis (z, y, x), as in ``ranges``.
+        directions: common directions [3, 3] of the axes, by rows; ``None`` if most headers give none.
         axis_codes: the scanner's axes nearest to x, y, z.
     """
 
@@ -92,7 +92,7 @@ class Fingerprint:
 
 
 def measure(volume: Volume) -> Measures:
-    """`Measures` of a volume as it is stored."""
+    """``Measures`` of a volume as it is stored."""
     array = volume.array
     known = volume.header["sform_code"] > 0 or volume.header["qform_code"] > 0
     low, high = _OFFSET_TISSUE
@@ -112,8 +112,9 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
     """The fingerprint of volumes, at least one.
 
     Args:
-        intensity: `minmax` or `hu` prescribes the scaling; `auto`: `hu` if half of the volumes or more have a
-            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise `minmax`.
+        measures: of the volumes.
+        intensity: ``minmax`` or ``hu`` prescribes the scaling; ``auto``: ``hu`` if half of the volumes or more have a
+            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise ``minmax``.
     """
     with_air = sum(m.quantiles[0] < AIR_HU for m in measures)
     if intensity == "auto":
@@ -142,9 +143,9 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
 
 
 def fingerprint_of(cases: Sequence[Case], intensity: str) -> Fingerprint | None:
-    """The fingerprint of cases on disk; `None` if no image of theirs can be read.
+    """The fingerprint of cases on disk; ``None`` if no image of theirs can be read.
 
-    Files that cannot be read are passed over: who loads the cases names them, together with those of all others.
+    Files that cannot be read are passed over: loading the cases reports them, together with all others.
     """
     measures = []
     for case in cases:
@@ -162,13 +163,13 @@ def unlike(measures: Measures, fingerprint: Fingerprint) -> list[str]:
 
 
 def save_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
-    """Writes JSON, aside and then renamed."""
+    """Write JSON, aside and then renamed."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(asdict(fingerprint), indent=2) + "\n", encoding="utf-8")
 
 
 def load_fingerprint(path: Path) -> Fingerprint:
-    """Reads what `save_fingerprint` wrote.
+    """Read what ``save_fingerprint`` wrote.
 
     Raises:
         InputError: missing or damaged file.

@@ -1,4 +1,4 @@
-"""How intensities become numbers in [0, 1]. A scaling is a function in `INTENSITIES` that gives its range."""
+"""How intensities become numbers in [0, 1]. A scaling is a function in ``INTENSITIES`` that gives its range."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from action.errors import InputError
 HU_RANGE = (-200.0, 250.0)
 """Window of soft tissue in Hounsfield units."""
 LEVELS = (0.001, 0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995, 0.999)
-"""Fractions of the voxels whose quantiles are compared. `minmax` scales from the second to the last but one."""
+"""Fractions of the voxels whose quantiles are compared. ``minmax`` scales from the second to the last but one."""
 _SAMPLE = 2**21
 
 
 def quantiles(array: np.ndarray) -> tuple[float, ...]:
-    """Intensities at `LEVELS`, each that of a voxel: between two finite ones there may be no finite mean."""
+    """Intensities at ``LEVELS``, each that of a voxel: between two finite ones there may be no finite mean."""
     flat = array.reshape(-1)
     step = max(1, flat.size // _SAMPLE)
     while math.gcd(step, flat.size) > 1:  # else whole columns would be left out
@@ -54,10 +54,10 @@ def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
 
     Args:
         array: [Z, Y, X].
-        intensity: a name in `INTENSITIES`.
+        intensity: a name in ``INTENSITIES``.
 
     Raises:
-        InputError: another `intensity`.
+        InputError: another ``intensity``.
     """
     if intensity not in INTENSITIES:
         raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")

@@ -1,6 +1,6 @@
 """Mixing of slices for the strong view: image, label and confidence are always mixed together.
 
-A way of mixing is a function in `MIXES`.
+A way of mixing is a function in ``MIXES``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def mix(batch: Slices, partner: Slices, how: str, rng: np.random.Generator) -> S
     Args:
         batch: values [B, 1, H, W].
         partner: values [B, 1, H, W] under the same keys; "label" decides for ClassMix.
-        how: a name in `MIXES`.
+        how: a name in ``MIXES``.
+        rng: draws what is pasted.
     """
     pasted = MIXES[how](partner["label"], rng)
     return {key: torch.where(pasted, partner[key], value) for key, value in batch.items()}
@@ -45,7 +46,7 @@ Mix = Callable[[Tensor, np.random.Generator], Tensor]
 """Takes the partners' labels [B, 1, H, W]; returns the pixels that are pasted, bool [B, 1, H, W]."""
 
 MIXES: dict[str, Mix] = {"cutmix": cutmix, "classmix": classmix, "none": nothing}
-"""The known mixes by the name that `anatomical_contrast.mix` takes."""
+"""The known mixes by the name that ``anatomical_contrast.mix`` takes."""
 
 
 def _box(size: torch.Size, rng: np.random.Generator) -> Tensor:

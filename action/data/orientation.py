@@ -54,7 +54,7 @@ class Turn:
         return becomes[2], becomes[1], becomes[0]
 
     def affine(self, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """The affine [4, 4] of the turned volume, from that of a stored one of `shape` (Z, Y, X)."""
+        """The affine [4, 4] of the turned volume, from that of a stored one of ``shape`` (Z, Y, X)."""
         turned: np.ndarray = affine @ nib.orientations.inv_ornt_aff(self._orientation, shape[::-1])
         return turned
 
@@ -73,14 +73,14 @@ def directions_of(affine: np.ndarray) -> np.ndarray:
 
 
 def axis_codes(directions: np.ndarray) -> str:
-    """The scanner's axes nearest to x, y, z, such as `LPS`."""
+    """The scanner's axes nearest to x, y, z, such as ``LPS``."""
     affine = np.eye(4)
     affine[:3, :3] = directions
     return "".join(code or "?" for code in nib.aff2axcodes(affine))
 
 
 def turn_between(stored: np.ndarray, wanted: np.ndarray) -> Turn | None:
-    """What turns a volume of directions `stored` [3, 3] to `wanted` [3, 3]; `None` where it is too oblique to say."""
+    """What turns a volume of directions ``stored`` [3, 3] to ``wanted``; ``None`` where it is too oblique to tell."""
     cosines = wanted.T @ stored  # [wanted axis, stored axis]
     axes = np.abs(cosines).argmax(0)
     matched = cosines[axes, range(3)]
@@ -92,13 +92,13 @@ def turn_between(stored: np.ndarray, wanted: np.ndarray) -> Turn | None:
 
 
 def common_directions(volumes: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The directions [3, 3] of that volume which most of the others need no turn to agree with; `None` of none."""
+    """The directions [3, 3] of the volume with which most others agree without a turn; ``None`` without volumes."""
     if not volumes:
         return None
     directions = np.stack(volumes)  # [N, 3, 3]
     along = np.einsum("nij,mij->nmj", directions, directions)  # cosine between the same axes of two volumes
     agree = (along > CLEAR).all(2)
-    # Of those with most company the one in its middle.
+    # Among those that agree with most others, the one in their middle.
     score = agree.sum(1) + (along.mean(2) * agree).sum(1) / (1 + len(volumes))
     middle: np.ndarray = directions[int(np.round(score, 9).argmax())]
     return middle

@@ -23,17 +23,17 @@ from action.errors import InputError
 
 @dataclass
 class LoadedCase:
-    """A case in memory, its axes in the order and direction of the training volumes; `write_label` turns them back.
+    """A case in memory, its axes in the order and direction of the training volumes; ``write_label`` turns them back.
 
     Args:
-        name, patient: as in `Case`.
+        name, patient: as in ``Case``.
         image: float16 [Z, H, W] in [0, 1] at network size: finer than the noise, in half the memory of float32.
-        label: uint8 [Z, H, W] at network size, `None` without a label file.
-        truth: uint8 [Z, Y, X] of the file's voxels, `None` without a label file and in training, which never reads it.
+        label: uint8 [Z, H, W] at network size, ``None`` without a label file.
+        truth: uint8 [Z, Y, X] of the file's voxels, ``None`` without a label file and in training, which needs none.
         spacing: voxel size (z, y, x) in mm.
-        volume: geometry for writing; its array is empty, its shape is `shape`.
+        volume: geometry for writing; its array is empty, its shape is ``shape``.
         shape: (Z, Y, X) of the file's voxels.
-        box: the part of every slice that `image` and `label` show.
+        box: the part of every slice that ``image`` and ``label`` show.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LoadedCase:
 
     @property
     def required_truth(self) -> np.ndarray:
-        """`truth`, of a case that is evaluated."""
+        """``truth``, of a case that is evaluated."""
         if self.truth is None:
             raise ValueError(f"{self.name} has no label to be compared with")
         return self.truth
@@ -57,15 +57,15 @@ class LoadedCase:
 def load_case(
     case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
 ) -> LoadedCase:
-    """Reads and verifies a case and brings its slices to the size of `config`: image bilinear, label nearest.
+    """Read and verifies a case and brings its slices to the size of ``config``: image bilinear, label nearest.
 
-    Intensities are scaled and axes turned as those of the training volumes, whose `fingerprint` this is (without one,
+    Intensities are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this is (without one,
     the volume's own); a warning says in what the volume differs from them.
-    `keep_truth`: whether the labels of the file's own voxels are kept beside them.
+    ``keep_truth``: whether the labels of the file's own voxels are kept beside them.
 
     Raises:
-        InputError: see `read_image`, `check_contrast`, `read_label`, `scale_intensity`; nothing but body where it is
-            to be cropped to.
+        InputError: see ``read_image``, ``check_contrast``, ``read_label`` and ``scale_intensity``; no air around the
+            body that is to be cropped to.
     """
     volume = read_image(case.image)
     check_contrast(volume)
@@ -86,7 +86,7 @@ def load_case(
     scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
-    geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # gives the native voxels' memory back
+    geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
     truth = truth if keep_truth else None
     image = image.astype(np.float16)
     return LoadedCase(case.name, case.patient, image, label, truth, volume.spacing, geometry, shape, box)
@@ -101,10 +101,10 @@ def load_cases(
     training: Collection[str] = (),
     progress: bool = False,
 ) -> list[LoadedCase]:
-    """`load_case` of all `cases`, in their order; `progress` shows a bar.
+    """``load_case`` of all ``cases``, in their order; ``progress`` shows a bar.
 
-    `fingerprint`: that of the training volumes; without one, that of `cases`.
-    `training`: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
+    ``fingerprint``: that of the training volumes; without one, that of ``cases``.
+    ``training``: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
 
     Raises:
         InputError: the problems of all files in one message.
@@ -122,7 +122,7 @@ def load_cases(
 
 
 def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int], box: Box) -> np.ndarray:
-    """Class probabilities [C, Z, H, W] of a `box` of the slices to uint8 labels of `shape` (Z, Y, X).
+    """Class probabilities [C, Z, H, W] of a ``box`` of the slices to uint8 labels of ``shape`` (Z, Y, X).
 
     Outside the box is background. Probabilities are interpolated (bilinear), then the largest one is taken: smoother
     outlines than resized labels.

@@ -32,7 +32,7 @@ class ClassShares(nn.Module):
         self.register_buffer("unlabeled", torch.zeros(classes))
 
     def align(self, probability: Tensor, label: Tensor) -> Tensor:
-        """Takes a batch into the means and returns p'(c) = p(c) labeled(c) / unlabeled(c), normalised over the classes.
+        """Update the means with a batch; return p'(c) = p(c) labeled(c) / unlabeled(c), normalised over the classes.
 
         Args:
             probability: of the classes on unlabelled slices [B, C, H, W], without gradient.

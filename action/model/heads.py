@@ -60,7 +60,7 @@ class LocalHead(nn.Module):
     flattened to C * pooled^2.
 
     Raises:
-        ValueError: the window is no multiple of ``pooled``, or the stride no multiple of a pooled cell.
+        ValueError: the window is not a multiple of ``pooled``, or the stride not one of a pooled cell.
     """
 
     def __init__(self, classes: int, window: int = 64, stride: int = 32, pooled: int = 8) -> None:

@@ -12,6 +12,8 @@ from action.errors import InputError
 
 
 class UNetOutput(NamedTuple):
+    """What the network computes for a batch of slices."""
+
     logits: Tensor  # [B, C, H, W]
     features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
 

@@ -129,8 +129,10 @@ class AnatomicalContrast(Stage):
         """L_anco = mean over classes of the mean over hard queries of the InfoNCE loss; and the keys for the bank.
 
         Args:
-            student, teacher: outputs of the networks for the strong and the weak views.
-            query_class, key_class: class of each pixel [B, H, W] in the strong and in the weak views, -1: not valid.
+            student: output for the strong views.
+            query_class: class of each pixel [B, H, W] there, -1: not valid.
+            teacher: output for the weak views.
+            key_class: class of each pixel [B, H, W] there, -1: not valid.
             rng: draws pixels and negatives.
         """
         config, classes = self._config, self._classes

@@ -71,7 +71,7 @@ class StageParts:
 
 
 class Stage(nn.Module, ABC):
-    """One part of the training with its own heads, banks and losses; each is built from :class:`StageParts`.
+    """One part of the training with its own heads, banks and losses; each is built from ``StageParts``.
 
     A bank is an attribute of the name that its size has in the stage's settings.
 

@@ -22,7 +22,7 @@ def finished(acdc_root, tmp_path_factory):
 
 
 CHANGES = {
-    "another program": (lambda s: {"state_dict": {}}, "no checkpoint of a run.*state_dict"),
+    "another program": (lambda s: {"state_dict": {}}, "not a checkpoint of a run.*state_dict"),
     "a list": (lambda s: [1, 2], "not a readable checkpoint .*list"),
     "no class names": (lambda s: {k: v for k, v in s.items() if k != "class_names"}, "class_names"),
     "no weights": (lambda s: s | {"learner": {}}, "lacks weights"),

@@ -1,6 +1,6 @@
 """Layouts of data sets on disk, a file each: ``formats/acdc.py`` is what ``--format acdc`` reads.
 
-A new file here is found by itself; it must assign an object with the interface of `action.data.cases.Format` to
+A new file here is found by itself; it must assign an object with the interface of ``action.data.cases.Format`` to
 ``FORMAT``.
 """
 
@@ -12,4 +12,4 @@ from action.data.cases import Format
 FORMATS: dict[str, Format] = {
     module.name: import_module(f"{__name__}.{module.name}").FORMAT for module in iter_modules(__path__)
 }
-"""The known layouts by the name that `--format` takes."""
+"""The known layouts by the name that ``--format`` takes."""

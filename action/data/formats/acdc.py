@@ -1,4 +1,4 @@
-"""The ACDC layout (cardiac cine MRI): a folder per patient, two labelled frames named in its `Info.cfg`."""
+"""The ACDC layout (cardiac cine MRI): a folder per patient, two labelled frames named in its ``Info.cfg``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from action.errors import InputError
 
 
 class Acdc:
-    """`patientNNN/Info.cfg`, `patientNNN/patientNNN_frameMM.nii.gz`, `patientNNN/patientNNN_frameMM_gt.nii.gz`.
+    """``patientNNN/Info.cfg``, ``patientNNN/patientNNN_frameMM.nii.gz``, ``patientNNN/patientNNN_frameMM_gt.nii.gz``.
 
-    Patient folders lie in the data folder itself or in the official `training` and `testing` folders. `Info.cfg`
+    Patient folders lie in the data folder itself or in the official ``training`` and ``testing`` folders. ``Info.cfg``
     gives the numbers of the end-diastolic and end-systolic frame; other frames and the 4-D series are not read.
     """
 
     class_names: tuple[str, ...] = ("background", "right ventricle", "myocardium", "left ventricle")
 
     def find_cases(self, root: Path) -> list[Case]:
-        """Both frames of every patient (one, where ED and ES name the same frame). See `Format.find_cases`."""
+        """Both frames of every patient (one, where ED and ES name the same frame). See ``Format.find_cases``."""
         folders: dict[str, Path] = {}
         problems: list[str] = []
         for parent in (root, root / "training", root / "testing"):
@@ -71,10 +71,10 @@ def _frames(patient: str, folder: Path) -> list[Case]:
 
 
 def read_info(path: Path) -> tuple[int, int]:
-    """Frame numbers (ED, ES) of an `Info.cfg`.
+    """Frame numbers (ED, ES) of an ``Info.cfg``.
 
     Raises:
-        InputError: the file is missing or has no line `ED: <number>` or `ES: <number>`.
+        InputError: the file is missing or has no line ``ED: <number>`` or ``ES: <number>``.
     """
     try:
         text = read_text(path)
@@ -87,7 +87,7 @@ def read_info(path: Path) -> tuple[int, int]:
 
 
 def _only(files: dict[str, list[Path]], *names: str) -> Path | None:
-    """The one file that has one of the `names`, however they are capitalised; `None` where there is none.
+    """The one file that has one of the ``names``, however they are capitalised; ``None`` where there is none.
 
     Raises:
         InputError: there are several, a link whose target is missing, or something that is not a file.

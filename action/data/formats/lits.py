@@ -1,4 +1,4 @@
-"""The LiTS layout (liver CT): `volume-N` and `segmentation-N`, flat or in sub-folders."""
+"""The LiTS layout (liver CT): ``volume-N`` and ``segmentation-N``, flat or in sub-folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from action.errors import InputError
 
 
 class Lits:
-    """`volume-N.nii[.gz]` and `segmentation-N.nii[.gz]` anywhere below the data folder; each volume is a patient.
+    """``volume-N.nii[.gz]`` and ``segmentation-N.nii[.gz]`` anywhere below the data folder; each volume is a patient.
 
     Linked folders are entered. Hidden and system folders, and volumes that are predictions, are passed over.
     """
@@ -20,7 +20,7 @@ class Lits:
     class_names: tuple[str, ...] = ("background", "liver", "tumour")
 
     def find_cases(self, root: Path) -> list[Case]:
-        """A case per volume; without a segmentation of the same number its label is `None`. See `Format.find_cases`."""
+        """A case per volume; its label is ``None`` without a segmentation of its number. See ``Format.find_cases``."""
         found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
         problems: list[str] = []
         for path in walk(root, problems):

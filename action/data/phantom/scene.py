@@ -28,7 +28,7 @@ def _between(low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Shape of a patient's heart and of what lies around it; patients are drawn from the `range` of each field."""
+    """Shape of a patient's heart and of what lies around it; patients are drawn from the ``range`` of each field."""
 
     lv_radius: float = _between(19, 25)  # cavity at the base, end-diastole
     wall: float = _between(7.22, 11.8)
@@ -78,10 +78,10 @@ class Appearance:
 
 
 class Scene:
-    """One frame of one patient. What does not beat depends on `rng` alone, so equal generators give equal chests."""
+    """One frame of one patient. What does not beat depends on ``rng`` alone, so equal generators give equal chests."""
 
     def __init__(self, anatomy: Anatomy, contraction: float, slices: int, rng: np.random.Generator):
-        """`contraction` is 0 at end-diastole and 1 at end-systole; `rng` draws the irregularities of all outlines."""
+        """``contraction``: 0 at end-diastole, 1 at end-systole; ``rng`` draws the irregularities of all outlines."""
         self.anatomy, self.contraction, self.slices = anatomy, contraction, slices
         shape = (slices, SIZE, SIZE)
         self.waves = {key: _Waves(rng) for key in ("lv", "wall", "rv", "fat", "chest", "diaphragm")}
@@ -106,13 +106,13 @@ class Scene:
         return np.asarray(sum(self._section(look, depth) for depth in DEPTHS) / len(DEPTHS))
 
     def _grid(self, depth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions z [Z, 1, 1], y and x [Z, Y, X] at `depth` from the slices' middle; image centre and base are 0."""
+        """Positions z [Z, 1, 1], y, x [Z, Y, X] at ``depth`` from the slices' middle; image centre and base are 0."""
         z = (self.anatomy.top + depth + SPACING[0] * np.arange(self.slices, dtype=np.float32))[:, None, None]
         line = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
         return z, line[:, None] * SPACING[1] + self.warp[0], line * SPACING[2] + self.warp[1]
 
     def _outlines(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """Distance of each outline from the long axis at the depths `z` [Z, 1]: [Z, ANGLES]."""
+        """Distance of each outline from the long axis at the depths ``z`` [Z, 1]: [Z, ANGLES]."""
         a, c = self.anatomy, self.contraction
         angle = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
         depth = np.clip(z / a.length, 0, 1.2)
@@ -144,7 +144,7 @@ class Scene:
         return {"lv": cavity, "epicardium": epicardium, "rv": rv, "heart": heart, "fat": heart + fat}
 
     def _heart(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Distances to the heart's outlines, and the heart's own frame: `x`, `y`, `z` below the valve plane."""
+        """Distances to the heart's outlines, and the heart's own frame: ``x``, ``y``, ``z`` below the valve plane."""
         a = self.anatomy
         x = x - (a.x + a.tilt_x * (z - 30) + self.sway[0])
         y = y - (a.y + a.tilt_y * (z - 30) + self.sway[1])
@@ -243,7 +243,7 @@ class Scene:
 def acquire(signal: np.ndarray, look: Appearance, still: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
     """A scan int16 [Z, Y, X] of a signal: texture, tone, coil sensitivity, slice gain, blur, Rician noise, scale.
 
-    `still` draws what both frames of a patient share, `rng` what they do not.
+    ``still`` draws what both frames of a patient share, ``rng`` what they do not.
     """
     shape = signal.shape
     texture = smooth_noise(still, shape, 0.9) + smooth_noise(still, shape, 2.5)
@@ -259,7 +259,7 @@ def acquire(signal: np.ndarray, look: Appearance, still: np.random.Generator, rn
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], width: float) -> np.ndarray:
-    """Random field float32 [Z, Y, X] of mean 0 and deviation 1; `width`: its in-plane correlation in voxels."""
+    """Random field float32 [Z, Y, X] of mean 0 and deviation 1; ``width``: its in-plane correlation in voxels."""
     step = max(1, int(width / 3))  # a wide field is drawn coarsely
     coarse = [shape[0], *(-(-n // step) for n in shape[1:])]
     values = gaussian_filter(rng.normal(size=coarse), (0.8, width / step, width / step), mode="nearest")
@@ -288,6 +288,6 @@ def _taper(depth: np.ndarray) -> np.ndarray:
 
 
 def _paint(image: np.ndarray, distance: np.ndarray, value: float) -> None:
-    """Covers `image` with `value` where `distance` is negative, and the voxels on the edge in proportion."""
+    """Cover ``image`` with ``value`` where ``distance`` is negative, and the voxels on the edge in proportion."""
     cover = np.clip(np.float32(0.5) - distance * np.float32(1 / SPACING[1]), 0, 1)
     image += cover * (np.float32(value) - image)

@@ -27,16 +27,16 @@ T = TypeVar("T", Anatomy, Appearance)
 
 
 def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
-    """Writes the data set to the folder `root`, aside and then renamed, unless it is there already.
+    """Write the data set to the folder ``root``, aside and then renamed, unless it is there already.
 
-    Equal arguments give equal files. Beside the patients lie `dataset.json` (classes, origin) and `split.json` (of 24
-    patients: 16 train, 3 validation, 5 test).
+    Equal arguments give equal files. Beside the patients lie ``dataset.json`` (classes, origin) and ``split.json`` (of
+    24 patients: 16 train, 3 validation, 5 test).
 
     Returns:
-        `root`.
+        ``root``.
 
     Raises:
-        InputError: `root` holds something else; fewer than 4 or far too many patients; a seed out of range.
+        InputError: ``root`` holds something else; fewer than 4 or far too many patients; a seed out of range.
     """
     root = Path(root)
     if patients < 4:
@@ -72,7 +72,7 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
 
 
 def draw(kind: type[T], count: int, rng: np.random.Generator) -> list[T]:
-    """Latin hypercube: the range of each field is cut into `count` strata, and every patient gets another one."""
+    """Latin hypercube: the range of each field is cut into ``count`` strata, and every patient gets another one."""
     columns = {}
     for field in fields(kind):
         low, high = field.metadata["range"]
