@@ -1,1 +1,1 @@
-"""Measurements behind the figures of the README; run from a checkout."""
+"""Measurements of speed and memory behind the figures of the README; run from a checkout."""

@@ -15,13 +15,11 @@ from action_kernels.backends import chosen, select
 
 from .measure import Floor, peak_memory, times
 from .plots import draw
-from .problems import GPU_ONLY, SWEEPS, Problem, make_inputs
-from .programs import programs
+from .problems import GPU_ONLY, KERNEL, SWEEPS, Problem, make_inputs
+from .programs import GPU_BACKENDS, programs
 from .table import Row, append, describe, read
 
 OWN = {"fused", "distillation", "eager", "chunked"}  # a failure of these is an error
-GPU_BACKENDS = ("triton", "cuda")
-KERNEL = {"contrastive_distillation": "action_contrast", "info_nce": "action_contrast"}  # that they run
 COMPILED = ("features", "small", "operators")  # to compile for every size takes longer than all measurements
 
 
@@ -68,9 +66,7 @@ def main(
     draw(read(table), output)
 
 
-def measure(
-    problem: Problem, device: str, rounds: int, seconds: float, memory: int, compiled: bool
-) -> list[dict[str, object]]:
+def measure(problem: Problem, device: str, rounds: int, seconds: float, memory: int, compiled: bool) -> list[Row]:
     """Rows of one problem: a program and a pass each."""
     inputs = make_inputs(problem, device)
     used = select(device, (problem.dtype,), KERNEL.get(problem.operator, problem.operator)).__name__.rpartition(".")[2]
@@ -115,10 +111,10 @@ def report(problem: Problem, rows: list[Row], floor: float) -> None:
     """A line of Markdown: every program's time and memory, and how often ours fits into it."""
     total = {row["program"]: row for row in rows if row["pass"] == "both"}
     total = total or {row["program"]: row for row in rows}
-    ours = float(str(total["fused"]["ms"]))
+    ours = total["fused"]["ms"]
     cells = [f"{problem}"]
     for name, row in total.items():
-        faster = "" if name == "fused" else f", {float(str(row['ms'])) / ours:.1f}×"
+        faster = "" if name == "fused" else f", {row['ms'] / ours:.1f}×"
         cells.append(f"{name} {row['ms']:.2f} ({row['peak_mib']:.0f}){faster}")
     print("| " + " | ".join(cells) + f" | floor {floor:.2f} |", flush=True)
 

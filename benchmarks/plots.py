@@ -8,7 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Row = dict[str, str]
+from .table import Row
+
 Series = dict[str, dict[int, float]]
 
 STYLE = {

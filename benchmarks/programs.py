@@ -24,6 +24,7 @@ Program = Callable[[Inputs], tuple[Tensor, ...]]
 STUDENT_TEMP, TEACHER_TEMP, TEMP = 0.1, 0.01, 0.5
 CERTAIN_TEMP = 1e-3  # a teacher that is a bank row puts all its weight on that row
 CHUNK = 512  # queries
+GPU_BACKENDS = ("triton", "cuda")
 
 
 def unit(x: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ import datetime
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
-Row = dict[str, object]
+Row = dict[str, Any]  # column -> value, a text once it was read from a file
 
 
 def describe(device: str) -> Row:
@@ -66,6 +67,6 @@ def append(path: Path, rows: list[Row]) -> None:
         writer.writerows(rows)
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

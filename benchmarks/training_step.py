@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,10 @@ from torch import Tensor
 from action.config import AnatomicalContrastConfig, ModelConfig, RunConfig, TrainConfig, fill_in
 from action.data.batches import step_generator
 from action.model.heads import Pixels, RepresentationHead
-from action.stages import anatomical_contrast as stage_module
+from action.model.teacher import StudentTeacher
 from action.stages import make_learner
+from action.stages.anatomical_contrast import AnatomicalContrast
+from action.stages.base import StageParts
 from action_kernels import use_backend
 
 from .measure import peak_meter, quantiles, wait
@@ -79,17 +80,17 @@ class DenseRepresentationHead(RepresentationHead):
         return self.dense([feature.contiguous() for feature in features])[pixels.image, :, pixels.y, pixels.x]
 
 
-def gathered_contrast(
-    query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, *, temp: float, reduction: str
-) -> Tensor:
-    """``anatomical_contrast(reduction="none")`` by cosines, with a gather for each class of queries."""
-    losses = []
-    for q, p, i in zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True):
-        keys = torch.cat([p[:, None], bank[i.clamp_min(0)]], dim=1)  # [Q, 1 + k, D], the positive first
-        logits = F.cosine_similarity(q[:, None], keys, dim=2) / temp
-        logits[:, 1:].masked_fill_(i < 0, -torch.inf)
-        losses.append(-logits.log_softmax(dim=1)[:, 0])
-    return torch.cat(losses)
+class GatheredContrast(AnatomicalContrast):
+    """The stage with InfoNCE by cosines, and a gather of the negatives for each class of queries."""
+
+    def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
+        losses = []
+        for q, p, i in zip(*(x.split(QUERIES) for x in (query, positive, index)), strict=True):
+            keys = torch.cat([p[:, None], bank[i.clamp_min(0)]], dim=1)  # [Q, 1 + k, D], the positive first
+            logits = F.cosine_similarity(q[:, None], keys, dim=2) / temp
+            logits[:, 1:].masked_fill_(i < 0, -torch.inf)
+            losses.append(-logits.log_softmax(dim=1)[:, 0])
+        return torch.cat(losses)
 
 
 class Step:
@@ -105,14 +106,16 @@ class Step:
         torch.manual_seed(0)
         self.plain, self.done = plain, 0
         self.learner = make_learner(config, CLASSES)
-        self.stage = self.learner.stages[stage_module.AnatomicalContrast.name]
+        self.stage = self.learner.stages[AnatomicalContrast.name]
         bank = self.stage.pixel_bank
         bank.push(torch.randn(bank.capacity, bank.dim), torch.randint(CLASSES, (bank.capacity,)))
         self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
         if plain:
-            heads = self.stage.representation
-            for head in (heads.student, heads.teacher):
-                head.__class__ = DenseRepresentationHead  # the same parameters
+            plain_stage = GatheredContrast(StageParts(config, CLASSES, self.stage.augmentation, earlier={}))
+            head = DenseRepresentationHead(config.model.channels[::-1], config.model.embedding)
+            plain_stage.representation = StudentTeacher(head)
+            plain_stage.load_state_dict(self.stage.state_dict())
+            self.stage = self.learner.stages[AnatomicalContrast.name] = plain_stage
         self.learner.to(device).train()
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
@@ -126,10 +129,7 @@ class Step:
     def __call__(self) -> dict[str, Tensor]:
         torch.manual_seed(self.done)  # dropout
         rng = step_generator(0, 0, self.done)
-        with ExitStack() as stack:
-            if self.plain:
-                stack.enter_context(use_backend("reference"))
-                stack.enter_context(patch.object(stage_module, "anatomical_contrast", gathered_contrast))
+        with use_backend("reference") if self.plain else nullcontext():
             losses, to_push = self.stage.losses(self.learner.network, self.batch, self.done, rng)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()

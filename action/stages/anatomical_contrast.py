@@ -167,10 +167,14 @@ class AnatomicalContrast(Stage):
             index = relation_negatives(
                 query_labels, bank_labels, relation, config.negatives_per_query, seed=int(rng.integers(2**63))
             )
-        loss = anatomical_contrast(query, positives[query_labels], bank, index, temp=config.temp, reduction="none")
+        loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
         queries_of_class = torch.bincount(query_labels, minlength=classes)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
         return (loss * weight[query_labels]).sum(), push
+
+    def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
+        """Loss [Q] of every query against its positive [Q, dim] and the bank rows that its index [Q, k] names."""
+        return anatomical_contrast(query, positive, bank, index, temp=temp, reduction="none")
 
 
 def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:

@@ -1,6 +1,6 @@
 """Which backend was measured to be the faster on a GPU: ``measured/<device name>.json``.
 
-``python -m benchmarks.choose`` writes it. A table has the device, the versions it was measured with, and under
+``python -m tools.tuning.backends`` writes it. A table has the device, the versions it was measured with, and under
 ``backends`` an order for each operator and dtype that has been measured, such as ``"hard_negatives bfloat16": ["cuda",
 "triton"]``; ``relation_negatives``, which takes no floating rows, stands without a dtype.
 """

@@ -1,4 +1,4 @@
-"""The native CPU backend: tensors in, their memory as :func:`_view` says down to ``csrc``, tensors out.
+"""The native CPU backend: tensors in, down to ``csrc``, tensors out.
 
 Every allocation names its dtype and device, and the native side checks each tensor's dtype, shape and layout before it
 reads or writes: a tensor that does not fit is a ValueError which names it.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .interface import ContrastResult
 
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _REASON_FILE = Path(__file__).parent.parent / "_cpu_build.txt"
 
 _native: ModuleType | None = None
@@ -34,9 +34,6 @@ except ImportError as error:
     _reason += " (needs a C++17 compiler at `pip install`)"
 
 _scratch_limit = int(os.environ.get("ACTION_KERNELS_SCRATCH_MIB", "32")) << 20
-
-_CODES = {**_DTYPES, torch.float64: 3, torch.int64: 4}  # of every dtype that the native code knows
-_View = tuple[int, int, torch.Size, tuple[int, ...], bool]
 
 
 def unavailable() -> str | None:
@@ -113,21 +110,21 @@ def action_contrast(
     index = _empty((groups, queries, k), torch.int64)
     query_labels, bank_labels = _labels(query_labels, bank_labels)
     _native.contrast(
-        _view(student),
-        _view(teacher),
-        _view(bank),
+        student,
+        teacher,
+        bank,
         k,
-        _view(query_labels),
-        _view(bank_labels),
+        query_labels,
+        bank_labels,
         student_temp,
         teacher_temp,
         normalize,
-        _view(kl),
-        _view(student_lse),
-        _view(teacher_lse),
-        _view(gradient) if direction else None,
-        _view(similarity),
-        _view(index),
+        kl,
+        student_lse,
+        teacher_lse,
+        gradient if direction else None,
+        similarity,
+        index,
         _resources(),
     )
     return ContrastResult(kl, student_lse, teacher_lse, gradient, similarity, index)
@@ -148,14 +145,14 @@ def contrast_bank_gradient(
     grad_bank = _empty(bank.shape)
     rows = [x.contiguous() for x in (grad_kl, kl, student_lse, teacher_lse)]
     _native.bank_gradient(
-        _view(student),
-        _view(teacher),
-        _view(bank),
-        *[_view(x) for x in rows],
+        student,
+        teacher,
+        bank,
+        *rows,
         student_temp,
         teacher_temp,
         normalize,
-        _view(grad_bank),
+        grad_bank,
         _resources(),
     )
     return grad_bank
@@ -174,18 +171,18 @@ def hard_negatives(
     index = _empty((groups, queries, k), torch.int64)
     query_labels, bank_labels = _labels(query_labels, bank_labels)
     _native.contrast(
-        _view(query),
+        query,
         None,
-        _view(bank),
+        bank,
         k,
-        _view(query_labels),
-        _view(bank_labels),
+        query_labels,
+        bank_labels,
         1.0,
         1.0,
         normalize,
         *(None, None, None, None),
-        _view(similarity),
-        _view(index),
+        similarity,
+        index,
         _resources(),
     )
     return similarity, index
@@ -204,18 +201,18 @@ def selection_gradient(
     grad_bank = _empty(bank.shape if bank_gradient else (0,))
     grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
     _native.gather_gradient(
-        _view(query),
+        query,
         None,
-        _view(bank),
-        _view(index),
-        _view(grad_similarity),
+        bank,
+        index,
+        grad_similarity,
         None,
         None,
         1.0,
         normalize,
-        _view(grad_query) if query_gradient else None,
+        grad_query if query_gradient else None,
         None,
-        _view(grad_bank) if bank_gradient else None,
+        grad_bank if bank_gradient else None,
         _resources(),
     )
     return grad_query, grad_bank
@@ -232,7 +229,7 @@ def relation_negatives(
     groups, queries = query_labels.shape
     index = _empty((groups, queries, k), torch.int64)
     tables = [x.contiguous() for x in (query_labels, thresholds, class_start, rows)]
-    _native.relation_negatives(*[_view(x) for x in tables], seed, _view(index), _resources())
+    _native.relation_negatives(*tables, seed, index, _resources())
     return index
 
 
@@ -248,14 +245,14 @@ def anatomical_contrast(
     lse = _empty(query.shape[:2], torch.float64)
     index = index.contiguous()
     _native.gather(
-        _view(query),
-        _view(positive),
-        _view(bank),
-        _view(index),
+        query,
+        positive,
+        bank,
+        index,
         temp,
         normalize,
-        _view(loss),
-        _view(lse),
+        loss,
+        lse,
         _resources(),
     )
     return loss, lse
@@ -279,29 +276,24 @@ def anatomical_contrast_gradient(
     grad_bank = _empty(bank.shape if bank_gradient else (0,))
     grad_loss, lse, index = grad_loss.contiguous(), lse.contiguous(), index.contiguous()
     _native.gather_gradient(
-        _view(query),
-        _view(positive),
-        _view(bank),
-        _view(index),
+        query,
+        positive,
+        bank,
+        index,
         None,
-        _view(grad_loss),
-        _view(lse),
+        grad_loss,
+        lse,
         temp,
         normalize,
-        _view(grad_query) if query_gradient else None,
-        _view(grad_positive) if positive_gradient else None,
-        _view(grad_bank) if bank_gradient else None,
+        grad_query if query_gradient else None,
+        grad_positive if positive_gradient else None,
+        grad_bank if bank_gradient else None,
         _resources(),
     )
     return grad_query, grad_positive, grad_bank
 
 
 # ----------------------------------------------------------------------------------------- what the bindings take
-
-
-def _view(x: Tensor | None) -> _View | None:
-    """All of a tensor that the native code relies on: address, dtype, sizes, strides, whether on the CPU."""
-    return None if x is None else (x.data_ptr(), _CODES.get(x.dtype, -1), x.shape, x.stride(), x.is_cpu)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

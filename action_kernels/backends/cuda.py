@@ -151,12 +151,12 @@ def _processors(device: torch.device) -> int:
     return 4 if _HOST else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _shares(device: torch.device, blocks: int, length: int) -> tuple[int, int]:
+def _shares(processors: int, blocks: int, length: int) -> tuple[int, int]:
     """(number of shares, rows in each) of a walk over ``length`` rows, so that two blocks per processor run.
 
     A share has two tiles or more, where there are so many; none is empty.
     """
-    wanted = max(1, min(2 * _processors(device) // blocks, length // (2 * _TILE)))
+    wanted = max(1, min(2 * processors // blocks, length // (2 * _TILE)))
     span = _tiles(-(-length // wanted)) * _TILE
     return -(-length // span), span
 
@@ -282,6 +282,33 @@ def hard_negatives(
     return _in_order(keys, k)
 
 
+class ScanPlan(NamedTuple):
+    """How a pass over the bank is divided, and the room for its selection."""
+
+    works: int  # walks of a block over a share of the bank
+    shares: int
+    span: int  # bank rows of a share
+    running: int  # blocks at a time
+    kept: int  # candidates that a share hands on, for a query
+    limit: int  # candidates that a clearing may leave
+    capacity: int  # of a query's buffer
+    quota: int  # what each share has of the k
+
+
+def plan_scan(processors: int, groups: int, queries: int, rows: int, k: int) -> ScanPlan:
+    """The pass that selects k of ``rows`` rows, on a GPU of so many multiprocessors."""
+    blocks = groups * _tiles(queries)
+    shares, span = _shares(processors, blocks, rows)
+    works = running = blocks * shares
+    kept, limit, capacity = min(k, span), 0, 0
+    if k > 0:
+        room = max(kept, 2 * _TILE)  # for new candidates
+        capacity, limit = kept + room + _TILE, kept + room // 4
+        affordable = max(1, _BUFFER_BYTES // (8 * _TILE * capacity))
+        running = min(works, 4 * processors, affordable)
+    return ScanPlan(works, shares, span, running, kept, limit, capacity, -(-k // shares))
+
+
 def _scan(
     student: _Rows,
     teacher: _Rows | None,
@@ -296,23 +323,14 @@ def _scan(
     """One pass over the bank: sums [5, shares, G, N] for :func:`_merge`, candidates [G, N, any number] as keys."""
     groups, queries, width = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
-    blocks = groups * _tiles(queries)
-    shares, span = _shares(device, blocks, rows)
-    works = blocks * shares
-
-    kept = min(k, span)
+    plan = plan_scan(_processors(device), groups, queries, rows, k)
+    shares = plan.shares
     statistics = buffer = floors = None
     if teacher is not None:
         statistics = torch.empty((5, shares, groups, queries), dtype=torch.float32, device=device)
-    keys = torch.empty((groups, queries, shares * kept), dtype=torch.int64, device=device)
-    limit = capacity = 0
-    running = works
+    keys = torch.empty((groups, queries, shares * plan.kept), dtype=torch.int64, device=device)
     if k > 0:
-        room = max(kept, 2 * _TILE)  # for new candidates
-        capacity, limit = kept + room + _TILE, kept + room // 4
-        affordable = max(1, _BUFFER_BYTES // (8 * _TILE * capacity))
-        running = min(works, 4 * _processors(device), affordable)
-        buffer = torch.empty((running, _TILE, capacity), dtype=torch.int64, device=device)
+        buffer = torch.empty((plan.running, _TILE, plan.capacity), dtype=torch.int64, device=device)
         if shares > 1:  # what shares tell each other
             floors = torch.full((groups, queries, shares), -(2**31), dtype=torch.int32, device=device)
     if query_labels is None or bank_labels is None:
@@ -322,9 +340,9 @@ def _scan(
     _launch(
         "scan", student.data, student.data, student.scale, *((None, None) if teacher is None else teacher[:2]),
         bank.data, bank.scale, _DTYPES[student.data.dtype], tf32, width * student.data.itemsize,
-        groups, queries, student.scale.shape[1], rows, bank.scale.shape[1], shares, span,
+        groups, queries, student.scale.shape[1], rows, bank.scale.shape[1], shares, plan.span,
         _LOG2E / student_temp, _LOG2E / teacher_temp, query_labels, bank_labels,
-        kept, limit, capacity, -(-k // shares), buffer, floors, statistics, keys, running,
+        plan.kept, plan.limit, plan.capacity, plan.quota, buffer, floors, statistics, keys, plan.running,
     )  # fmt: skip
     return statistics, keys
 
@@ -419,7 +437,7 @@ def _contrast_gradient(
     kept, streamed = (rows, queries) if for_bank else (queries, rows)
     pitch = width * student.data.itemsize
     columns = -(-pitch // 256)  # blocks that share the columns of a result
-    shares, span = _shares(device, groups * _tiles(kept) * columns, streamed)
+    shares, span = _shares(_processors(device), groups * _tiles(kept) * columns, streamed)
     partial = torch.empty((shares, groups, kept, width), dtype=torch.float32, device=device)
     _launch(
         "contrast_gradient", terms, for_bank, student.data, teacher.data, bank.data, terms, bank.scale,

@@ -13,7 +13,7 @@ using namespace action;
 
 namespace {
 
-using Given = py::handle;                         // a tensor's tuple, or None
+using Given = py::handle;                         // a tensor, or None
 using ResourcesTuple = std::tuple<int, int64_t>;  // threads, scratch bytes
 using Unlocked = py::gil_scoped_release;
 
@@ -155,6 +155,7 @@ void bind_exp2(Given x_, Given y) {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
+  TensorReader::instance();
   m.doc() = "Native CPU kernels of action_kernels (see csrc/cpu/kernels.h).";
   m.def("contrast", bind_contrast);
   m.def("bank_gradient", bind_bank_gradient);
@@ -169,6 +170,7 @@ PYBIND11_MODULE(_cpu, m) {
   });
   m.def("variant", [] { return kernels().name; });
   m.def("use_variant", use_variant);
+  m.def("use_attributes", [](bool only) { TensorReader::instance().use_attributes(only); });
 #ifdef _OPENMP
   m.attr("openmp") = true;
 #else

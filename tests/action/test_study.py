@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from action.errors import InputError
-from benchmarks import study
+from studies import methods as study
 
 CLASSES = ("liver", "kidneys")
 

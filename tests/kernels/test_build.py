@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the build reads, never built."""
-    for name in ("action_kernels", "csrc"):
+    for name in ("action_kernels", "build_support", "csrc"):
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_*_build.txt", "__pycache__")
         )
@@ -142,8 +142,8 @@ def test_failing_cuda_compilation(cuda_checkout: Path) -> None:
 
 def test_no_cuda_module_where_there_is_no_nvcc(checkout: Path) -> None:
     script = (
-        "import setuptools; setuptools.setup = lambda **_: None\n"
-        "import setup, shutil; shutil.which = lambda *_, **__: None; setup.find_nvcc()"
+        "import shutil; shutil.which = lambda *_, **__: None\n"
+        "from build_support import toolchain; toolchain.find_nvcc()"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, text=True)
     assert "BuildError: nvcc not found (in PATH, CUDA_HOME, /usr/local/cuda)" in result.stderr
@@ -167,4 +167,23 @@ def test_build_needs_no_torch() -> None:
         line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("requires =")
     )
     assert "pybind11" in requires and "torch" not in requires
-    assert "import torch" not in (ROOT / "setup.py").read_text()
+    for path in (ROOT / "setup.py", *(ROOT / "build_support").glob("*.py")):
+        assert "import torch" not in path.read_text()
+
+
+def test_only_what_has_changed_is_compiled_again(cuda_checkout: Path) -> None:
+    def objects() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (cuda_checkout / "build").rglob("*.o")}
+
+    environment = {"CXXFLAGS": "-O0", "MAX_JOBS": "1"}
+    header = cuda_checkout / "csrc/cpu/chunks.h"
+    header.write_text("")
+    (cuda_checkout / "csrc/cpu/sort.cpp").write_text('#include "chunks.h"\n')
+    assert build(cuda_checkout, **environment).returncode == 0
+    before = objects()
+    assert {"bindings.o", "sort.o", "contrast.generic.o"} <= set(before)
+    assert build(cuda_checkout, **environment).returncode == 0
+    assert objects() == before
+    header.write_text("// changed\n")
+    assert build(cuda_checkout, **environment).returncode == 0
+    assert {name for name, time in objects().items() if time != before[name]} == {"sort.o"}

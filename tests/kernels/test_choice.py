@@ -12,10 +12,10 @@ import torch
 from test_backends import fake_backend
 
 from action_kernels.backends import choice, reference, select
-from benchmarks import choose
 from benchmarks.problems import Problem, make_inputs
 from benchmarks.programs import programs
 from benchmarks.table import Row, append
+from tools.tuning import backends as choose
 
 registry = sys.modules["action_kernels.backends"]
 DEVICE = "Some GPU, 80 GB"
@@ -50,16 +50,11 @@ def measurement(operator: str, backend: str, ms: float, **others: object) -> Row
     return {**row, "device": DEVICE, "torch": "2.11", "commit": "abc", "date": "today", **others}
 
 
-def make(monkeypatch: pytest.MonkeyPatch, table: Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["choose", str(table)])
-    return choose.main()
-
-
 def test_without_a_table_the_usual_order_holds(path: Path) -> None:
     assert chosen("action_contrast") == chosen("hard_negatives") == "triton"
 
 
-def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path) -> None:
     table = tmp_path / "operators.csv"
     rows = [
         # Faster by 4 on one problem and slower by 2 on the other: the ratios' geometric mean decides, not the sum.
@@ -75,7 +70,7 @@ def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path, monke
         measurement("hard_negatives", "", 0.0001, program="eager"),
     ]
     append(table, rows)
-    assert make(monkeypatch, table) == 0
+    choose.main(table)
     written = json.loads(path.read_text())
     assert written["device"] == DEVICE
     assert written["backends"] == {
@@ -138,11 +133,11 @@ def test_a_malformed_table_is_named(path: Path, text: str, named: str) -> None:
     ],
 )
 def test_a_table_that_compares_nothing_is_refused(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rows, named
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows, named
 ) -> None:
     append(tmp_path / "operators.csv", rows)
     with pytest.raises(SystemExit) as stop:
-        make(monkeypatch, tmp_path / "operators.csv")
+        choose.main(tmp_path / "operators.csv")
     assert stop.value.code == 2 and named in capsys.readouterr().err
     assert not path.exists()
 

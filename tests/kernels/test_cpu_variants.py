@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.un
 
 def exp2(x: torch.Tensor) -> torch.Tensor:
     x, y = x.contiguous(), torch.empty_like(x)
-    cpu._native.exp2(cpu._view(x), cpu._view(y))
+    cpu._native.exp2(x, y)
     return y
 
 

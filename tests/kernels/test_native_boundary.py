@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from action_kernels.backends import cpu, cuda
 
@@ -53,9 +55,16 @@ def problems() -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.fixture(params=["exchange", "attributes"])
+def reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways in which the module reads a tensor: PyTorch's exchange interface, attributes where there is none."""
+    cpu._native.use_attributes(request.param == "attributes")
+    yield
+    cpu._native.use_attributes(False)
+
+
 def call(entry: str, arguments: dict[str, Any]) -> None:
-    values = [cpu._view(x) if isinstance(x, Tensor) else x for x in arguments.values()]
-    getattr(cpu._native, entry)(*values, (1, 1 << 20))
+    getattr(cpu._native, entry)(*arguments.values(), (1, 1 << 20))
 
 
 def another_dtype(x: Tensor) -> Tensor:
@@ -76,12 +85,14 @@ TENSORS = [(e, name) for e, arguments in problems().items() for name, x in argum
 
 
 @needs_native
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("entry", problems())
 def test_what_fits_is_taken(entry: str) -> None:
     call(entry, problems()[entry])
 
 
 @needs_native
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(("entry", "name"), TENSORS)
 def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
     for fault, damage in FAULTS.items():
@@ -99,6 +110,7 @@ def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
 
 
 @needs_native
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(("entry", "name"), [(e, n) for e, n in TENSORS if n not in ROWS])
 def test_all_but_rows_must_be_contiguous(entry: str, name: str) -> None:
     arguments = problems()[entry]
@@ -109,6 +121,7 @@ def test_all_but_rows_must_be_contiguous(entry: str, name: str) -> None:
 
 
 @needs_native
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(("entry", "name"), [("contrast", "kl"), ("contrast", "bank_labels"), ("gather", "lse")])
 def test_a_missing_tensor_is_named(entry: str, name: str) -> None:
     arguments = problems()[entry] | {name: None}
@@ -116,7 +129,63 @@ def test_a_missing_tensor_is_named(entry: str, name: str) -> None:
         call(entry, arguments)
 
 
+def row_views(*shape: int) -> dict[str, Tensor]:
+    """Tensors of one shape and the same random elements, laid out or made in other ways."""
+    x = torch.randn(shape)
+    padded = torch.full((shape[0], shape[1] + 2, shape[2] + 3), torch.nan)
+    padded[:, 1:-1, 2:-1] = x
+    spread = torch.stack([x, torch.full_like(x, torch.nan)], -1)
+    return {
+        "plain": x,
+        "within another": padded[:, 1:-1, 2:-1],
+        "another order": x.mT.contiguous().mT,
+        "every second element": spread[..., 0],
+        "a parameter": torch.nn.Parameter(x.clone()),
+        "of a subclass": x.clone().as_subclass(type("Sub", (Tensor,), {})),
+        "half": x.half(),
+        "bfloat16": x.bfloat16(),
+    }
+
+
 @needs_native
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("name", ["query", "positive", "bank"])
+def test_rows_are_read_wherever_they_lie(name: str) -> None:
+    for kind, x in row_views(*ROWS[name]).items():
+        arguments = problems()["gather"] | {n: torch.randn(ROWS[n]) for n in ("query", "positive", "bank")}
+        results = []
+        for rows in (x, x.detach().as_subclass(Tensor).float().contiguous()):
+            arguments |= {name: rows, "loss": floats(G, N), "lse": doubles(G, N)}
+            call("gather", arguments)
+            results.append(arguments["loss"])
+        assert torch.equal(*results) and results[0].all(), kind
+
+
+@needs_native
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("value", [0, "bank", (1, 0, (G, M, D), (M * D, D, 1), True), np.zeros((G, M, D), np.float32)])
+@pytest.mark.parametrize("name", ["query", "bank", "lse"])
+def test_what_is_no_tensor_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be a tensor, got \S*{type(value).__name__}$"):
+        call("gather", problems()["gather"] | {name: value})
+
+
+@needs_native
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("name", ["query", "bank", "lse"])
+def test_a_tensor_without_memory_is_refused(name: str) -> None:
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(problems()["gather"][name])
+    sparse = torch.zeros(G, N, D).to_sparse()
+    for x in (fake, sparse):
+        arguments = problems()["gather"] | {name: x}
+        with pytest.raises((ValueError, RuntimeError)):
+            call("gather", arguments)
+        assert not any(arguments[n].any() for n in ("loss", "lse") if n != name)
+
+
+@needs_native
+@pytest.mark.usefixtures("reader")
 def test_the_operators_below_the_checked_functions_are_safe() -> None:
     """A registered operator called by its name meets the same checks."""
     ops = torch.ops.action_kernels

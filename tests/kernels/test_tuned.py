@@ -75,6 +75,6 @@ def test_a_file_without_a_table_is_named(path: Path, text: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tuning_without_a_gpu_says_so() -> None:
-    run = subprocess.run([sys.executable, "-m", "benchmarks.tune"], capture_output=True, text=True, env=os.environ)
+    run = subprocess.run([sys.executable, "-m", "tools.tuning.tiles"], capture_output=True, text=True, env=os.environ)
     assert run.returncode == 2
     assert run.stdout == "" and run.stderr.count("\n") == 1 and "no CUDA device" in run.stderr

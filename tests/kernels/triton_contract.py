@@ -7,16 +7,16 @@ tensor without data has no values to bring to the host: whatever would wait for 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from unittest import mock
 
 import torch
 from allocations import Allocations
-from triton.runtime.jit import JITFunction
 
 from action_kernels.backends import triton
-from benchmarks.compiled import H100, Call, recorded
+from action_kernels.backends.triton.launch import Target, aimed_at
+from tools.machine_code.calls import Call
+from tools.machine_code.chips import H100
 
 TARGET = Call(torch.bfloat16, "ieee", 128, k=64, groups=1, queries=65536, rows=16384)
 CALLS = {
@@ -27,11 +27,9 @@ CALLS = {
 }
 
 
-@contextmanager
-def launching_nothing():
+def launching_nothing() -> AbstractContextManager:
     """As on an H100; launches and their arguments are not even kept."""
-    with recorded(H100, "ieee"), mock.patch.object(JITFunction, "run", lambda *_, **__: None):
-        yield
+    return aimed_at(Target(H100.capability, H100.processors, "ieee", launch=lambda *_, **__: None))
 
 
 def extra(call: Call) -> int:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, LOG2E, on_device, power_of_two
+from .launch import INTERPRETED, LOG2E, kernel, on_device, power_of_two
 from .rows import raw_gradient, unit_factor
 from .selection import LOWEST
 
@@ -54,7 +54,7 @@ def _index(index, line, valid_line, first, k, rows, BLOCK_K: tl.constexpr):
     return tl.where(valid, named, 0), valid, inside
 
 
-@triton.jit
+@kernel
 def _info_nce(
     query, positive, bank, index, center, log_sum, loss, queries, rows, features, k, inverse_temp,
     query_g, query_n, query_d, positive_g, positive_n, positive_d, bank_g, bank_n, bank_d,
@@ -82,7 +82,7 @@ def _info_nce(
     tl.store(loss + line, log_total + (top - own) * inverse_temp, mask=row < queries)
 
 
-@triton.jit
+@kernel
 def _gather_gradient(
     query, positive, bank, index, given, slope, center, rest, weights, grad_query, grad_positive,
     queries, rows, features, k, inverse_temp,
@@ -136,7 +136,7 @@ def _gather_gradient(
         tl.store(grad_query + target, sums, mask=inside)
 
 
-@triton.jit
+@kernel
 def _scatter_gradient(
     query, bank, order, starts, weights, grad_bank, queries, rows, features, k,
     query_g, query_n, query_d, bank_g, bank_n, bank_d,

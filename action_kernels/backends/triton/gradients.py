@@ -11,11 +11,10 @@ result and takes the similarities over all features again.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, float32_precision, on_device, shares
+from .launch import LOG2E, float32_precision, kernel, on_device, shares
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish
 from .selection import LOWEST
@@ -23,7 +22,7 @@ from .statistics import terms
 from .tiles import Tile
 
 
-@triton.jit
+@kernel
 def _direction(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
     centers, shares, span, total, queries, rows, student_factor, teacher_factor, boost,
@@ -75,7 +74,7 @@ def _direction(
     tl.store(partial + place, sums, mask=(row < queries)[:, None])
 
 
-@triton.jit
+@kernel
 def _bank_gradient(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
     centers, upstream, shares, span, total, lines, queries, rows,

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 import torch
 import triton
@@ -17,6 +21,48 @@ from torch import Tensor
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 LOG2E = math.log2(math.e)  # exponentials are taken to the base 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU that need not be here, in place of the one that tensors are on.
+
+    Args:
+        capability: compute capability: 90 for 9.0.
+        processors: multiprocessors.
+        precision: of float32 products, ``tf32`` or ``ieee``.
+        launch: called in place of every launch, as ``launch(kernel, grid, *arguments, **options)``.
+    """
+
+    capability: int
+    processors: int
+    precision: str
+    launch: Callable[..., None]
+
+
+_target: ContextVar[Target | None] = ContextVar("action_kernels_triton_target", default=None)
+
+
+@contextmanager
+def aimed_at(target: Target) -> Iterator[None]:
+    """Inside the ``with`` block the backend decides as it would on ``target``, and gives it the launches."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+class kernel:
+    """Decorator of a Triton kernel that is launched from Python, as ``kernel[grid](...)``."""
+
+    def __init__(self, function: Callable) -> None:
+        self._jitted = triton.jit(function)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        target = _target.get()
+        return self._jitted[grid] if target is None else partial(target.launch, self._jitted, grid)
+
 
 _one_at_a_time = threading.RLock()  # the interpreter patches triton.language while a kernel runs
 
@@ -28,15 +74,25 @@ def on_device(x: Tensor) -> AbstractContextManager:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # tensors without data: compiling, not running
 
 
-@cache
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU. The interpreter pretends to have a few, so that work is split there too."""
+    target = _target.get()
+    return target.processors if target else _processors(device)
+
+
+@cache
+def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-@cache
 def capability(device: torch.device) -> int:
     """Compute capability of a GPU: 90 for 9.0."""
+    target = _target.get()
+    return target.capability if target else _capability(device)
+
+
+@cache
+def _capability(device: torch.device) -> int:
     major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
     return 10 * major + minor
 
@@ -53,6 +109,8 @@ def shares(device: torch.device, programs: int, length: int, block: int) -> tupl
 
 def float32_precision() -> str:
     """How float32 products are taken, by PyTorch's own setting for CUDA matrix products."""
+    if target := _target.get():
+        return target.precision
     matmul = torch.backends.cuda.matmul
     try:
         tf32 = matmul.fp32_precision == "tf32"

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, on_device, power_of_two
+from .launch import INTERPRETED, kernel, on_device, power_of_two
 
 SMALLEST_NORM = tl.constexpr(1e-12)
 
@@ -53,7 +53,7 @@ def raw_gradient(grad, x, AXIS: tl.constexpr):
     return (grad - tl.where(tl.expand_dims(counted, AXIS), radial, 0.0)) * factor
 
 
-@triton.jit
+@kernel
 def _prepare(
     x, data, scale, rows, features, padded, stride_g, stride_n, stride_d,
     NORMALIZE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -95,7 +95,7 @@ def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool) -> Row
     return Rows(data, scale)
 
 
-@triton.jit
+@kernel
 def _finish(
     partial, factor, x, out, parts, rows, total, features, padded, constant, stride_g, stride_n, stride_d,
     NORMALIZE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,

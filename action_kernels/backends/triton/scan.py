@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, float32_precision, on_device, processors, shares
+from .launch import LOG2E, float32_precision, kernel, on_device, processors, shares
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import EMPTY, LOWEST, append, buffer_shape, clear
@@ -33,7 +32,7 @@ class Scan(NamedTuple):
     keys: Tensor | None  # [G, N, any number] candidates among which the selection is
 
 
-@triton.jit
+@kernel
 def _scan(
     student, student_scale, teacher, teacher_scale, bank, bank_scale, statistics,
     query_labels, bank_labels, keys, buffer, counts, thresholds,

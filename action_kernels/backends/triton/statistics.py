@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, LOG2E, on_device
+from .launch import INTERPRETED, LOG2E, kernel, on_device
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(math.log(2))
 _BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 
 
-@triton.jit
+@kernel
 def _merge(
     statistics, kl, student_lse, teacher_lse, shares, total,
     student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
@@ -71,7 +71,7 @@ def _center(lse, row, inside, total, centers, high, low):
     tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
 
 
-@triton.jit
+@kernel
 def _terms(
     student_lse, teacher_lse, centers, grad, kl, largest, upstream, factor, total,
     student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,

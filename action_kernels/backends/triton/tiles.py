@@ -1,8 +1,8 @@
 """Which tile a streaming kernel runs with, by features, dtype and GPU.
 
-``python -m benchmarks.occupancy`` compiles every choice without a GPU and checks it: no spills on the way through the
-loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here. Where
-``python -m benchmarks.tune`` has measured the GPU, its table goes before the rules.
+``python -m tools.machine_code.triton_kernels`` compiles every choice without a GPU and checks it: no spills on the way
+through the loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here. Where
+``python -m tools.tuning.tiles`` has measured the GPU, its table goes before the rules.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""The reading of compiled kernels in benchmarks.sass and benchmarks.compiled, on a loop written for the purpose."""
+"""Compiled Triton kernels: how they are read, on a loop written for the purpose, and that they have no faults."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
-from benchmarks.compiled import CHIPS
-from benchmarks.sass import Loop
+from tools.machine_code.chips import CHIPS
+from tools.machine_code.sass import Loop
 
 # A loop over blocks of work around the loop over rows, which has a branch with a call.
 SASS = """
@@ -59,3 +63,13 @@ def test_programs_on_a_multiprocessor() -> None:
     assert chip.programs(registers=32, shared=81 << 10, threads=256) == 2
     assert chip.programs(registers=16, shared=0, threads=1024) == 2
     assert chip.programs(registers=16, shared=200 << 10, threads=128) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", [chip.name for chip in CHIPS])
+def test_every_configuration_that_can_be_chosen_compiles_without_faults(chip: str) -> None:
+    """In a process of its own: the interpreter that other tests use compiles nothing."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tools.machine_code.triton_kernels", f"--chips=[{chip}]"]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, "\n".join(line for line in run.stdout.splitlines() if "FAIL" in line) + run.stderr

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.choose TABLE``: make the backend that was measured to be the faster a GPU's automatic choice.
+"""``python -m tools.tuning.backends TABLE``: make the faster backend a GPU's automatic choice.
 
 Reads the table of ``python -m benchmarks --device cuda``, in which the backends took turns on every problem, compares
 them by the geometric mean of their times' ratios over an operator's problems in one dtype, and writes the order into
@@ -7,17 +7,17 @@ the package: ``action_kernels/backends/measured/<device name>.json``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 from action_kernels.backends import choice
+from benchmarks.problems import KERNEL
+from benchmarks.programs import GPU_BACKENDS
+from benchmarks.table import Row, read
 
-from .__main__ import GPU_BACKENDS, KERNEL
-from .table import Row, read
+from ..command import refuse, run
 
 SIZES = ("operator", "G", "N", "M", "D", "k", "dtype", "bank_gradient")
 
@@ -27,9 +27,9 @@ def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
     whole = [row for row in rows if row["pass"] == ("forward" if row["operator"] == "relation_negatives" else "both")]
     problems: dict[tuple, dict[str, float]] = defaultdict(dict)
     for row in whole:
-        if str(row["program"]).startswith("fused") and row["backend"] in GPU_BACKENDS:
+        if row["program"].startswith("fused") and row["backend"] in GPU_BACKENDS:
             key = tuple(row[name] for name in SIZES)
-            problems[key][str(row["backend"])] = math.log(float(str(row["ms"])))  # the newest
+            problems[key][row["backend"]] = math.log(float(row["ms"]))  # the newest
     kernels: dict[str, list[dict[str, float]]] = defaultdict(list)
     for key, spans in problems.items():
         if len(spans) > 1:
@@ -51,26 +51,27 @@ def orders(rows: list[Row]) -> dict[str, list[str]]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.choose", description="Write a GPU's automatic choice.")
-    parser.add_argument("table", type=Path, help="operators.csv of a GPU")
-    arguments = parser.parse_args()
-    if not arguments.table.is_file():
-        parser.error(f"{arguments.table} does not exist: run python -m benchmarks --device cuda first")
-    table = [row for row in read(arguments.table) if row["backend"] in GPU_BACKENDS]
-    devices = sorted({str(row["device"]) for row in table})
+def main(table: Path) -> None:
+    """Write a GPU's automatic choice.
+
+    Args:
+        table: operators.csv of a GPU.
+    """
+    if not table.is_file():
+        refuse(f"{table} does not exist: run python -m benchmarks --device cuda first")
+    rows = [row for row in read(table) if row["backend"] in GPU_BACKENDS]
+    devices = sorted({row["device"] for row in rows})
     if len(devices) != 1:
-        parser.error(f"{arguments.table}: must be of one GPU, not of {', '.join(devices) or 'none'}")
-    found = orders(table)
+        refuse(f"{table}: must be of one GPU, not of {', '.join(devices) or 'none'}")
+    found = orders(rows)
     if not found:
-        parser.error(f"{arguments.table}: no problem was run by several backends; leave --backend out")
+        refuse(f"{table}: no problem was run by several backends; leave --backend out")
     path = choice.path_of(devices[0])
     path.parent.mkdir(exist_ok=True)
-    versions = {name: table[-1][name] for name in ("torch", "commit", "date")}
+    versions = {name: rows[-1][name] for name in ("torch", "commit", "date")}
     path.write_text(json.dumps({"device": devices[0], **versions, "backends": found}, indent=1) + "\n")
     print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.long_bank``: how long the CUDA backend's selection from a long bank should take, estimated.
+"""``python -m tools.estimates.long_bank``: how long the CUDA backend's selection from a long bank should take.
 
 Nothing here is measured on a GPU. The walk of a warp is simulated on random similarities, with the buffers, clearings
 and shared thresholds of ``csrc/cuda/select.cuh``: it tells how often each part of the kernel runs. The machine code in
@@ -13,19 +13,17 @@ other, ``in series`` where they do not, against the written product. Left out: l
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from unittest import mock
 
 import numpy as np
-import torch
 
-from .machine_code import Kernel, kernels
-from .sass import parse
+from ..command import run
+from ..machine_code.cuda_kernels import Kernel, kernels
+from ..machine_code.sass import parse
 from .throughput import RATES, Rates, product_flop
 
 BLOCK, WARP_ROWS = 64, 16
@@ -47,19 +45,10 @@ class Geometry:
 
 def geometry(processors: int, queries: int, rows: int, k: int) -> Geometry:
     """What the backend would launch on a GPU of so many multiprocessors."""
-    from action_kernels.backends import cuda
+    from action_kernels.backends.cuda import plan_scan
 
-    found: list[tuple] = []
-
-    def record(name: str, x: torch.Tensor, *arguments: object) -> None:
-        if name == "scan":
-            found.append(arguments)
-
-    query, bank = (torch.empty(1, n, FEATURES, dtype=torch.bfloat16, device="meta") for n in (queries, rows))
-    with mock.patch.object(cuda, "_launch", record), mock.patch.object(cuda, "_processors", lambda _: processors):
-        cuda.hard_negatives(query, bank, k, None, None, True)
-    shares, span = found[0][14:16]
-    return Geometry(-(-queries // BLOCK) * shares, shares, span, *found[0][20:24])
+    plan = plan_scan(processors, 1, queries, rows, k)
+    return Geometry(plan.works, plan.shares, plan.span, plan.kept, plan.limit, plan.capacity, plan.quota)
 
 
 @dataclass
@@ -244,23 +233,28 @@ HEADER = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_bank", description="Estimates, not measurements.")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1024, 16384])
-    parser.add_argument("--rows", type=int, default=1 << 20)
-    parser.add_argument("--k", type=int, default=512)
-    arguments = parser.parse_args()
-    print(f"ESTIMATES, M = {arguments.rows}, D = {FEATURES}, k = {arguments.k}, bfloat16; nothing here was measured.\n")
+def main(queries: Sequence[int] = (1024, 16384), rows: int = 1 << 20, k: int = 512) -> None:
+    """Estimates, not measurements.
+
+    Args:
+        queries: numbers of them, a line each.
+        rows: of the bank.
+        k: selected rows of a query.
+    """
+    print(f"ESTIMATES, M = {rows}, D = {FEATURES}, k = {k}, bfloat16; nothing here was measured.\n")
     print(HEADER)
     print(re.sub(r"[^|]+", "---", HEADER))
-    for line in lines(arguments.queries, arguments.rows, arguments.k):
+    for line in lines(queries, rows, k):
         print(line, flush=True)
 
 
-def lines(sizes: list[int], rows: int, k: int) -> Iterator[str]:
+def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
     scans = {kernel.arch: kernel for kernel in kernels() if kernel.name == "scan<Bfloat, false, true>"}
     for rates in RATES.values():
-        found = parts(scans[f"sm_{rates.chip.capability}"])
+        if (scan := scans.get(f"sm_{rates.chip.capability}")) is None:
+            yield f"(the library was not built for {rates.chip.name}: ACTION_CUDA_ARCHS)"
+            continue
+        found = parts(scan)
         for queries in sizes:
             plan = geometry(rates.chip.processors, queries, rows, k)
             events = simulate(plan)
@@ -275,4 +269,4 @@ def lines(sizes: list[int], rows: int, k: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.tune``: measure on a GPU which tiles are the fastest, and write them into the package.
+"""``python -m tools.tuning.tiles``: measure on a GPU which tiles are the fastest, and write them into the package.
 
 For each streaming kernel, dtype and width, every candidate is compiled; one that spills in its loop or takes no
 products on tensor cores is left out; the others are timed within the operator, whose other kernels stay the same. What
@@ -8,23 +8,24 @@ an earlier run has measured stays in the table, except what is measured again. T
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from multiprocessing import get_context
-from unittest import mock
+from typing import Any, Literal
 
 import torch
 
-from .compiled import Call, Chip, launches
-from .occupancy import faults_of
-from .sass import Loop
+from ..command import refuse, run
+from ..machine_code.calls import Call
+from ..machine_code.chips import Chip
+from ..machine_code.launches import launches
+from ..machine_code.sass import Loop
+from ..machine_code.triton_kernels import faults_of
 
 KINDS = {  # dtype, and how float32 products are taken
     "bfloat16": (torch.bfloat16, "ieee"),
@@ -34,14 +35,28 @@ KINDS = {  # dtype, and how float32 products are taken
 }
 FEATURES = (32, 64, 128, 256, 512)
 ROWS = 16384
-QUERIES = 65536, 16384  # on tensor cores, where fewer would take less than to launch them; without
+QUERIES = 16384
+QUERIES_ON_TENSOR_CORES = 65536  # fewer would take less time than to launch them
 
-# Kernel in the table: (the function that chooses its tile, its name, the call that needs it).
+
+@dataclass(frozen=True)
+class Tuned:
+    """A kernel in the table.
+
+    Args:
+        launch: its name among the recorded launches.
+        needs: what a call has to ask for so that it runs.
+    """
+
+    launch: str
+    needs: dict[str, Any] = field(default_factory=dict)
+
+
 KERNELS = {
-    "scan": ("scan_tile", "scan", {}),
-    "selection": ("scan_tile", "scan", {"k": 64}),
-    "direction": ("direction_tile", "direction", {"gradient": True}),
-    "bank_gradient": ("bank_tile", "bank_gradient", {"bank_gradient": True}),
+    "scan": Tuned("scan"),
+    "selection": Tuned("scan", {"k": 64}),
+    "direction": Tuned("direction", {"gradient": True}),
+    "bank_gradient": Tuned("bank_gradient", {"bank_gradient": True}),
 }
 
 
@@ -70,8 +85,8 @@ class Key:
 
     @property
     def call(self) -> Call:
-        call = Call(self.dtype, self.precision, self.features, groups=1, rows=ROWS, **KERNELS[self.kernel][2])
-        return replace(call, queries=QUERIES[not call.tensor_cores])
+        call = Call(self.dtype, self.precision, self.features, groups=1, rows=ROWS, **KERNELS[self.kernel].needs)
+        return replace(call, queries=QUERIES_ON_TENSOR_CORES if call.tensor_cores else QUERIES)
 
     @property
     def name(self) -> str:
@@ -83,8 +98,7 @@ class Key:
     @contextmanager
     def in_force(self, candidate: dict[str, int] | None = None) -> Iterator[None]:
         """The precision of float32 products, and the kernel's tile."""
-        from action_kernels.backends import triton
-        from action_kernels.backends.triton.tiles import Tile, width
+        from action_kernels.backends.triton.tuned import FIELDS, key_of, on_trial
 
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
@@ -92,9 +106,8 @@ class Key:
             if candidate is None:
                 yield
                 return
-            n, m, warps, stages = candidate.values()
-            tile = Tile(n, m, width(self.features, self.dtype), warps, stages)
-            with mock.patch.object(triton, KERNELS[self.kernel][0], lambda *_, **__: tile):
+            block_n, block_m, warps, stages = (candidate[name] for name in FIELDS)
+            with on_trial(key_of(self.kernel, self.features, self.dtype), (block_n, block_m, warps, stages)):
                 yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = before
@@ -104,7 +117,7 @@ def compiles(key: Key, chip: Chip, candidate: dict[str, int]) -> bool:
     """Whether the candidate compiles without faults; what was compiled stays in Triton's cache on disk."""
     with key.in_force(candidate):
         try:
-            made = next(x for x in launches(chip, key.call) if x.name == KERNELS[key.kernel][1]).compile()
+            made = next(x for x in launches(chip, key.call) if x.name == KERNELS[key.kernel].launch).compile()
         except Exception:  # the compiler's own, of any type
             return False
         return not faults_of(made, key.call.tensor_cores, Loop(made.sass).spills()[0])
@@ -128,16 +141,27 @@ def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:
     return best
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description="Measure tiles on a GPU.")
-    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of rows and products")
-    parser.add_argument("--features", nargs="+", type=int, choices=FEATURES, default=FEATURES)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
-    arguments = parser.parse_args()
+KernelName = Literal[tuple(KERNELS)]
+Kind = Literal[tuple(KINDS)]
+Features = Literal[FEATURES]
+
+
+def main(
+    kernels: Sequence[KernelName] = tuple(KERNELS),
+    kinds: Sequence[Kind] = tuple(KINDS),
+    features: Sequence[Features] = FEATURES,
+    jobs: int | None = None,
+) -> None:
+    """Measure tiles on a GPU.
+
+    Args:
+        kernels: to tune.
+        kinds: of rows and products.
+        features: of a row.
+        jobs: compilers at a time; none: one a core.
+    """
     if not torch.cuda.is_available():
-        print("Tuning measures on a GPU, and PyTorch finds no CUDA device here.", file=sys.stderr)
-        return 2
+        refuse("tuning measures on a GPU, and PyTorch finds no CUDA device here")
     import triton
 
     from action_kernels.backends.triton.tuned import path_of
@@ -147,9 +171,9 @@ def main() -> int:
     path.parent.mkdir(exist_ok=True)
     versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda}
     tiles = json.loads(path.read_text())["tiles"] if path.exists() else {}
-    order = product(arguments.features, arguments.kinds, arguments.kernels)
-    keys = [Key(kernel, *KINDS[kind], features) for features, kind, kernel in order]
-    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+    order = product(features, kinds, kernels)
+    keys = [Key(kernel, *KINDS[kind], count) for count, kind, kernel in order]
+    with ProcessPoolExecutor(jobs or os.cpu_count(), get_context("spawn")) as pool:
         made = [[(c, pool.submit(compiles, key, chip, c)) for c in candidates()] for key in keys]
         for key, compiled in zip(keys, made, strict=True):
             best = fastest(key, [candidate for candidate, fine in compiled if fine.result()])
@@ -160,8 +184,7 @@ def main() -> int:
             print(f"{key.name}: {best}", flush=True)
             path.write_text(json.dumps({"device": chip.name, **versions, "tiles": tiles}, indent=1) + "\n")
     print(f"wrote {path}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

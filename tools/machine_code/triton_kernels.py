@@ -1,32 +1,35 @@
-"""``python -m benchmarks.occupancy``: checks the Triton backend's kernels, compiled for GPUs without one.
+"""``python -m tools.machine_code.triton_kernels``: the Triton backend's kernels, compiled for GPUs without one.
 
 A streaming kernel must take its products on tensor cores (float32 without tf32 has none), fit the chip's shared memory,
 and touch no spilled register on its way through the loop. The selection's branch, which takes candidates in and is
 passed by where a tile has none, may reload loop constants: counted apart. A gathering kernel has neither products of
-tiles nor such a branch, and may not spill anywhere. Exit status 1 if one fails.
+tiles nor such a branch, and may not spill anywhere. Exit status 1 if a kernel fails.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Literal
 
 import torch
 
-from .compiled import CHIPS, Call, Chip, Compiled, Gather, launches
+from ..command import run
+from .calls import Call, Gather
+from .chips import CHIPS, Chip
+from .launches import Compiled, launches
 from .sass import Loop, spilled
 
 TENSOR_CORES = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelReport:
     """One compiled kernel."""
 
     chip: str
@@ -54,16 +57,16 @@ class Row:
         return f"| {' | '.join(map(str, cells))} |" + "".join(f" FAILS: {fault}" for fault in self.faults)
 
 
-def check(chip: Chip, call: Call | Gather) -> list[Row]:
+def check(chip: Chip, call: Call | Gather) -> list[KernelReport]:
     """Compile the call's kernels for the chip."""
     return [examine(launch.compile(), call) for launch in launches(chip, call)]
 
 
-def examine(compiled: Compiled, call: Call | Gather) -> Row:
+def examine(compiled: Compiled, call: Call | Gather) -> KernelReport:
     launch, chip = compiled.launch, compiled.launch.chip
     spills = Loop(compiled.sass).spills() if launch.streams else (spilled(compiled.sass, range(len(compiled.sass))), 0)
     faults = faults_of(compiled, call.tensor_cores, spills[0])
-    return Row(
+    return KernelReport(
         chip.name,
         title(launch.name, call),
         call.kind,
@@ -118,29 +121,34 @@ def calls(choice: str) -> list[Call | Gather]:
     return [Call(*kind, d, **variant) for kind, d, variant in product(kinds, features, variants)] + gathers
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.occupancy", description="Compile without a GPU.")
-    parser.add_argument(
-        "--choice",
-        default="configurations",
-        choices=["some", "configurations", "all"],
-        help="a few of each kernel; each configuration that can be chosen (default); also float16 and odd lengths",
-    )
-    parser.add_argument("--chips", nargs="+", default=[c.name for c in CHIPS], choices=[c.name for c in CHIPS])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
-    arguments = parser.parse_args()
+CHIP = {chip.name: chip for chip in CHIPS}
+ChipName = Literal[tuple(CHIP)]
+
+
+def main(
+    choice: Literal["some", "configurations", "all"] = "configurations",
+    chips: Sequence[ChipName] = tuple(CHIP),
+    jobs: int | None = None,
+) -> int:
+    """Compile without a GPU, and print what came out.
+
+    Args:
+        choice: a few of each kernel; each configuration that can be chosen; also float16 and odd lengths.
+        chips: to compile for.
+        jobs: compilers at a time; none: one a core.
+    """
     failed = 0
-    print(Row.HEADER)
-    print(re.sub(r"[^|]+", "---", Row.HEADER))
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        for chip in (c for c in CHIPS if c.name in arguments.chips):
-            for rows in pool.map(partial(check, chip), calls(arguments.choice)):
-                for row in rows:
-                    print(row, flush=True)
-                    failed += bool(row.faults)
+    print(KernelReport.HEADER)
+    print(re.sub(r"[^|]+", "---", KernelReport.HEADER))
+    with ProcessPoolExecutor(jobs or os.cpu_count()) as pool:
+        for name in chips:
+            for reports in pool.map(partial(check, CHIP[name]), calls(choice)):
+                for report in reports:
+                    print(report, flush=True)
+                    failed += bool(report.faults)
     print(f"{failed} configurations fail" if failed else "every configuration passes")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.machine_code``: what is in the CUDA kernels' library, without a GPU.
+"""``python -m tools.machine_code.cuda_kernels``: what is in the CUDA kernels' library, without a GPU.
 
 For every architecture and kernel of ``action_kernels/_cuda_kernels.so``: registers, instructions that touch spilled
 ones (there may be none), shared memory, blocks that a multiprocessor holds, and the tensor-core and asynchronous copy
@@ -8,21 +8,20 @@ kernel spills, does not fit, or takes products of 16-bit or tf32 rows without te
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .compiled import CHIPS, Chip
+from ..command import refuse, run
+from .chips import CHIPS, Chip
 from .sass import parse, spilled
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "action_kernels" / "_cuda_kernels.so"
 THREADS = 128  # of a streaming kernel's block
 MATHS = {"Exact": (4, 0, 0), "Tf32": (4, 0, 1), "Half": (2, 1, 0), "Bfloat": (2, 2, 0)}  # bytes, dtype, tf32
@@ -85,11 +84,7 @@ class Kernel:
 
 
 def tool(name: str) -> str:
-    """CUDA's, or the one that comes with Triton.
-
-    Raises:
-        SystemExit: neither is here.
-    """
+    """Path of CUDA's binary utility, or of the one that comes with Triton; refuses where neither is here."""
     if found := shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin"):
         return found
     try:
@@ -97,7 +92,7 @@ def tool(name: str) -> str:
 
         return getattr(knobs.nvidia, name).path
     except (ImportError, AttributeError):
-        raise SystemExit(f"{name} not found: install the CUDA toolkit's binary utilities or Triton") from None
+        refuse(f"{name} not found: install the CUDA toolkit's binary utilities or Triton")
 
 
 def kernels(library: Path = LIBRARY) -> Iterator[Kernel]:
@@ -156,22 +151,23 @@ def readable(symbols: list[str]) -> dict[str, str]:
 HEADER = "| arch | kernel | registers | spills | shared KiB | blocks | instructions |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.machine_code", description="Look into the library.")
-    parser.add_argument("--features", type=int, default=128, help="features of a row, for the shared memory")
-    arguments = parser.parse_args()
+def main(features: int = 128) -> int:
+    """Look into the library.
+
+    Args:
+        features: of a row, for the shared memory.
+    """
     if not LIBRARY.is_file():
         reason = LIBRARY.with_name("_cuda_build.txt")
         why = f": {reason.read_text().strip()}" if reason.is_file() else ""
-        print(f"{LIBRARY} was not built{why}", file=sys.stderr)
-        return 2
+        refuse(f"{LIBRARY} was not built{why}")
     library = ctypes.CDLL(str(LIBRARY))
     chips = {f"sm_{chip.capability}": chip for chip in CHIPS}
     failed = 0
     print(HEADER)
     print(re.sub(r"[^|]+", "---", HEADER))
     for kernel in kernels():
-        chip, shared = chips.get(kernel.arch, CHIPS[0]), kernel.shared(library, arguments.features)
+        chip, shared = chips.get(kernel.arch, CHIPS[0]), kernel.shared(library, features)
         faults = kernel.faults(chip, shared)
         failed += bool(faults)
         held = chip.programs(kernel.registers, shared, THREADS) if kernel.math else ""
@@ -183,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

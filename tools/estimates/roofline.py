@@ -1,4 +1,4 @@
-"""``python -m benchmarks.roofline``: how long the Triton backend's streaming kernels should take, estimated.
+"""``python -m tools.estimates.roofline``: how long the Triton backend's streaming kernels should take, estimated.
 
 Nothing here is measured, and no GPU is needed. Two figures stand side by side for each kernel and for each call.
 
@@ -10,12 +10,12 @@ the launch's geometry: the streamed side counts once where one group's fits the 
 walks over it, which is an upper bound.
 
 Estimate: the kernel is compiled for the chip, and the instructions in its loop over the rows are counted. Each unit of
-a multiprocessor needs some clocks for them, per tile (benchmarks.throughput). Where all of them overlap perfectly, the
-unit that needs the most binds the kernel; where nothing overlaps the products, times add (``in series``). Blocks are
-spread over the multiprocessors, and the fullest one determines the time: blocks that are resident together share its
-units, so that more of them hide latency but add no rate. The products in the machine code are compared with those that
-the algorithm asks for; warps may repeat some. A tile with a candidate for the selection pays for the branch that takes
-it in; how many do is computed for rows in random order.
+a multiprocessor needs some clocks for them, per tile (tools.estimates.throughput). Where all of them overlap perfectly,
+the unit that needs the most binds the kernel; where nothing overlaps the products, times add (``in series``). Blocks
+are spread over the multiprocessors, and the fullest one determines the time: blocks that are resident together share
+its units, so that more of them hide latency but add no rate. The products in the machine code are compared with those
+that the algorithm asks for; warps may repeat some. A tile with a candidate for the selection pays for the branch that
+takes it in; how many do is computed for rows in random order.
 
 Left out: latency, what comes before and after the loop, launches, the passes over single rows, the clearing of the
 selection's buffers, the final sorting, and clocks below the data sheet's.
@@ -23,19 +23,22 @@ selection's buffers, the final sorting, and clocks below the data sheet's.
 
 from __future__ import annotations
 
-import argparse
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from csv import DictWriter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from .compiled import Call, Compiled, launches
+from benchmarks.problems import Problem
+
+from ..command import run
+from ..machine_code.calls import Call
+from ..machine_code.launches import Compiled, launches
+from ..machine_code.sass import Loop
+from ..machine_code.triton_kernels import title
 from .launch_work import tiles_with_candidates, work
-from .occupancy import title
-from .problems import Problem
-from .sass import Loop
 from .throughput import RATES, Clocks, Rates, clocks, flop, merged
 
 TARGET = Call(torch.bfloat16, "ieee", 128, groups=1, queries=65536, rows=16384)
@@ -59,7 +62,7 @@ CALLS = {
 
 
 @dataclass(frozen=True)
-class Floor:
+class LeastTime:
     """Milliseconds that each kind of work takes at the least."""
 
     products: float
@@ -75,9 +78,9 @@ class Floor:
         return self.products + self.exponentials + self.memory
 
 
-def floor(rates: Rates, precision: str, flops: float, exponentials: float, traffic: float) -> Floor:
+def least_time(rates: Rates, precision: str, flops: float, exponentials: float, traffic: float) -> LeastTime:
     special = rates.special * rates.chip.processors * rates.clock
-    return Floor(
+    return LeastTime(
         1000 * flops / rates.product_rate(precision), 1000 * exponentials / special, 1000 * traffic / rates.memory
     )
 
@@ -99,7 +102,7 @@ def least(call: Call) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelEstimate:
     """The estimate of one kernel, or of a call's kernels one after the other."""
 
     chip: str
@@ -188,34 +191,34 @@ def tile_clocks(compiled: Compiled, rates: Rates, precision: str) -> tuple[Clock
     return total + Clocks(l2=loads), repeats, entered
 
 
-def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> Row:
+def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> KernelEstimate:
     """One kernel."""
     task, launch = work(compiled.launch), compiled.launch
     precision = "16" if call.dtype.itemsize == 2 else call.precision
     traffic = task.traffic(rates.l2_size)
-    least_time = floor(rates, precision, task.flop, task.exponentials, traffic)
+    bound = least_time(rates, precision, task.flop, task.exponentials, traffic)
     tile, repeats, entered = tile_clocks(compiled, rates, precision)
     fullest = -(-task.works // rates.chip.processors) * task.tiles  # tiles of the multiprocessor with the most
     spans = [1000 * fullest * x / rates.clock for x in (tile.overlapped, tile.serial)]
     waves = task.works / (max(1, compiled.programs) * rates.chip.processors)
-    return Row(
+    return KernelEstimate(
         *(rates.chip.name, name, title(launch.name, call)),
         *(call.groups, call.queries, call.rows, call.features, call.k, call.kind),
         *(launch.tile, compiled.registers, compiled.programs, waves),
         *(task.flop, task.exponentials, traffic, task.most_traffic),
-        *(least_time.products, least_time.exponentials, least_time.memory, least_time.most, least_time.sum),
-        *("memory" if least_time.memory > spans[0] else tile.binding, repeats, entered),
-        *(max(x, least_time.memory) for x in spans),
+        *(bound.products, bound.exponentials, bound.memory, bound.most, bound.sum),
+        *("memory" if bound.memory > spans[0] else tile.binding, repeats, entered),
+        *(max(x, bound.memory) for x in spans),
     )
 
 
-def estimates(name: str, call: Call, rates: Rates) -> Iterator[Row]:
+def estimates(name: str, call: Call, rates: Rates) -> Iterator[KernelEstimate]:
     """The kernels of a call, then all of them against the least work for its results."""
     rows = [estimate(name, call, rates, launch.compile()) for launch in launches(rates.chip, call)]
     yield from rows
     precision = "16" if call.dtype.itemsize == 2 else call.precision
     flops, exponentials, moved = least(call)
-    bound = floor(rates, precision, flops, exponentials, moved)
+    bound = least_time(rates, precision, flops, exponentials, moved)
     yield replace(
         rows[0],
         kernel="all",
@@ -236,28 +239,36 @@ def estimates(name: str, call: Call, rates: Rates) -> Iterator[Row]:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description="Estimates, not measurements.")
-    parser.add_argument("--chips", nargs="+", default=list(RATES), choices=list(RATES))
-    parser.add_argument("--calls", nargs="+", default=list(CALLS), choices=list(CALLS), metavar="CALL")
-    parser.add_argument("--csv", type=Path, help="also write the rows to this file")
-    arguments = parser.parse_args()
+ChipName = Literal[tuple(RATES)]
+CallName = Literal[tuple(CALLS)]
+
+
+def main(
+    chips: Sequence[ChipName] = tuple(RATES), calls: Sequence[CallName] = tuple(CALLS), csv: Path | None = None
+) -> None:
+    """Estimates, not measurements.
+
+    Args:
+        chips: to estimate for.
+        calls: to estimate.
+        csv: also write the estimates to this file.
+    """
     print("ESTIMATES from data sheets and compiled kernels; nothing here was measured.\n")
-    print(Row.HEADER)
-    print("|" + "---|" * (Row.HEADER.count("|") - 1))
-    rows = []
-    for chip in arguments.chips:
-        for name in arguments.calls:
+    print(KernelEstimate.HEADER)
+    print("|" + "---|" * (KernelEstimate.HEADER.count("|") - 1))
+    found = []
+    for chip in chips:
+        for name in calls:
             for row in estimates(name, CALLS[name], RATES[chip]):
                 print(row, flush=True)
-                rows.append({**asdict(row), "share_of_floor": row.share, "source": "estimate"})
-    if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+                found.append({**asdict(row), "share_of_floor": row.share, "source": "estimate"})
+    if csv and found:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        with csv.open("w", newline="") as file:
+            writer = DictWriter(file, list(found[0]))
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(found)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

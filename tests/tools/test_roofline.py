@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks.roofline, by hand: work of a launch, instructions of a loop, clocks, floors."""
+"""The arithmetic of tools.estimates.roofline, by hand: work of a launch, instructions of a loop, clocks, floors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
-from benchmarks.compiled import A100, Call, Launch
-from benchmarks.launch_work import tiles_with_candidates, work
-from benchmarks.roofline import floor, least
-from benchmarks.sass import Instruction, Loop, parse
-from benchmarks.throughput import RATES, Clocks, clocks, flop, merged
+from tools.estimates.launch_work import tiles_with_candidates, work
+from tools.estimates.roofline import least, least_time
+from tools.estimates.throughput import RATES, Clocks, clocks, flop, merged
+from tools.machine_code.calls import Call
+from tools.machine_code.chips import A100
+from tools.machine_code.launches import Launch
+from tools.machine_code.sass import Instruction, Loop, parse
 
 # Two products of 16 x 8 x 16 a feature block, once as many behind; a selection's branch with a call in a part of it.
 SASS = """
@@ -128,12 +130,12 @@ def test_the_unit_that_needs_the_most_binds() -> None:
     assert (tile + Clocks(issue=4)).binding == "issue" and (tile * 2).overlapped == 10
 
 
-def test_floor_by_hand() -> None:
-    found = floor(RATES["H100"], "16", 989.4e12, 132 * 16 * 1.83e9 * 2, 3.35e12 / 2)
+def test_least_time_by_hand() -> None:
+    found = least_time(RATES["H100"], "16", 989.4e12, 132 * 16 * 1.83e9 * 2, 3.35e12 / 2)
     assert (found.products, found.exponentials, found.memory) == pytest.approx((1000, 2000, 500))
     assert (found.most, found.sum) == pytest.approx((2000, 3500))
-    assert floor(RATES["A100"], "tf32", 156e12, 0, 0).most == pytest.approx(1000)
-    assert floor(RATES["A100"], "ieee", 2 * 64 * 108 * 1.41e9, 0, 0).most == pytest.approx(1000)
+    assert least_time(RATES["A100"], "tf32", 156e12, 0, 0).most == pytest.approx(1000)
+    assert least_time(RATES["A100"], "ieee", 2 * 64 * 108 * 1.41e9, 0, 0).most == pytest.approx(1000)
 
 
 def test_tiles_with_candidates() -> None:

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from benchmarks.compiled import A100
-from benchmarks.machine_code import LIBRARY, Kernel, code_in, kernels, readable, usage_in
+from tools.machine_code.chips import A100, CHIPS
+from tools.machine_code.cuda_kernels import LIBRARY, Kernel, code_in, kernels, readable, usage_in
 
 USAGE = """
 Fatbin elf code:
@@ -100,11 +100,30 @@ def test_shared_memory_is_what_the_launchers_ask_for() -> None:
     assert Kernel("sm_80", "order", 30, 77, ()).shared(library, 128) == 77
 
 
-@needs_library
-@pytest.mark.skipif(
+needs_disassembler = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None and not shutil.which("cuobjdump"), reason="no disassembler"
 )
-def test_the_library_has_every_streaming_kernel_for_every_architecture() -> None:
-    found = {(kernel.arch, kernel.name.partition("<")[0]) for kernel in kernels()}
+
+
+@pytest.fixture(scope="module")
+def built() -> list[Kernel]:
+    return list(kernels())
+
+
+@needs_library
+@needs_disassembler
+def test_the_library_has_every_streaming_kernel_for_every_architecture(built: list[Kernel]) -> None:
+    found = {(kernel.arch, kernel.name.partition("<")[0]) for kernel in built}
     archs = {arch for arch, _ in found}
     assert archs and {(arch, name) for arch in archs for name in ("scan", "direction", "bank_gradient")} <= found
+
+
+@needs_library
+@needs_disassembler
+def test_no_kernel_of_the_library_spills_or_does_without_tensor_cores(built: list[Kernel]) -> None:
+    library, chips = ctypes.CDLL(str(LIBRARY)), {f"sm_{chip.capability}": chip for chip in CHIPS}
+    faults = {
+        (kernel.arch, kernel.name): kernel.faults(chips.get(kernel.arch, A100), kernel.shared(library, 128))
+        for kernel in built
+    }
+    assert {name: found for name, found in faults.items() if found} == {}

@@ -19,8 +19,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from .compiled import A100, H100, Chip
-from .sass import Instruction
+from ..machine_code.chips import A100, H100, Chip
+from ..machine_code.sass import Instruction
 
 
 @dataclass(frozen=True)

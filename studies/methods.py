@@ -1,4 +1,4 @@
-"""What ACTION buys: ``python -m benchmarks.study [--data DIR]``.
+"""What ACTION buys: ``python -m studies.methods [--data DIR]``.
 
 Trains the baselines, ACTION and the fully labelled upper bound with equal numbers of network updates, over several
 seeds, and writes a table and a figure. The figure of merit is the share of the gap between labelled-only and fully
@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -177,30 +179,51 @@ def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument("--data", type=str | None, default=None, help="data folder; none: the phantom")
-    parser.add_argument("--labeled", type=PositiveInt, default=1, help="labelled patients")
-    parser.add_argument("--seeds", type=list[NonNegativeInt], default=[0, 1, 2], help="seeds, e.g. [0,1,2]")
-    parser.add_argument("--arms", type=list[str], default=list(ARMS), help=f"of {', '.join(ARMS | ABLATION)}")
-    parser.add_argument("--output", type=str | None, default=None, help="folder; none: results/study-<data>")
-    parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("flags", type=str, nargs="*", help="after --: flags for every action.train")
-    arguments = parser.parse_args(argv)
-    for name in ("seeds", "arms"):
-        if not arguments[name]:
-            parser.error(f"{name} is empty: name at least one, or leave it out")
-    unknown = [name for name in arguments.arms if name not in ARMS | ABLATION]
-    if unknown:
-        parser.error(f"unknown arms {', '.join(unknown)}: choose of {', '.join(ARMS | ABLATION)}")
-    data = Path(arguments.data) if arguments.data else write_phantom(PHANTOM)
-    output = Path(arguments.output or f"results/study-{data.resolve().name}")
-    results = study(data, arguments.labeled, arguments.seeds, arguments.arms, output, arguments.flags, arguments.jobs)
+ArmName = Literal[tuple(ARMS | ABLATION)]
+
+
+def compare(
+    data: str | None = None,
+    labeled: PositiveInt = 1,
+    seeds: Sequence[NonNegativeInt] = (0, 1, 2),
+    arms: Sequence[ArmName] = tuple(ARMS),
+    output: str | None = None,
+    jobs: PositiveInt | None = None,
+    flags: Sequence[str] = (),
+) -> None:
+    """Train every arm with every seed, write the table and the figure.
+
+    Args:
+        data: data folder; none: the phantom.
+        labeled: labelled patients.
+        seeds: e.g. [0,1,2].
+        arms: rows of the table.
+        output: folder; none: results/study-<data>.
+        jobs: runs at a time; none: one a core.
+        flags: for every action.train; also what stands after --.
+
+    Raises:
+        InputError: nothing to train.
+    """
+    for name, values in (("seeds", seeds), ("arms", arms)):
+        if not values:
+            raise InputError(f"--{name} is empty: name at least one, or leave it out")
+    folder = Path(data) if data else write_phantom(PHANTOM)
+    results_folder = Path(output or f"results/study-{folder.resolve().name}")
+    results = study(folder, labeled, seeds, arms, results_folder, flags, jobs or os.cpu_count() or 1)
     text = table(results)
-    title = f"{data.resolve().name}, {arguments.labeled} labelled patient{'s' * (arguments.labeled > 1)}"
-    (output / "table.md").write_text(text + "\n")
-    plot(results, title, output / "dice.png")
+    title = f"{folder.resolve().name}, {labeled} labelled patient{'s' * (labeled > 1)}"
+    (results_folder / "table.md").write_text(text + "\n")
+    plot(results, title, results_folder / "dice.png")
     print(text)
+
+
+def main(argv: list[str]) -> None:
+    own, flags = argv, []
+    if "--" in argv:
+        place = argv.index("--")
+        own, flags = argv[:place], [f"--flags={json.dumps(argv[place + 1 :])}"]
+    auto_cli(compare, args=[*own, *flags], parser_class=Parser)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .compiled import Launch
+from ..machine_code.launches import Launch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The simulated selection of benchmarks.long_bank selects, and costs what it should; the machine code's parts."""
+"""The simulated selection of tools.estimates.long_bank selects, and costs what it should; the machine code's parts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.long_bank import BLOCK, Events, Geometry, Parts, Walk, estimate, geometry, parts
-from benchmarks.machine_code import LIBRARY, kernels
-from benchmarks.throughput import RATES
+from tools.estimates.long_bank import BLOCK, Events, Geometry, Parts, Walk, estimate, geometry, parts
+from tools.estimates.throughput import RATES
+from tools.machine_code.cuda_kernels import LIBRARY, kernels
 
 PLAN = Geometry(works=4, shares=4, span=40 * BLOCK, k=50, limit=82, capacity=242, quota=13)
 

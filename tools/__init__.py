@@ -1,0 +1,6 @@
+"""Tools for developing the kernels; run from a checkout.
+
+tuning        measure on a GPU and write what is the fastest there into the package
+machine_code  look into the compiled kernels: registers, spills, occupancy, instructions
+estimates     how long kernels should take, from data sheets and machine code
+"""

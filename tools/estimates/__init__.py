@@ -1,0 +1,1 @@
+"""How long kernels should take, from data sheets and machine code. Nothing here is measured."""

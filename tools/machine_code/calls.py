@@ -1,0 +1,89 @@
+"""Calls of the Triton backend, on tensors without data unless told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the backend. Without ``distill`` it is a selection alone."""
+
+    dtype: torch.dtype
+    precision: str  # of float32 products
+    features: int
+    k: int = 0
+    labelled: bool = False
+    distill: bool = True
+    gradient: bool = False  # the student's
+    bank_gradient: bool = False
+    groups: int = 2
+    queries: int = 4096
+    rows: int = 8192
+
+    @property
+    def kind(self) -> str:
+        """The dtype, and how float32 products are taken."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name} ({self.precision})" if self.dtype == torch.float32 else name
+
+    @property
+    def tensor_cores(self) -> bool:
+        return not (self.dtype == torch.float32 and self.precision == "ieee")
+
+    def inputs(self, device: str = "meta") -> list[torch.Tensor | None]:
+        """Student, teacher, bank and the labels of queries and bank; random numbers, unless they have no data."""
+
+        def rows(n: int) -> torch.Tensor:
+            shape = self.groups, n, self.features
+            return torch.randn(shape, device=device).to(self.dtype)
+
+        def labels(n: int) -> torch.Tensor | None:
+            return torch.randint(4, (self.groups, n), device=device) if self.labelled else None
+
+        return [*map(rows, (self.queries, self.queries, self.rows)), *map(labels, (self.queries, self.rows))]
+
+    def run(self, inputs: list[torch.Tensor | None] | None = None) -> tuple[torch.Tensor, ...]:
+        """All results."""
+        from action_kernels.backends import triton
+
+        student, teacher, bank, *labels = inputs or self.inputs()
+        if not self.distill:
+            return triton.hard_negatives(student, bank, self.k, *labels, True)
+        temps = 0.1, 0.05
+        result = triton.action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.gradient)
+        if not self.bank_gradient:
+            return result
+        return *result, triton.contrast_bank_gradient(result.kl, student, teacher, bank, *result[:3], *temps, True)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """A call for what an index names: InfoNCE and its gradients in query, positive and bank."""
+
+    dtype: torch.dtype
+    features: int
+    k: int = 512
+    groups: int = 2
+    queries: int = 1024
+    rows: int = 8192
+    precision: str = "ieee"
+    tensor_cores: bool = False  # every query has rows of its own
+
+    @property
+    def kind(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def run(self) -> None:
+        from action_kernels.backends import triton
+
+        def empty(*size: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(self.groups, *size, dtype=dtype, device="meta")
+
+        query, positive = (empty(self.queries, self.features, dtype=self.dtype) for _ in range(2))
+        bank = empty(self.rows, self.features, dtype=self.dtype)
+        index = empty(self.queries, self.k, dtype=torch.int64)
+        loss, lse = triton.anatomical_contrast(query, positive, bank, index, 0.5, True)
+        triton.anatomical_contrast_gradient(loss, query, positive, bank, index, lse, 0.5, True, True, True, True)
