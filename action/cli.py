@@ -15,7 +15,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from action.config import TrainConfig
+from action.config import RunConfig, TrainConfig, fill_in
 from action.errors import InputError
 from action.files import write_aside
 
@@ -28,7 +28,7 @@ class Parser(ArgumentParser):
 
 
 class ConfigFile(ActionConfigFile):
-    """The flag of a YAML file with settings; a file without any changes nothing."""
+    """The flag of a YAML file with settings; an empty file changes nothing."""
 
     def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
         path = Path(values)
@@ -44,10 +44,10 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Run an entry point: bad input prints one sentence and exits with 2."""
     try:
         main(sys.argv[1:])
-        sys.stdout.flush()  # what a full disk or a closed pipe refuses must be known here, not at the exit
+        sys.stdout.flush()  # a full disk or a closed pipe must be noticed here, not at exit
     except InputError as error:
         _fail(str(error))
-    except BrokenPipeError:  # whoever read what is printed has gone
+    except BrokenPipeError:  # the program that read our output has ended
         _discard_output()
         sys.exit(1)
     except OSError as error:
@@ -57,13 +57,13 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
             if error.errno and not error.filename:
                 error.filename = "standard output"
             _discard_output()
-        _fail(_of_the_system(error))
+        _fail(_system_sentence(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
-        _fail(_of_memory(error))
+        _fail(_memory_sentence(error))
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # PyTorch's words for the processor's memory
+        if "can't allocate memory" not in str(error):  # PyTorch's message where the CPU's memory is exhausted
             raise
-        _fail(_of_memory(error))
+        _fail(_memory_sentence(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -71,7 +71,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """What could not be printed cannot be flushed at the exit either."""
+    """Keep Python from flushing at exit what could not be printed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -80,13 +80,13 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _of_memory(error: Exception) -> str:
+def _memory_sentence(error: Exception) -> str:
     reason = " ".join(str(error).split()) or "no reason given"
     return f"out of memory ({reason}): use smaller batches, a smaller input.size, or another device"
 
 
-def _of_the_system(error: OSError) -> str:
-    """What the operating system refused, as a sentence with a remedy."""
+def _system_sentence(error: OSError) -> str:
+    """An error of the operating system as a sentence with a remedy."""
     where = f"{error.filename}: " if error.filename else ""
     remedies = {
         errno.ENOSPC: "make room on the disk, then start again (a training with --resume)",
@@ -99,15 +99,17 @@ def _of_the_system(error: OSError) -> str:
         errno.EISDIR: "a folder stands where a file is needed: choose another one",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
     }
-    remedy = remedies.get(error.errno, "check that the path can be read and written")
+    remedy = remedies.get(error.errno or 0, "check that the path can be read and written")
     return f"{where}{error.strerror or error}; {remedy}"
 
 
 def config_parser(prog: str, description: str) -> Parser:
-    """Parser of a :class:`TrainConfig`: YAML file (``--config``), then overrides by flag."""
+    """Parser of a ``TrainConfig``: YAML files (``--config``) and flags, the later overriding the earlier."""
     parser = Parser(prog=prog, description=description)
     parser.add_argument(
-        "--config", action=ConfigFile, help="YAML file with any of these settings, e.g. configs/acdc-3.yaml"
+        "--config",
+        action=ConfigFile,
+        help="YAML file with any of these settings; may be repeated, later files and flags override earlier ones",
     )
     parser.add_class_arguments(TrainConfig)
     return parser
@@ -136,21 +138,25 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     return to_config(parser, parser.parse_args(list(arguments)))
 
 
-def load_config(path: Path) -> TrainConfig:
+def load_config(path: Path) -> RunConfig:
     """A run's saved configuration.
 
     Raises:
-        InputError: missing file, or a key or value that does not belong there.
+        InputError: missing file, a key or value that does not belong there, or one that a run's configuration has and
+            this one lacks.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
     try:
-        return parse_config(["--config", str(path)])
+        config = parse_config(["--config", str(path)])
+        if config.data is None or config.output is None or config.input.size is None:
+            raise InputError("data, output or input.size is missing, which every run's configuration has")
+        return fill_in(config, config.data, config.output, config.input.size)
     except InputError as error:
         raise InputError(f"{path}: {error}; correct it, or use the version of action that wrote it") from None
 
 
-def save_config(config: TrainConfig, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML; ``--config`` reads it back."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists, which YAML knows
     with write_aside(path) as aside:
@@ -158,7 +164,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one.
+    """Device of a name; "auto" takes a GPU where there is one.
 
     Raises:
         InputError: no such device here.

@@ -1,28 +1,27 @@
-"""Every setting of a run. The resolved configuration is saved as ``config.yaml`` in the run's folder."""
+"""Every setting of a run: as asked for (``TrainConfig``), and resolved (``RunConfig``), with nothing left open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf, isfinite
 from typing import Any, Literal
 
+from action.choices import METHODS, CropName, FormatName, IntensityName, MethodName, MixName
 from action.errors import InputError
 
-Method = Literal["action", "mean-teacher", "supervised"]
 
-
-def within(low: float, high: float, default: Any) -> Any:
+def within(low: float, high: float, default: Any = MISSING) -> Any:
     """A field whose number, or every number of whose tuple, lies in low <= number <= high. None is left open."""
     return field(default=default, metadata={"range": (low, high)})
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitConfig:
     """Which patients train, validate and test.
 
     Args:
-        proportions: share (or number) of patients for training, validation and test.
+        proportions: fraction (or number) of patients for training, validation and test.
         file: JSON file with lists of patients under "train", "validation" and "test"; replaces the proportions.
         shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
     """
@@ -32,12 +31,12 @@ class SplitConfig:
     shuffle_seed: int = within(0, 2**63 - 1, 0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class InputConfig:
     """What the network sees.
 
     Args:
-        size: height and width of a slice; none: those of the data set's largest slices, in steps of 32 up to 256.
+        size: height and width of a slice; null: those of the data set's largest slices, in steps of 32 up to 256.
             Slices of another size are resampled, predictions are resampled back.
         crop: "body" shows the network only the part of a CT's slices that holds the patient, widened to the shape of
             ``size``: patients become alike in size and no pixel is spent on air. Outside it is predicted background.
@@ -46,11 +45,11 @@ class InputConfig:
     """
 
     size: tuple[int, int] | None = within(8, 4096, None)
-    crop: Literal["none", "body"] = "none"
-    intensity: Literal["auto", "minmax", "hu"] = "auto"
+    crop: CropName = "none"
+    intensity: IntensityName = "auto"
 
 
-@dataclass
+@dataclass(frozen=True)
 class AugmentationConfig:
     """Random transforms of a slice. The teacher sees the weak view, the student the strong one.
 
@@ -75,14 +74,14 @@ class AugmentationConfig:
     deformation_probability: float = within(0, 1, 0.5)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """Networks.
 
     Args:
         channels: width of each level of the U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
-        dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); none: without dropout, which
-            shifts what batch norm sees between training and inference, more than a short run makes good.
+        dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); empty: no dropout, which
+            shifts what batch norm sees between training and inference, more than a short run recovers from.
         embedding: features of the slice embedding and of the pixel representation (published: 512).
         window: side of the local windows of stage 2, pixels (published: 64 at 256).
         stride: step of the local windows (published: 32 at 256).
@@ -97,7 +96,7 @@ class ModelConfig:
     pooled: int = within(1, 4096, 8)
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimizerConfig:
     """SGD with a polynomial schedule in every stage, lr * (1 - t/T) ** power; the teacher's averaging.
 
@@ -116,7 +115,7 @@ class OptimizerConfig:
     teacher_momentum: float = within(0, 1, 0.99)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DistillationConfig:
     """Stages 1 and 2: soft similarity labels over a memory bank.
 
@@ -141,7 +140,7 @@ class DistillationConfig:
     nesterov: bool = True
 
 
-@dataclass
+@dataclass(frozen=True)
 class AnatomicalContrastConfig:
     """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives.
 
@@ -158,8 +157,8 @@ class AnatomicalContrastConfig:
             alone (published): in a short run that teaches the student background, which most pixels are. But Dice
             claims doubtful pixels for the rare classes, and where the teacher takes that up they grow (CT).
         pseudo_label_alignment: whether the teacher's probabilities on unlabelled slices are scaled until each class has
-            the share of pixels there that it has in the labelled slices (published: false). Without, a teacher that has
-            seen one patient may teach itself an organ of several times its size, or next to none of it.
+            the share of pixels there that it has in the labelled slices (published: false). Without it, a teacher that
+            has seen one patient may teach itself an organ of several times its size, or next to none of it.
         weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
             of its class below which a pixel is hard is ``strong_threshold``.
         unsupervised_weight: weight of the pseudo-label loss.
@@ -177,7 +176,7 @@ class AnatomicalContrastConfig:
     iterations: int = within(0, 10**9, 2120)
     labeled: int = within(1, 10**4, 3)
     unlabeled: int = within(1, 10**4, 3)
-    mix: Literal["cutmix", "classmix", "none"] = "cutmix"
+    mix: MixName = "cutmix"
     mix_with: Literal["unlabeled", "labeled"] = "unlabeled"
     strong_threshold: float = within(0, 1, 0.97)
     pseudo_label_threshold: float = within(0, 1, 0.7)
@@ -196,12 +195,12 @@ class AnatomicalContrastConfig:
     pixel_bank: int = within(1, 10**8, 8192)
 
 
-@dataclass
+@dataclass(frozen=True)
 class BaselineConfig:
     """The baselines.
 
     Args:
-        iterations: network updates; None: as many as ACTION's three stages together.
+        iterations: network updates; null: as many as ACTION's three stages together.
         labeled: labelled slices in a batch.
         unlabeled: unlabelled slices in a batch (mean teacher).
         consistency: final weight of the mean teacher's consistency.
@@ -215,7 +214,7 @@ class BaselineConfig:
     ramp_up: float = within(0, 1, 0.4)
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How often a run validates and saves.
 
@@ -233,23 +232,23 @@ class EvaluationConfig:
     batch: int = within(1, 10**5, 8)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run.
 
     Args:
-        data: folder of the data set; none: a phantom set is written to data/phantom once and used.
+        data: folder of the data set; null: a phantom set is written to data/phantom once and used.
         format: layout of the data set.
-        method: what trains: ACTION, or a baseline in the same trainer.
+        method: ACTION, or a baseline in the same trainer.
         labeled: number of labelled patients; the other training patients are used without their labels.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
-        output: folder of the run; none: runs/<data>-<method>-<labeled>-seed<seed>.
+        output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
     """
 
     data: str | None = None
-    format: Literal["acdc", "lits"] = "acdc"
-    method: Method = "action"
+    format: FormatName = "acdc"
+    method: MethodName = "action"
     labeled: int = within(1, 10**6, 2)
     seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
@@ -267,12 +266,8 @@ class TrainConfig:
 
     @property
     def total_iterations(self) -> int:
-        """Network updates of ACTION's three stages."""
-        return (
-            self.global_distillation.iterations
-            + self.local_distillation.iterations
-            + self.anatomical_contrast.iterations
-        )
+        """Network updates of ACTION's stages."""
+        return sum(getattr(self, stage).iterations for stage in METHODS["action"])
 
     def __post_init__(self) -> None:
         # The second list compares numbers with one another, so each must be sound by itself.
@@ -284,6 +279,53 @@ class TrainConfig:
         ]
         if problems:
             raise InputError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSplitConfig(SplitConfig):
+    """As ``SplitConfig``; ``file`` is an absolute path, or "" where the proportions hold."""
+
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputConfig(InputConfig):
+    """As ``InputConfig``, with a size."""
+
+    size: tuple[int, int] = within(8, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunBaselineConfig(BaselineConfig):
+    """As ``BaselineConfig``, with a number of updates."""
+
+    iterations: int = within(1, 10**9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainConfig):
+    """Settings of a run with nothing left open, saved as ``config.yaml`` in its folder; paths are absolute."""
+
+    data: str
+    output: str
+    split: RunSplitConfig
+    input: RunInputConfig
+    baseline: RunBaselineConfig
+
+
+def fill_in(config: TrainConfig, data: str, output: str, size: tuple[int, int]) -> RunConfig:
+    """The resolved settings, with these in the place of what ``config`` may leave open."""
+    baseline = config.baseline.iterations or config.total_iterations
+    return RunConfig(
+        **vars(config)
+        | {
+            "data": data,
+            "output": output,
+            "split": RunSplitConfig(**vars(config.split) | {"file": config.split.file or ""}),
+            "input": RunInputConfig(**vars(config.input) | {"size": size}),
+            "baseline": RunBaselineConfig(**vars(config.baseline) | {"iterations": baseline}),
+        }
+    )
 
 
 def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:

@@ -6,15 +6,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from action.cli import Parser, choose_device, load_config, run
-from action.config import TrainConfig
+from action.config import RunConfig
 from action.data import findings
-from action.data.cases import Case, Dataset, open_dataset, raise_problems
+from action.data.cases import Case, raise_problems
+from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
@@ -24,12 +26,12 @@ from action.experiment import load_network
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
 from action.inference import segment
-from action.metrics import case_metrics, mean_dice, summarize
+from action.metrics import MEASURES, ClassValues, case_metrics, mean_dice, summarize
 from action.model.unet import UNet
 from action.run_folder import RunFolder
 
 
-def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict:
+def evaluate(config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict[str, Any]:
     """Segment the test cases with the best checkpoint (chosen on the validation patients) and write what came out.
 
     Writes ``predictions/<case>.nii.gz``, ``summary.json`` and ``overlays.png`` into the run's folder.
@@ -39,14 +41,15 @@ def evaluate(config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
 
 
 def _evaluate(
-    network: UNet, class_names: Sequence[str], config: TrainConfig, folder: RunFolder, cases: Sequence[LoadedCase]
-) -> dict:
+    network: UNet, class_names: Sequence[str], config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase]
+) -> dict[str, Any]:
     folder.predictions.mkdir(exist_ok=True)
-    results, predictions = {}, {}
+    results: dict[str, dict[int, ClassValues]] = {}
+    predictions: dict[str, np.ndarray] = {}
     for case in tqdm(cases, desc="test", unit="volume", dynamic_ncols=True):
         prediction = segment(network, case, config.evaluation.batch)
         write_label(_target(folder, case.name), prediction, case.volume)
-        results[case.name] = case_metrics(prediction, case.truth, len(class_names), case.spacing)
+        results[case.name] = case_metrics(prediction, case.required_truth, len(class_names), case.spacing)
         predictions[case.name] = prediction
     summary = summarize(results, class_names)
     with write_aside(folder.summary) as aside:
@@ -58,11 +61,13 @@ def _evaluate(
 
 def evaluate_again(
     folder: RunFolder, *, data: str | None = None, device: str = "auto", overwrite: bool = False
-) -> dict:
-    """Evaluate a run that is there, as :func:`evaluate` does after a training.
+) -> dict[str, Any]:
+    """Evaluate a run that is there, as ``evaluate`` does after a training.
 
     Args:
+        folder: of the run.
         data: the data folder, if it has moved since.
+        device: "auto", "cpu", "cuda" or "cuda:<n>".
         overwrite: replace the results that the run has.
 
     Raises:
@@ -115,7 +120,7 @@ def _target(folder: RunFolder, case: str) -> Path:
 
 
 def _panels(
-    cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict]
+    cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict[int, ClassValues]]
 ) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground.
 
@@ -127,12 +132,12 @@ def _panels(
     chosen = {"best": by_dice[0], "median": by_dice[len(by_dice) // 2], "worst": by_dice[-1]}
     panels = []
     for rank, case in chosen.items():
-        z = int((case.truth > 0).sum(axis=(1, 2)).argmax())
+        z = int(np.count_nonzero(case.required_truth, axis=(1, 2)).argmax())
         image = torch.nn.functional.interpolate(
             torch.from_numpy(case.image[z]).float()[None, None], size=case.shape[1:], mode="bilinear"
         )[0, 0].numpy()
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
-        panels.append((title, image, case.truth[z], predictions[case.name][z]))
+        panels.append((title, image, case.required_truth[z], predictions[case.name][z]))
     return panels
 
 
@@ -140,17 +145,17 @@ def _text(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def _table(summary: dict, folder: RunFolder) -> str:
-    lines = [f"{'class':<16}{'Dice':>8}{'Jaccard':>9}{'ASD mm':>9}{'HD95 mm':>9}{'misses':>8}{'empty':>7}"]
+def _table(summary: dict[str, Any], folder: RunFolder) -> str:
+    titles = "".join(f"{measure.title:>{len(measure.title) + 3}}" for measure in MEASURES.values())
+    lines = [f"{'class':<16}{titles}{'misses':>8}{'empty':>7}"]
     for name, values in [*summary["classes"].items(), ("mean", summary["mean"])]:
-        lines.append(
-            f"{name:<16}{_text(values['dice'], 3):>8}{_text(values['jaccard'], 3):>9}{_text(values['asd_mm'], 2):>9}"
-            f"{_text(values['hd95_mm'], 2):>9}{values['misses']:>8}{values['empty']:>7}"
-        )
+        cells = (f"{_text(values[key], m.digits):>{len(m.title) + 3}}" for key, m in MEASURES.items())
+        lines.append(f"{name:<16}{''.join(cells)}{values['misses']:>8}{values['empty']:>7}")
     return "\n".join([*lines, f"written to {folder.root}"])
 
 
 def main(arguments: list[str]) -> None:
+    """The command line of ``python -m action.evaluate``."""
     parser = Parser(prog="python -m action.evaluate", description=__doc__)
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from action.checkpoint import check_state
-from action.config import TrainConfig
+from action.checkpoint import checked_state
+from action.config import RunConfig, TrainConfig, fill_in
 from action.data import findings
-from action.data.augment import Augmentation
 from action.data.batches import SlicePool
-from action.data.cases import Dataset, open_dataset, raise_problems
+from action.data.cases import raise_problems
+from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
 from action.data.nifti import slice_size
@@ -22,31 +22,25 @@ from action.data.phantom import write_phantom
 from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
-from action.model.learner import Learner
-from action.model.memory import check_memory
+from action.memory import check_memory
 from action.model.unet import UNet
 from action.run_folder import RunFolder, load_checkpoint
-from action.stages import make_stages
+from action.stages import make_learner
 from action.stages.base import TrainingData
 from action.trainer import Trainer
 
 PHANTOM = Path("data/phantom")
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
+def resolve(config: TrainConfig) -> RunConfig:
     """Fill in what was left open: the phantom as data, the run's folder, the slice size; paths become absolute."""
     data = Path(config.data).expanduser() if config.data is not None else write_phantom(PHANTOM)
     split = config.split
-    if split.file is not None:
+    if split.file:
         split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
     size = config.input.size or _largest_slice(open_dataset(data, config.format))
-    return dataclasses.replace(
-        config,
-        data=str(data.resolve()),
-        output=str(choose_output(config).resolve()),
-        split=split,
-        input=dataclasses.replace(config.input, size=size),
-    )
+    output = choose_output(config)
+    return fill_in(dataclasses.replace(config, split=split), str(data.resolve()), str(output.resolve()), size)
 
 
 def choose_output(config: TrainConfig) -> Path:
@@ -63,7 +57,8 @@ def _largest_slice(dataset: Dataset) -> tuple[int, int]:
     Raises:
         InputError: every file whose header cannot be read.
     """
-    sizes, problems = [], []
+    sizes: list[tuple[int, int]] = []
+    problems: list[str] = []
     for case in dataset.cases:
         try:
             sizes.append(slice_size(case.image))
@@ -87,7 +82,7 @@ class LoadedData:
     fingerprint: Fingerprint
 
 
-def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
+def open_split(config: RunConfig) -> tuple[Dataset, Split]:
     """The data set's files and the division of its patients; reads no image."""
     dataset = open_dataset(Path(config.data), config.format)
     file = Path(config.split.file) if config.split.file else dataset.split_file
@@ -108,11 +103,12 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
 
 
 @findings.printed()
-def load_data(config: TrainConfig, fingerprint: Fingerprint | None = None) -> LoadedData:
+def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> LoadedData:
     """Read, check and divide everything that a run needs, before it writes anything; print what is odd about it.
 
     Args:
-        fingerprint: that which the run began with; without one it is made from the training volumes.
+        config: settings of the run.
+        fingerprint: the one that the run began with; without it, one is made from the training volumes.
 
     Raises:
         InputError: all problems of the files in one message.
@@ -135,40 +131,40 @@ def load_data(config: TrainConfig, fingerprint: Fingerprint | None = None) -> Lo
         progress=True,
     )
 
+    assert fingerprint is not None  # or no image could be read, and ``load_cases`` has said so
+
     def of(patients: tuple[str, ...]) -> list[LoadedCase]:
         return [case for case in loaded if case.patient in set(patients)]
 
-    sets = [of(patients) for patients in (split.labeled, split.unlabeled, split.validation, split.test)]
-    findings.report(*sets, dataset.class_names)
-    return LoadedData(dataset, split, *sets, fingerprint)
+    labeled, unlabeled, validation, test = map(of, (split.labeled, split.unlabeled, split.validation, split.test))
+    findings.report(labeled, unlabeled, validation, test, dataset.class_names)
+    return LoadedData(dataset, split, labeled, unlabeled, validation, test, fingerprint)
 
 
-def make_trainer(config: TrainConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:
+def make_trainer(config: RunConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:
     """Initialise the networks from the seed and assemble the trainer.
 
     Raises:
         InputError: networks and banks larger than the device's memory.
     """
-    check_memory(config, len(data.dataset.class_names), device)
+    names = data.dataset.class_names
+    check_memory(config, len(names), device)
     torch.manual_seed(config.seed)
-    learner = Learner(config, len(data.dataset.class_names)).to(device)
+    learner = make_learner(config, len(names)).to(device)
     training = TrainingData(
         SlicePool(data.labeled, labels=True, seed=config.seed),
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1),
-        Augmentation(config.augmentation, config.input.size),
     )
     description = describe([*data.labeled, *data.unlabeled, *data.validation, *data.test])
-    names = data.dataset.class_names
-    return Trainer(config, learner, make_stages(config), training, data.validation, names, run, description)
+    return Trainer(config, learner, training, data.validation, names, run, description)
 
 
-def load_network(config: TrainConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
+def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
     """The student network of a checkpoint, ready for inference, and its class names."""
-    state = load_checkpoint(checkpoint, device)
-    check_state(state, checkpoint)
+    state = checked_state(load_checkpoint(checkpoint, device), checkpoint)
     names = tuple(state["class_names"])
     network = UNet(1, len(names), config.model.channels)
-    prefix = "student.network."
+    prefix = "network.student."
     weights = {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
     try:
         network.load_state_dict(weights)

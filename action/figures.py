@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -24,8 +25,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
     """Losses of every step, smoothed over the raw values, and validation Dice; stages are marked.
 
     Args:
-        metrics_csv: rows with the columns `step`, `stage`, `lr`, one per loss, `val_dice`, `val_dice_<class>`; an empty
-            field means that the row has no such value.
+        metrics_csv: rows with the columns ``step``, ``stage``, ``lr``, one per loss, ``val_dice`` and
+            ``val_dice_<class>``; a field is empty where the row has no such value.
         output: PNG file, written aside and then renamed.
     """
     steps, stages, columns = _read_columns(Path(metrics_csv))
@@ -44,7 +45,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         upper.set_yscale("log")
     upper.set_ylabel("loss")
 
-    classes = sorted(dice, key="val_dice".__eq__)  # the mean last: classes have the same colours as in the overlays
+    # The mean last, so that classes have the same colours as in the overlays.
+    classes = [name for name in dice if name != "val_dice"] + [name for name in dice if name == "val_dice"]
     for name, color in zip(classes, _colors(len(classes)), strict=True):
         there = np.isfinite(dice[name])
         if not there.any():
@@ -102,7 +104,7 @@ def _draw_labels(axes: Axes, labels: np.ndarray, colors: ListedColormap) -> None
 
 
 def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) -> None:
-    """A dashed line where a stage ends; the stages' names and steps above, where short ones do not overlap either."""
+    """A dashed line where a stage ends; the stages' names and steps in one line above, so that they never overlap."""
     begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     ends = [*begins[1:], len(steps)]
     for i in begins[1:]:
@@ -127,7 +129,7 @@ def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
 
 
 def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Steps, stages, every loss that has a number at least, and all classes' Dice; NaN where a row has none."""
+    """Steps, stages, every loss that has at least one number, and all classes' Dice; NaN where a row has none."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
@@ -139,7 +141,7 @@ def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndar
     return steps, np.array([row["stage"] for row in rows], dtype=object), columns
 
 
-def _colors(count: int) -> list:
+def _colors(count: int) -> list[Any]:
     if count <= len(PALETTE):
         return list(PALETTE[:count])
     return [colormaps["hsv"](index / count) for index in range(count)]

@@ -15,7 +15,7 @@ _PARTIAL = re.compile(r"\.partial-\d+-(?P<name>.+)", re.DOTALL)
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; it replaces ``path`` only if the block ends without an exception.
+    """Yield a path beside ``path`` to write to; it replaces ``path`` only if the block ends without an exception.
 
     The suffix is kept, since writers choose their format by it. When the block has ended, ``path`` has the new content
     on disk and not only in the system's memory.
@@ -28,7 +28,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
         flush_folder(path.parent)
     except OSError as error:
-        if error.errno and not error.filename:  # the system does not say what it could not write
+        if error.errno and not error.filename:  # the system does not name the file
             error.filename = str(path)
         raise
     finally:
@@ -36,7 +36,7 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def final_name(name: str) -> str | None:
-    """Of the name of a file written aside, the name that it would have got; ``None`` for other names."""
+    """The name that a file written aside would have got; ``None`` for other names."""
     match = _PARTIAL.fullmatch(name)
     return match["name"] if match else None
 

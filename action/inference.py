@@ -29,7 +29,7 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
         spatial_dim=0, roi_size=image.shape[1:], sw_batch_size=batch, sw_device=device, device="cpu", progress=False
     )
     volume = torch.from_numpy(image).float()[None, None]
-    result = inferer(volume, lambda slices: network(slices).logits.softmax(dim=1))[0]
+    result: Tensor = inferer(volume, lambda slices: network(slices).logits.softmax(dim=1))[0]
     network.train(training)
     return result
 

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import yaml
 
-from action.data.cases import open_dataset
+from action.data.dataset import open_dataset
 from action.data.split import load_split
 from action.errors import InputError
 from action.files import final_name
 from action.run_folder import RunFolder
 
 _SETTINGS = {"data", "format", "method", "labeled", "seed", "output", "split", "model", "optimizer", "evaluation"}
-"""Settings that every resolved configuration has, and one written by hand does not."""
+"""Settings that every resolved configuration has; one written by hand seldom has them all."""
 
 
 def check_replaceable(folder: RunFolder, inputs: Iterable[Path]) -> None:
     """Refuse to replace what is not a run or holds more than one. Writes nothing.
 
     Args:
+        folder: of the run that is to be replaced.
         inputs: files and folders that the new run reads.
 
     Raises:
@@ -52,7 +53,7 @@ def check_replaceable(folder: RunFolder, inputs: Iterable[Path]) -> None:
 
 
 def clear(folder: RunFolder) -> None:
-    """Remove a run's files but for its configuration, by which a folder half emptied is still known as a run's."""
+    """Remove a run's files but its configuration, by which a half-emptied folder is still recognised as a run's."""
     for path in [*_own_files(folder, folder.predictions), *_own_files(folder, folder.events), *folder.partials()]:
         path.unlink(missing_ok=True)  # a partial file may be listed twice
     for path in folder.files[:-1]:
@@ -80,7 +81,7 @@ def _is_run(folder: RunFolder) -> bool:
 
 def _foreign(folder: RunFolder) -> list[Path]:
     own = {folder.lock, *folder.files, *folder.partials()}
-    found = []
+    found: list[Path] = []
     for path in folder.root.iterdir():
         if path in (folder.checkpoints, folder.predictions, folder.events) and path.is_dir() and not path.is_symlink():
             own.update(_own_files(folder, path))
@@ -104,7 +105,7 @@ def _own_files(folder: RunFolder, inside: Path) -> list[Path]:
 
 
 def _evaluated(folder: RunFolder) -> set[str]:
-    """Cases that the run has, or may have, written predictions of."""
+    """Cases of which the run has written predictions, or may have."""
     names: set[str] = set()
     with suppress(OSError, ValueError, KeyError, TypeError):
         names.update(json.loads(folder.summary.read_text(encoding="utf-8"))["cases"])

@@ -25,6 +25,10 @@ def predict(
     """Segment images and write labels on each image's own grid, under the image's file name.
 
     Args:
+        run_folder: of the run.
+        images: NIfTI files.
+        output: folder for the labels.
+        device: "auto", "cpu", "cuda" or "cuda:<n>".
         overwrite: replace files of the predictions' names. An image is never replaced.
 
     Raises:
@@ -53,6 +57,7 @@ def _stem(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """The command line of ``python -m action.predict``."""
     parser = Parser(prog="python -m action.predict", description=__doc__)
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("images", type=str, nargs="+", help="NIfTI images")

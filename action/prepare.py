@@ -18,17 +18,21 @@ from action.errors import InputError
 
 
 def check(dataset: Dataset) -> str:
-    """Reads every file of a data set.
+    """Read every file of a data set.
 
     Returns:
         A table: of each case the voxels, their size, the range of intensities and the share of each class; below it the
-        totals, and notes on what is readable but odd (`docs/checks.md` lists them).
+        totals, and notes on what is readable but odd (``docs/checks.md`` lists them).
 
     Raises:
         InputError: all problems of all files, after the table of the sound ones has been printed.
     """
     names = dataset.class_names
-    rows, facts, measures, problems, warned = [], [], [], [], []
+    rows: list[list[str]] = []
+    facts: list[findings.Facts] = []
+    measures: list[Measures] = []
+    problems: list[str] = []
+    warned: list[str] = []
     total = np.zeros(len(names), np.int64)
     with findings.collected(warned):
         for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):
@@ -99,6 +103,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
+    """The command line of ``python -m action.prepare``."""
     phantom = Parser(description="Write the phantom data set, as NIfTI files in the ACDC layout.")
     phantom.add_argument("folder", type=str, help="folder to write; left as it is if it holds this phantom already")
     phantom.add_argument("--patients", type=int, default=24, help="number of patients")

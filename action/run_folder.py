@@ -19,7 +19,7 @@ from action.files import final_name, flush, flush_folder, write_aside
 
 
 class RunFolder:
-    """Paths inside a run's folder. A file that a run writes beside these must be added to :attr:`files`."""
+    """Paths inside a run's folder. A file that a run writes beside these must be added to ``files``."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -47,7 +47,7 @@ class RunFolder:
         ]
 
     def partials(self) -> list[Path]:
-        """Files written aside by processes that were killed; by others, too, unless the folder is locked."""
+        """Files written aside by processes that were killed, or that still run, unless the folder is locked."""
         named = {path.name for path in self.files}
         found = [path for folder in (self.root, self.checkpoints) for path in folder.glob(".partial-*")]
         found = [path for path in found if final_name(path.name) in named]
@@ -84,8 +84,8 @@ class RunFolder:
     def owned(self) -> Iterator[None]:
         """Make the folder where it is missing, and keep every other process out of it until the block ends.
 
-        The operating system ends the lock with the process, so that one who was killed blocks nobody. A folder that is
-        made here and still empty at the end is removed again.
+        The operating system releases the lock when the process ends, so a killed process blocks nobody. A folder that
+        is made here and still empty at the end is removed again.
 
         Raises:
             InputError: another process trains or evaluates this run.
@@ -110,13 +110,13 @@ class RunFolder:
                     folder.rmdir()
 
     def _acquire(self, lock: FileLock) -> None:
-        for last in (False, False, True):
+        for attempts_left in (2, 1, 0):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire()
                 return
-            except FileNotFoundError:  # whoever made the folder has just removed it
-                if last:
+            except FileNotFoundError:  # the process that made the folder has just removed it
+                if not attempts_left:
                     raise
 
     def _owner(self) -> str:
@@ -132,20 +132,22 @@ class RunFolder:
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write a checkpoint of tensors and plain values; an interruption leaves a whole one.
+    """Write a checkpoint of tensors and plain values; an interruption leaves a whole file.
 
     Args:
-        previous: where the checkpoint goes that is replaced; none: it is dropped.
+        state: what is saved.
+        path: of the checkpoint.
+        previous: where the replaced checkpoint is kept; ``None``: it is dropped.
     """
     with write_aside(path) as aside:
         _save(dict(state), aside)
         if previous is not None and path.exists():
-            flush(aside)  # whole on disk before the old one moves
-            os.replace(path, previous)  # killed after it: the previous checkpoint is the latest one
+            flush(aside)  # complete on disk before the old one moves
+            os.replace(path, previous)  # killed after this line, the run resumes from the previous checkpoint
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """``torch.save`` that raises what the system said, a full disk for one, and not its own words about it."""
+    """``torch.save`` that raises the operating system's error, such as a full disk, instead of its own about it."""
     with path.open("wb") as file:
         try:
             torch.save(state, file)
@@ -180,10 +182,10 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 def load_latest(run: RunFolder, device: torch.device) -> dict[str, Any] | None:
     """The state to resume from: the latest checkpoint, or the one before it where the latest is damaged.
 
-    A damaged one is named on the screen and given up, since it must not take the good one's place at the next save.
+    A damaged one is reported and given up: the next save would otherwise put it in the good one's place.
 
     Returns:
-        ``None`` if the run had not come so far as to write one.
+        ``None`` if the run stopped before it had written one.
 
     Raises:
         InputError: what is there is damaged.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
-from action.config import SplitConfig, TrainConfig
-from action.data.cases import open_dataset
+from action.config import RunConfig, RunSplitConfig, TrainConfig
+from action.data.dataset import open_dataset
 from action.data.fingerprint import load_fingerprint, save_fingerprint
 from action.data.split import load_split, save_split
 from action.errors import InputError
@@ -21,7 +23,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     """One run from data to summary.
 
     Args:
-        config: settings; ``resolve`` fills in what is left open.
+        config: settings; what is left open is filled in.
         resume: continue the run in ``config.output`` from its latest checkpoint.
         overwrite: replace the run in ``config.output``.
 
@@ -31,7 +33,10 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     device = choose_device(config.device)
-    config = resolve(config)
+    return _train(resolve(config), device, resume=resume, overwrite=overwrite)
+
+
+def _train(config: RunConfig, device: torch.device, *, resume: bool, overwrite: bool) -> RunFolder:
     folder = RunFolder(config.output)
     folder.check_free(resume=resume, overwrite=overwrite)
     with folder.owned():
@@ -64,7 +69,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
     return folder
 
 
-def _inputs(config: TrainConfig) -> list[Path]:
+def _inputs(config: RunConfig) -> list[Path]:
     """Files and folders that a run reads."""
     files = [Path(config.data)] + ([Path(config.split.file)] if config.split.file else [])
     for case in open_dataset(Path(config.data), config.format).cases:
@@ -72,13 +77,14 @@ def _inputs(config: TrainConfig) -> list[Path]:
     return files
 
 
-def check_same(config: TrainConfig, folder: RunFolder, *, moved: bool = False) -> None:
+def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
     Where a run is, what it runs on and how often it is evaluated may change; anything else would give other numbers.
 
     Args:
-        config: resolved settings.
+        config: settings.
+        folder: of the run.
         moved: whether the data and the file of their split may be elsewhere than they were; what they hold is compared
             by whoever says so.
 
@@ -87,7 +93,7 @@ def check_same(config: TrainConfig, folder: RunFolder, *, moved: bool = False) -
     """
     saved = load_config(folder.config)
     free = {"output", "device", "evaluation"} | ({"data"} if moved else set())
-    for field in dataclasses.fields(TrainConfig):
+    for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
         if field.name == "split":
             ours, theirs = (_comparable(split, moved) for split in (ours, theirs))
@@ -98,12 +104,13 @@ def check_same(config: TrainConfig, folder: RunFolder, *, moved: bool = False) -
             )
 
 
-def _comparable(split: SplitConfig, moved: bool) -> SplitConfig:
-    return dataclasses.replace(split, file=None if moved or split.file is None else str(Path(split.file).resolve()))
+def _comparable(split: RunSplitConfig, moved: bool) -> RunSplitConfig:
+    return dataclasses.replace(split, file="" if moved or not split.file else str(Path(split.file).resolve()))
 
 
 def main(arguments: list[str]) -> None:
-    parser = config_parser("python -m action.train", __doc__)
+    """The command line of ``python -m action.train``."""
+    parser = config_parser("python -m action.train", str(__doc__))
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     parsed = parser.parse_args(arguments)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from action.checkpoint import FORMAT, check_state
-from action.config import TrainConfig
+from action.checkpoint import FORMAT, checked_state, without_unused
+from action.config import RunConfig
 from action.data.batches import step_generator
 from action.data.identity import check_same_data
 from action.data.volumes import LoadedCase
@@ -26,36 +26,36 @@ from action.stages.base import TrainingData
 
 
 class Trainer:
-    """Runs the stages one after the other; all of them share the learner and the optimiser's state.
+    """Runs the stages one after the other; all of them share the network and the optimiser's state.
 
     Args:
         config: settings of the run.
-        learner: student, teacher and banks, on the device that trains.
-        stages: the method.
+        learner: the network and the stages, on the device that trains; a stage of zero iterations is left out.
         data: training slices.
         validation: cases by which the best checkpoint is chosen.
         class_names: including background.
         run: folder of the run.
-        data_description: of every case, by :func:`action.data.identity.describe`: a resumed run knows its data again.
+        data_description: of every case, by ``action.data.identity.describe``: a resumed run recognises its data.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         learner: Learner,
-        stages: Sequence[Stage],
         data: TrainingData,
         validation: Sequence[LoadedCase],
         class_names: Sequence[str],
         run: RunFolder,
         data_description: Mapping[str, list[float]] | None = None,
     ) -> None:
-        self.config, self.learner, self.stages, self.data = config, learner, list(stages), data
+        self.config, self.learner, self.data = config, learner, data
+        stages = (stage for stage in learner.stages.values() if isinstance(stage, Stage))
+        self.stages = [stage for stage in stages if stage.iterations > 0]
         self.validation, self.class_names, self.run = validation, tuple(class_names), run
         self.data_description = dict(data_description or {})
         self.device = next(learner.parameters()).device
         self.optimizer = torch.optim.SGD(
-            learner.student.parameters(),
+            learner.trained(),
             lr=config.optimizer.lr,
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
@@ -87,7 +87,7 @@ class Trainer:
         self.learner.train()
         for group in self.optimizer.param_groups:
             group["nesterov"] = stage.nesterov
-        every = self.config.evaluation
+        settings = self.config.evaluation
         bar = tqdm(
             range(self.stage_step, stage.iterations),
             initial=self.stage_step,
@@ -99,13 +99,13 @@ class Trainer:
             values = self._train_step(stage, step)
             self.stage_step = step + 1
             last = self.stage_step == stage.iterations
-            if stage.segments and (last or self.stage_step % every.every == 0):
+            if stage.segments and (last or self.stage_step % settings.every == 0):
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
             log.write(self.step, stage.name, values)
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
-            if last or self.stage_step % every.checkpoint_every == 0:
+            if last or self.stage_step % settings.checkpoint_every == 0:
                 log.flush()  # no checkpoint without the rows before it
                 self.save_latest()
                 plot_progress(self.run.metrics, self.run.progress)
@@ -119,13 +119,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = {key: value.to(self.device) for key, value in stage.batch(self.data, step, rng).items()}
-        losses = stage.losses(self.learner, batch, step, rng)
+        losses, to_push = stage.losses(self.learner.network, batch, step, rng)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         self._check_step(stage, step, losses)
         self.optimizer.step()
-        self.learner.update_teacher(self.step)
-        stage.finish_step(self.learner)
+        self.learner.update_teachers(self.step)
+        for push in to_push:
+            push.bank.push(push.rows, push.labels)
         return {"lr": lr, **{name: value.item() for name, value in losses.items()}}
 
     def _check_step(self, stage: Stage, step: int, losses: Mapping[str, Tensor]) -> None:
@@ -134,7 +135,7 @@ class Trainer:
         Raises:
             InputError: names the step, the losses and the slices of the batch.
         """
-        gradients = [p.grad for p in self.learner.student.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.learner.trained() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if bool(torch.stack([losses["loss"].detach(), norm]).isfinite().all()):
             return
@@ -147,7 +148,7 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, float]:
-        """Dice of each class, and of all, meaned over the validation cases; without a class that is in none of them.
+        """Mean Dice of each class, and of all, over the validation cases; without a class that is in none of them.
 
         Raises:
             InputError: no validation case has any class, in its label or predicted.
@@ -156,7 +157,7 @@ class Trainer:
         classes = len(self.class_names)
         by_class, mean = mean_scores(
             [
-                dice_scores(segment(self.learner.student.network, case, batch), case.truth, classes)
+                dice_scores(segment(self.learner.network.student, case, batch), case.required_truth, classes)
                 for case in self.validation
             ]
         )
@@ -184,15 +185,17 @@ class Trainer:
         save_checkpoint(self.state_dict(), self.run.latest, self.run.previous)
 
     def resume(self) -> None:
-        """Continue from the latest checkpoint, if the run had come so far as to write one.
+        """Continue from the latest checkpoint, if the run has written one.
 
         Raises:
             InputError: a checkpoint that is damaged or of another model, or of other data.
         """
-        state = load_latest(self.run, self.device)
-        if state is None:
+        latest = load_latest(self.run, self.device)
+        if latest is None:
             return
-        check_state(state, self.run.latest)
+        state = checked_state(latest, self.run.latest)
+        if state.get("format", 1) == 1:
+            state = without_unused(state, self.learner.state_dict().keys(), len(list(self.learner.trained())))
         if (names := state["class_names"]) != list(self.class_names):
             raise InputError(
                 f"the run has the classes {names}, the data now {list(self.class_names)}: bring them in line"
@@ -213,7 +216,7 @@ class Trainer:
         Raises:
             InputError: a weight or a statistic of the network is not finite: such a state is never saved.
         """
-        values = [value for value in self.learner.student.state_dict().values() if value.is_floating_point()]
+        values = [*self.learner.parameters(), *(b for b in self.learner.buffers() if b.is_floating_point())]
         if not bool(torch.stack([value.isfinite().all() for value in values]).all()):
             raise InputError(
                 f"step {self.step}: the network has weights that are not finite, which are not saved; lower "
@@ -234,7 +237,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what ``state_dict`` gave."""
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]

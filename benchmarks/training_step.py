@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from action.config import AnatomicalContrastConfig, InputConfig, ModelConfig, TrainConfig
+from action.config import AnatomicalContrastConfig, ModelConfig, RunConfig, TrainConfig, fill_in
 from action.data.batches import step_generator
 from action.model.heads import Pixels, RepresentationHead
-from action.model.learner import Learner
+from action.model.teacher import StudentTeacher
+from action.stages import make_learner
 from action.stages.anatomical_contrast import AnatomicalContrast
+from action.stages.base import StageParts
 from action_kernels import use_backend
 
 from .measure import peak_meter, quantiles, wait
@@ -32,10 +34,9 @@ QUERIES = 256  # of a class
 CHANNELS = (16, 32, 64, 128, 256)
 
 
-def published(size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS) -> TrainConfig:
+def published(size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS) -> RunConfig:
     """The published settings, without dropout (both programs compute the same), with ``size`` x ``size`` pixels."""
-    return TrainConfig(
-        input=InputConfig(size=(size, size)),
+    settings = TrainConfig(
         model=ModelConfig(channels=tuple(channels), embedding=features, window=size // 4, stride=size // 8, pooled=8),
         anatomical_contrast=AnatomicalContrastConfig(
             labeled=4,
@@ -49,9 +50,10 @@ def published(size: int = 256, features: int = 512, channels: Sequence[int] = CH
             negatives_per_query=512,
         ),
     )
+    return fill_in(settings, data="", output="", size=(size, size))
 
 
-def random_batch(config: TrainConfig) -> dict[str, Tensor]:
+def random_batch(config: RunConfig) -> dict[str, Tensor]:
     """Smooth random anatomy of four classes and noisy images of it, as the stage takes them."""
     settings, (height, width) = config.anatomical_contrast, config.input.size
 
@@ -100,23 +102,24 @@ class Step:
         plain: the published formulation on plain PyTorch, instead of ours.
     """
 
-    def __init__(self, config: TrainConfig, device: str, plain: bool) -> None:
+    def __init__(self, config: RunConfig, device: str, plain: bool) -> None:
         torch.manual_seed(0)
         self.plain, self.done = plain, 0
-        self.learner = Learner(config, CLASSES)
-        bank = self.learner.pixel_bank
+        self.learner = make_learner(config, CLASSES)
+        self.stage = self.learner.stages[AnatomicalContrast.name]
+        bank = self.stage.pixel_bank
         bank.push(torch.randn(bank.capacity, bank.dim), torch.randint(CLASSES, (bank.capacity,)))
         self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
         if plain:
-            for model in (self.learner.student, self.learner.teacher):
-                head = DenseRepresentationHead(model.representation.channels, config.model.embedding)
-                head.load_state_dict(model.representation.state_dict())
-                model.representation = head.requires_grad_(model is self.learner.student)
+            plain_stage = GatheredContrast(StageParts(config, CLASSES, self.stage.augmentation, earlier={}))
+            head = DenseRepresentationHead(config.model.channels[::-1], config.model.embedding)
+            plain_stage.representation = StudentTeacher(head)
+            plain_stage.load_state_dict(self.stage.state_dict())
+            self.stage = self.learner.stages[AnatomicalContrast.name] = plain_stage
         self.learner.to(device).train()
-        self.stage = (GatheredContrast if plain else AnatomicalContrast)(config)
         settings = config.optimizer
         self.optimizer = torch.optim.SGD(
-            self.learner.student.parameters(),
+            self.learner.trained(),
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -127,12 +130,13 @@ class Step:
         torch.manual_seed(self.done)  # dropout
         rng = step_generator(0, 0, self.done)
         with use_backend("reference") if self.plain else nullcontext():
-            losses = self.stage.losses(self.learner, self.batch, self.done, rng)
+            losses, to_push = self.stage.losses(self.learner.network, self.batch, self.done, rng)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
         self.optimizer.step()
-        self.learner.update_teacher(self.done)
-        self.stage.finish_step(self.learner)
+        self.learner.update_teachers(self.done)
+        for push in to_push:
+            push.bank.push(push.rows, push.labels)
         self.done += 1
         return {name: value.detach() for name, value in losses.items()}
 

@@ -1,9 +1,7 @@
-"""Data: file layouts behind one reader interface, NIfTI in and out, volumes at network size, splits by patient."""
+"""Data: file formats behind one interface, NIfTI in and out, volumes at network size, splits by patient, batches."""
 
-from action.data.acdc import Acdc
-from action.data.cases import FORMATS, Case, Dataset, Format, open_dataset
-from action.data.lits import Lits
-
-FORMATS.update(acdc=Acdc(), lits=Lits())
+from action.data.cases import Case, Format
+from action.data.dataset import Dataset, open_dataset
+from action.data.formats import FORMATS
 
 __all__ = ["FORMATS", "Case", "Dataset", "Format", "open_dataset"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from monai.data.meta_obj import set_track_meta
+from monai.data.meta_obj import get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
     Rand2DElasticd,
@@ -16,9 +17,9 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandScaleIntensityFixedMeand,
 )
-from torch import Tensor
 
 from action.config import AugmentationConfig
+from action.data.slices import Slices
 
 # Nearest for the label, whose values are names, and for the confidence, so that a pixel keeps its own and pixels that
 # come from outside the slice (confidence 0) are not blended in.
@@ -26,20 +27,15 @@ INTERPOLATION = {"image": "bilinear", "label": "nearest", "confidence": "nearest
 KEYS = tuple(INTERPOLATION)
 MODES = tuple(INTERPOLATION.values())
 
-# Slices with their labels and, for pseudo-labels, confidences (0: outside the image), each [B, 1, H, W].
-Slices = dict[str, Tensor]
-
 
 class Augmentation:
     """Weak (geometry), strong (intensity and deformation) and intensity-only transforms of slices.
 
     Each takes a batch of slices and the generator of its draws, which differ from slice to slice, and returns new
-    tensors: the input is not modified, so the weak and the strong view never share memory.
+    tensors on the batch's device: the input is not modified, so the weak and the strong view never share memory.
     """
 
     def __init__(self, config: AugmentationConfig, size: Sequence[int]) -> None:
-        # Slices carry no geometry; MONAI's tracking of it costs more than the transforms.
-        set_track_meta(False)
         low, high = config.brightness
         factors = (low - 1.0, high - 1.0)  # MONAI multiplies by 1 + factor
         p = config.intensity_probability
@@ -91,5 +87,17 @@ class Augmentation:
 def _apply(transform: Compose, batch: Slices, rng: np.random.Generator) -> Slices:
     transform.set_random_state(seed=int(rng.integers(2**32)))
     count = len(next(iter(batch.values())))
-    items = [transform({key: value[i].clone() for key, value in batch.items()}) for i in range(count)]
+    with _without_geometry():
+        items = [transform({key: value[i].clone() for key, value in batch.items()}) for i in range(count)]
     return {key: torch.stack([item[key] for item in items]) for key in batch}
+
+
+@contextmanager
+def _without_geometry() -> Iterator[None]:
+    """Slices carry no geometry, and MONAI's tracking of it, a global switch, costs more than the transforms."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)

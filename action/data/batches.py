@@ -1,5 +1,8 @@
-"""Batches of training slices. What a step draws depends on the seed, the stage and the step alone, so that a resumed
-run sees the very batches that an uninterrupted one would have seen."""
+"""Batches of training slices.
+
+What a step draws depends on the seed, the stage and the step alone, so that a resumed run sees the very batches that an
+uninterrupted one would have seen.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.augment import Slices
+from action.data.slices import Slices
 from action.data.volumes import LoadedCase
 
 
@@ -33,7 +36,7 @@ class SlicePool:
     def __init__(self, cases: Sequence[LoadedCase], *, labels: bool, seed: int) -> None:
         # Views of the cases' slices: a joined array would hold a large data set twice.
         self.images = [slice_ for case in cases for slice_ in case.image]
-        self.labels = [slice_ for case in cases for slice_ in case.label] if labels else None
+        self.labels = [slice_ for case in cases for slice_ in _label(case)] if labels else None
         self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
         self.drawn: list[str] = []
@@ -59,6 +62,12 @@ class SlicePool:
         if self.labels is not None:
             batch["label"] = _stack(self.labels, chosen)
         return batch
+
+
+def _label(case: LoadedCase) -> np.ndarray:
+    if case.label is None:
+        raise ValueError(f"{case.name} has no label, but its labels are to be used")
+    return case.label
 
 
 def _stack(slices: Sequence[np.ndarray], chosen: np.ndarray) -> Tensor:

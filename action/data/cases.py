@@ -1,19 +1,14 @@
-"""Cases of a data set and the one interface behind which every file layout lives."""
+"""Cases of a data set, and the interface of every file layout."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from action.data.folders import dangling
-from action.data.text import read_json
 from action.errors import InputError
-
-MAX_CLASSES = 256
-"""Labels are stored in a byte."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +16,10 @@ class Case:
     """One volume: a CT scan, or one frame of a cardiac cine series.
 
     Args:
-        name: unique in the data set; predictions are written under it, e.g. `patient001_frame01`.
+        name: unique in the data set; predictions are written under it, e.g. ``patient001_frame01``.
         patient: the unit of every split. All cases of a patient are always in the same set.
         image: NIfTI file of the intensities.
-        label: NIfTI file of the class indices, `None` where nobody has drawn one.
+        label: NIfTI file of the class indices, ``None`` where nobody has drawn one.
     """
 
     name: str
@@ -34,142 +29,37 @@ class Case:
 
 
 class Format(Protocol):
-    """A layout of files on disk. To add one: write a class like `Acdc` and list it in `action/data/__init__.py`."""
+    """A layout of files on disk, see ``action.data.formats``.
+
+    Attributes:
+        class_names: the default; index 0 is the background.
+    """
 
     class_names: tuple[str, ...]
-    """Default class names; index 0 is the background."""
 
     def find_cases(self, root: Path) -> list[Case]:
-        """All cases under `root` in natural order of their names. Reads no image.
+        """All cases under ``root`` in natural order of their names. Reads no image.
 
         Raises:
             InputError: no case, or a case with missing files. All problems in one message.
         """
+        ...
 
 
-FORMATS: dict[str, Format] = {}
-"""The known layouts by the name that `--format` takes."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is found under a data folder: its cases in natural order and the names of its classes (0 = background)."""
-
-    root: Path
-    cases: list[Case]
-    class_names: tuple[str, ...]
-
-    @property
-    def patients(self) -> list[str]:
-        """Patient names in natural order."""
-        return natural_sort({case.patient for case in self.cases})
-
-    @property
-    def split_file(self) -> Path | None:
-        """`split.json` in the data folder, which prescribes the split, or `None` where there is none.
-
-        Raises:
-            InputError: it is a link whose target is missing.
-        """
-        return _optional(self.root / "split.json")
-
-
-def open_dataset(root: Path | str, format: str) -> Dataset:
-    """Lists the cases under `root`.
-
-    Class names are those of the format, unless `dataset.json` or `manifest.json` in `root` has a list `classes`, or
-    `dataset.json` maps `labels` as nnU-Net has it: names to values, or in the older form values to names.
-
-    Raises:
-        InputError: unknown format, missing folder, no case, missing files, or unusable class names.
-    """
-    if format not in FORMATS:
-        raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}")
-    root = Path(root)
-    if (problem := dangling(root)) is not None:
-        raise InputError(problem)
-    if not root.is_dir():
-        raise InputError(f"data folder {root} {'is not a folder' if root.exists() else 'does not exist'}")
-    layout = FORMATS[format]
-    return Dataset(root, layout.find_cases(root), _read_class_names(root) or layout.class_names)
-
-
-def natural_sort(names) -> list[str]:
-    """Sorts so that `volume-2` comes before `volume-10`."""
+def natural_sort(names: Iterable[str]) -> list[str]:
+    """Sort so that ``volume-2`` comes before ``volume-10``."""
     return sorted(names, key=natural_key)
 
 
-def natural_key(name: str) -> list:
-    """Sort key that compares runs of digits as numbers; the name itself breaks ties such as `1` and `01`."""
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Sort key that compares runs of digits as numbers; the name itself breaks ties such as ``1`` and ``01``."""
     parts = re.split(r"(\d+)", name)
-    return [[int(part) if i % 2 else part for i, part in enumerate(parts)], name]
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def raise_problems(problems: Sequence[str], what: str) -> None:
-    """Raises one `InputError` with all `problems`, if there are any."""
+    """Raise one ``InputError`` with all ``problems``, if there are any."""
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
         raise InputError(f"{len(problems)} problems in {what}:\n" + "\n".join(f"  - {line}" for line in problems))
-
-
-def _optional(path: Path) -> Path | None:
-    """`path`, or `None` where there is no such file."""
-    if (problem := dangling(path)) is not None:
-        raise InputError(problem)
-    return path if path.is_file() else None
-
-
-def _read_class_names(root: Path) -> tuple[str, ...] | None:
-    for name in ("dataset.json", "manifest.json"):
-        path = _optional(root / name)
-        if path is None:
-            continue
-        try:
-            content = read_json(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is not readable JSON ({error}): repair or remove it") from error
-        if not isinstance(content, dict):
-            continue
-        if content.get("classes") is not None:
-            return _from_list(path, content["classes"])
-        if name == "dataset.json" and content.get("labels") is not None:
-            return _from_labels(path, content["labels"])
-    return None
-
-
-def _from_list(path: Path, names: Any) -> tuple[str, ...]:
-    usable = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    if not usable or not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise InputError(f"{path}: 'classes' is {names!r}; it must list distinct names, the background first")
-    return tuple(names)
-
-
-def _from_labels(path: Path, labels: Any) -> tuple[str, ...]:
-    """Class names of nnU-Net's `{"background": 0, "liver": 1}`, or of `{"0": "background", "1": "liver"}`."""
-    remedy = "list the names of the classes under 'classes', the background first"
-    if not isinstance(labels, dict):
-        raise InputError(f"{path}: 'labels' is {labels!r}; it must map names to values, or {remedy}")
-    if all(re.fullmatch(r"[0-9]+", key) and isinstance(value, str) for key, value in labels.items()):
-        values = {name: int(key) for key, name in labels.items()}
-    else:
-        values = labels
-    regions = [name for name, value in values.items() if isinstance(value, list)]
-    if regions:
-        raise InputError(
-            f"{path}: 'labels' joins values to regions ({', '.join(regions)}), but every class here has one value: "
-            f"{remedy}"
-        )
-    if "ignore" in values:
-        raise InputError(
-            f"{path}: 'labels' has 'ignore' ({values['ignore']}), but no voxel can be left out here: give those voxels "
-            f"a class, and {remedy}"
-        )
-    whole = all(type(value) is int for value in values.values())
-    in_order = whole and len(values) == len(labels) and sorted(values.values()) == list(range(len(values)))
-    if not in_order or not 2 <= len(values) <= MAX_CLASSES or not all(values) or values.get("background", 0) != 0:
-        raise InputError(
-            f"{path}: 'labels' is {labels!r}; the values must be 0, 1, 2, ... without gaps, each with a name of its "
-            f"own, 0 the background, or {remedy}"
-        )
-    return tuple(sorted(values, key=values.get))

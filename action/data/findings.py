@@ -19,10 +19,10 @@ class Facts:
     """What is kept of a case to compare it with the others.
 
     Args:
-        name, patient: as in `Case`.
+        name, patient: as in ``Case``.
         blank: whether all voxels are the same.
         digest: of the image's shape and voxels; the same scan has the same.
-        voxels: number of voxels of each class [C], `None` without a label.
+        voxels: number of voxels of each class [C], ``None`` without a label.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Facts:
 
 
 def facts_of(name: str, patient: str, image: np.ndarray, label: np.ndarray | None, classes: int) -> Facts:
-    """`Facts` of a case with this image [Z, Y, X] and label [Z, Y, X]; see there."""
+    """``Facts`` of a case with this image [Z, Y, X] and label [Z, Y, X]; see there."""
     digest = hashlib.sha256(f"{image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     voxels = None if label is None else np.bincount(label.ravel(), minlength=classes)
@@ -41,7 +41,7 @@ def facts_of(name: str, patient: str, image: np.ndarray, label: np.ndarray | Non
 
 
 def of_case(case: LoadedCase, classes: int) -> Facts:
-    """`Facts` of a case as the network sees it."""
+    """``Facts`` of a case as the network sees it."""
     label = case.label if case.truth is None else case.truth
     return facts_of(case.name, case.patient, case.image, label, classes)
 
@@ -59,7 +59,8 @@ def no_foreground(facts: Sequence[Facts], what: str) -> list[str]:
     """A sentence, if there are labels but none has a voxel of any class but the background.
 
     Args:
-        what: names the cases, e.g. `test`.
+        facts: of the cases.
+        what: names the cases, e.g. ``test``.
     """
     labeled = [f.voxels for f in facts if f.voxels is not None]
     if not labeled or any(voxels[1:].any() for voxels in labeled):
@@ -85,10 +86,11 @@ def notes_on_learning(facts: Sequence[Facts], class_names: Sequence[str]) -> lis
     by_patient: dict[str, np.ndarray] = {}
     for f in facts:
         if f.voxels is not None:
-            by_patient[f.patient] = by_patient.get(f.patient, 0) + f.voxels
+            before = by_patient.get(f.patient)
+            by_patient[f.patient] = f.voxels if before is None else before + f.voxels
     if not by_patient:
         return []
-    absent = _absent(sum(by_patient.values()), class_names)
+    absent = _absent(np.sum(list(by_patient.values()), axis=0), class_names)
     notes = [f"no labelled patient has a voxel of {name}: it cannot be learned" for name in absent]
     for patient in natural_sort(by_patient):
         if not by_patient[patient][1:].any():
@@ -100,6 +102,7 @@ def notes_on_copies(facts: Sequence[Facts], sets: Mapping[str, str] | None = Non
     """Sentences about scans that are there under several names.
 
     Args:
+        facts: of the cases.
         sets: of every patient the set that it is in, where the data are divided.
     """
     alike: dict[bytes, list[Facts]] = {}
@@ -113,7 +116,7 @@ def notes_on_copies(facts: Sequence[Facts], sets: Mapping[str, str] | None = Non
         note = f"{', '.join(f.name for f in group)} are the same scan"
         apart = [] if sets is None else list(dict.fromkeys(sets[f.patient] for f in group))
         if len(apart) > 1:
-            note += f", in the sets {' and '.join(apart)}: what is measured there is flattered"
+            note += f", in the sets {' and '.join(apart)}: scores there will be too good"
         elif len({f.patient for f in group}) > 1:
             note += " of several patients: keep one, or put them into one set"
         notes.append(note)
@@ -127,7 +130,7 @@ def report(
     test: Sequence[LoadedCase],
     class_names: Sequence[str],
 ) -> None:
-    """Warns about what is odd in the data of a run, as the network will see them.
+    """Warn about what is odd in the data of a run, as the network will see them.
 
     Raises:
         InputError: no foreground in all labels of the labelled, the validation or the test patients.
@@ -152,7 +155,7 @@ def report(
 
 @contextmanager
 def collected(notes: list[str]) -> Iterator[None]:
-    """Adds the warnings that are meant for the user to `notes`, each once; others stay warnings."""
+    """Add the warnings that are meant for the user to ``notes``, each once; others stay warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -165,7 +168,7 @@ def collected(notes: list[str]) -> Iterator[None]:
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Prints the warnings that are meant for the user as notes, a line for each; also a decorator."""
+    """Print the warnings that are meant for the user as notes, a line for each; also a decorator."""
     notes: list[str] = []
     with collected(notes):
         yield

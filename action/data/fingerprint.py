@@ -1,20 +1,21 @@
-"""The fingerprint of a data set: how its training volumes look, and how all volumes are shown to the network therefore.
+"""The fingerprint of a data set: how its training volumes look, and so how every volume is shown to the network.
 
-What is a matter of the data set is decided once, from all training volumes, and kept with the run: whether intensities
-are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is named.
+What concerns the whole data set is decided once, from all training volumes, and kept with the run: whether intensities
+are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is reported.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from action.data.cases import Case
+from action.data.intensities import INTENSITIES, LEVELS, quantiles
 from action.data.nifti import Volume, read_image
 from action.data.orientation import Turn, axis_codes, common_directions, directions_of, turn_between
 from action.errors import InputError
@@ -22,12 +23,9 @@ from action.files import write_aside
 
 AIR_HU = -500.0
 """Values below it occur in CT (air, lung) and not in MRI."""
-LEVELS = (0.001, 0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995, 0.999)
-"""Shares of the voxels whose quantiles are compared. `minmax` scales from the second to the last but one."""
 _LOW, _HIGH = 1, len(LEVELS) - 2
 _OFFSET_TISSUE = (824.0, 1274.0)
 """Soft tissue, -200 to 250 HU, in files that store 1024 more than the Hounsfield units."""
-_SAMPLE = 2**21
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,12 @@ class Measures:
 
     Args:
         path: the file.
-        quantiles: intensities at `LEVELS`.
+        quantiles: intensities at ``LEVELS``.
         lowest, highest: the extreme intensities.
-        offset_tissue: share of the voxels in `_OFFSET_TISSUE`.
+        offset_tissue: share of the voxels in ``_OFFSET_TISSUE``.
         spacing: voxel size (z, y, x) in mm.
         shape: voxels (z, y, x).
-        directions: [3, 3] as in `orientation`; `None` where the header gives neither sform nor qform.
+        directions: [3, 3] as in ``orientation``; ``None`` where the header gives neither sform nor qform.
     """
 
     path: str
@@ -61,15 +59,15 @@ class Fingerprint:
     Args:
         volumes: number of volumes.
         volumes_with_air: how many have values below -500.
-        intensity: `hu` or `minmax`, see `scale_intensity`.
-        quantiles: median over the volumes of their intensities at `levels`.
+        intensity: ``hu`` or ``minmax``, see ``scale_intensity``.
+        quantiles: median over the volumes of their intensities at ``levels``.
         relative_quantiles: the same of intensities between the volume's own 0.5 % (0) and 99.5 % (1) quantiles.
         ranges: smallest and largest distance of these two in a volume; a tenth of the volumes may lie beyond each.
-        levels: see `quantiles`.
+        levels: see ``quantiles``.
         spacing: median voxel size (z, y, x) in mm.
-        spacing_ranges: of each axis, as in `ranges`.
-        shape_ranges: voxels of each axis (z, y, x), as in `ranges`.
-        directions: common directions [3, 3] of the axes, by rows; `None` if most headers give none.
+        spacing_ranges: of each axis, as in ``ranges``.
+        shape_ranges: voxels of each axis (z, y, x), as in ``ranges``.
+        directions: common directions [3, 3] of the axes, by rows; ``None`` if most headers give none.
         axis_codes: the scanner's axes nearest to x, y, z.
     """
 
@@ -93,17 +91,8 @@ class Fingerprint:
         return turn_between(measures.directions, np.array(self.directions)) or Turn()
 
 
-def quantiles(array: np.ndarray) -> tuple[float, ...]:
-    """Intensities at `LEVELS`, each that of a voxel: between two finite ones there may be no finite mean."""
-    flat = array.reshape(-1)
-    step = max(1, flat.size // _SAMPLE)
-    while math.gcd(step, flat.size) > 1:  # else whole columns would be left out
-        step += 1
-    return tuple(float(value) for value in np.quantile(flat[::step], LEVELS, method="nearest"))
-
-
 def measure(volume: Volume) -> Measures:
-    """`Measures` of a volume as it is stored."""
+    """``Measures`` of a volume as it is stored."""
     array = volume.array
     known = volume.header["sform_code"] > 0 or volume.header["qform_code"] > 0
     low, high = _OFFSET_TISSUE
@@ -123,8 +112,9 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
     """The fingerprint of volumes, at least one.
 
     Args:
-        intensity: `minmax` or `hu` prescribes the scaling; `auto`: `hu` if half of the volumes or more have a
-            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise `minmax`.
+        measures: of the volumes.
+        intensity: ``minmax`` or ``hu`` prescribes the scaling; ``auto``: ``hu`` if half of the volumes or more have a
+            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise ``minmax``.
     """
     with_air = sum(m.quantiles[0] < AIR_HU for m in measures)
     if intensity == "auto":
@@ -153,9 +143,9 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
 
 
 def fingerprint_of(cases: Sequence[Case], intensity: str) -> Fingerprint | None:
-    """The fingerprint of cases on disk; `None` if no image of theirs can be read.
+    """The fingerprint of cases on disk; ``None`` if no image of theirs can be read.
 
-    Files that cannot be read are passed over: who loads the cases names them, together with those of all others.
+    Files that cannot be read are passed over: loading the cases reports them, together with all others.
     """
     measures = []
     for case in cases:
@@ -173,13 +163,13 @@ def unlike(measures: Measures, fingerprint: Fingerprint) -> list[str]:
 
 
 def save_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
-    """Writes JSON, aside and then renamed."""
+    """Write JSON, aside and then renamed."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(asdict(fingerprint), indent=2) + "\n", encoding="utf-8")
 
 
 def load_fingerprint(path: Path) -> Fingerprint:
-    """Reads what `save_fingerprint` wrote.
+    """Read what ``save_fingerprint`` wrote.
 
     Raises:
         InputError: missing or damaged file.
@@ -196,7 +186,7 @@ def load_fingerprint(path: Path) -> Fingerprint:
         sound = [number.shape for number in numbers] == list(_SHAPES.values())
         sound &= all(np.isfinite(number).all() for number in numbers)
         sound &= fingerprint.directions is None or np.array(fingerprint.directions, float).shape == (3, 3)
-        if not sound or fingerprint.intensity not in ("minmax", "hu") or fingerprint.levels != LEVELS:
+        if not sound or fingerprint.intensity not in INTENSITIES or fingerprint.levels != LEVELS:
             raise ValueError("values that a fingerprint cannot have")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -285,7 +275,7 @@ def _unlike_geometry(m: Measures, fingerprint: Fingerprint) -> list[str]:
     return notes
 
 
-def _beyond(values: tuple, ranges: tuple[tuple[float, float], ...]) -> bool:
+def _beyond(values: Sequence[float], ranges: tuple[tuple[float, float], ...]) -> bool:
     """Whether a value is less than half of the smallest or more than twice the largest."""
     return any(not low / 2 <= value <= high * 2 for value, (low, high) in zip(values, ranges, strict=True))
 
@@ -302,11 +292,12 @@ def _middle(values: Sequence[float]) -> tuple[float, float]:
     return ordered[cut], ordered[len(ordered) - 1 - cut]
 
 
-def _plain(values: np.ndarray) -> tuple[float, ...]:
+def _plain(values: np.ndarray) -> Any:
+    """A tuple of as many plain numbers as there are values."""
     return tuple(float(value) for value in values)
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
 
 

@@ -12,9 +12,9 @@ _RUN_PARTS = frozenset({"predictions", "checkpoints", "events"})
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; without hidden files and folders, `FOREIGN` ones and what a run writes.
+    """What is in a folder, by name; without hidden files and folders, ``FOREIGN`` ones and what a run writes.
 
-    Hidden names begin with a dot: among them are macOS's `._*` files, trash folders and half written files. Of a
+    Hidden names begin with a dot: among them are macOS's ``._*`` files, trash folders and half written files. Of a
     run's folder its predictions, checkpoints and events are left out. Links whose target is missing are in.
 
     Raises:
@@ -25,11 +25,12 @@ def entries(folder: Path) -> list[Path]:
 
 
 def walk(root: Path, problems: list[str]) -> Iterator[Path]:
-    """All files below `root` that `entries` lets through, in a fixed order, those in linked folders included.
+    """All files below ``root`` that ``entries`` lets through, in a fixed order, those in linked folders included.
 
-    No folder is entered twice, nor one that holds `root`, so that links cannot lead around in circles.
+    No folder is entered twice, nor one that holds ``root``, so that links cannot lead around in circles.
 
     Args:
+        root: the data folder.
         problems: gets a line for every link whose target is missing and every folder that cannot be listed.
     """
     outside = {Path(os.path.realpath(root)), *Path(os.path.realpath(root)).parents}
@@ -54,7 +55,7 @@ def walk(root: Path, problems: list[str]) -> Iterator[Path]:
 
 
 def dangling(path: Path) -> str | None:
-    """A sentence about a link whose target is missing or out of reach; `None` about everything else."""
+    """A sentence about a link whose target is missing or out of reach; ``None`` about everything else."""
     if path.is_symlink() and not os.path.exists(path):
         return f"{path} is a link to {os.readlink(path)}, which does not exist: restore its target or remove the link"
     return None

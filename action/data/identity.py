@@ -1,4 +1,4 @@
-"""Knowing a data set again that has moved: the same names must hold the same volumes."""
+"""Recognising a data set that has moved: the same names must hold the same volumes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from action.data.volumes import LoadedCase
 from action.errors import InputError
 
 TOLERANCE = 1e-3
-"""Of mean and standard deviation on intensities in [0, 1]: processors and devices round differently."""
+"""For mean and standard deviation of intensities in [0, 1]: processors and devices round differently."""
 
 
 def describe(cases: Iterable[LoadedCase]) -> dict[str, list[float]]:
-    """Of every case: slices, rows and columns of its file, mean and standard deviation of what the network sees."""
+    """For every case: slices, rows and columns of its file, mean and standard deviation of what the network sees."""
     return {
         case.name: [*case.shape, float(case.image.mean(dtype=np.float64)), float(case.image.std(dtype=np.float64))]
         for case in cases

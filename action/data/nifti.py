@@ -13,21 +13,22 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from action.data.orientation import Turn
 from action.errors import InputError
 from action.files import write_aside
 
 LARGEST = 2**31
-"""Voxels; more than any scanner makes: a header that asks for more is damaged."""
+"""Voxels, more than any scanner makes: a header that claims more is damaged."""
 DEFLATE = 1032
-"""The most that gzip can shrink, so that a file's size bounds what it holds."""
+"""Largest compression ratio of gzip, so that a file's size bounds what it holds."""
 WHOLE = 1e-3
 """How far a label's value may lie from the whole number that it stands for."""
 MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
 """Length of the header's units, where they are not millimetres."""
 PREDICTION = b"action labels"
-"""Mark in the header (`intent_name`) of what `write_label` wrote, which is never read as an image."""
+"""Mark in the header (``intent_name``) of what ``write_label`` wrote, which is never read as an image."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Volume:
         header: the NIfTI header, kept for writing (codes, units, offsets).
         spacing: voxel size (z, y, x) in mm.
         path: the file.
-        turn: what `array` and `spacing` were turned by; `affine` and `header` are those of the stored axes.
+        turn: what ``array`` and ``spacing`` were turned by; ``affine`` and ``header`` are those of the stored axes.
     """
 
     array: np.ndarray
@@ -51,12 +52,12 @@ class Volume:
     turn: Turn = Turn()
 
     def turned(self, turn: Turn) -> Volume:
-        """This stored volume with its axes in another order and direction; `write_label` turns back."""
+        """This stored volume with its axes in another order and direction; ``write_label`` turns back."""
         return replace(self, array=turn.apply(self.array), spacing=turn.sizes(self.spacing), turn=turn)
 
 
 def read_image(path: Path | str) -> Volume:
-    """Reads intensities as float32 [Z, Y, X].
+    """Read intensities as float32 [Z, Y, X].
 
     Raises:
         InputError: missing, truncated or unreadable file; not 3-D (further axes of length 1 are dropped); an empty
@@ -75,7 +76,7 @@ def read_image(path: Path | str) -> Volume:
 
 
 def check_contrast(image: Volume) -> None:
-    """Refuses an image in which there is nothing to be seen.
+    """Refuse an image in which there is nothing to be seen.
 
     Raises:
         InputError: all voxels have the same value.
@@ -86,7 +87,7 @@ def check_contrast(image: Volume) -> None:
 
 
 def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
-    """Reads class indices as uint8 [Z, Y, X] and lays them on the voxel grid of `image`.
+    """Read class indices as uint8 [Z, Y, X] and lays them on the voxel grid of ``image``.
 
     Values within a thousandth of a whole number are rounded, with a warning. Labels whose affine is that of the image
     with axes flipped or exchanged are stored in another order, and are put into the image's. Some public label files
@@ -94,7 +95,7 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     difference is warned about and the image's geometry is kept.
 
     Raises:
-        InputError: as `read_image`; another shape than the image; values that are not whole numbers in [0, classes).
+        InputError: as ``read_image``; another shape than the image; values that are not whole numbers in [0, classes).
     """
     volume = _in_order(_read(Path(path), None), image)
     array = volume.array
@@ -132,9 +133,9 @@ def slice_size(path: Path | str) -> tuple[int, int]:
 
 
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
-    """Writes class indices [Z, Y, X] as uint8 NIfTI on the grid of `like` as it is stored: same affine, sform, qform.
+    """Write class indices [Z, Y, X] as uint8 NIfTI on the grid of ``like`` as it is stored: same affine, sform, qform.
 
-    The header says that these are predicted labels (`PREDICTION`).
+    The header says that these are predicted labels (``PREDICTION``).
     The file is written aside and renamed, so that a file of this name is always whole.
     """
     header = like.header.copy()
@@ -143,7 +144,7 @@ def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
 
 
 def is_prediction(path: Path | str) -> bool:
-    """Whether `write_label` wrote this file, from its header alone; `False` of a file that cannot be read."""
+    """Whether ``write_label`` wrote this file, from its header alone; ``False`` for a file that cannot be read."""
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -155,9 +156,9 @@ def is_prediction(path: Path | str) -> bool:
 
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None) -> None:
-    """Writes `array` [Z, Y, X] in its own data type, aside and then renamed.
+    """Write ``array`` [Z, Y, X] in its own data type, aside and then renamed.
 
-    `header` gives codes and units; without one the affine is written as that of a scanner, in mm.
+    ``header`` gives codes and units; without one the affine is written as that of a scanner, in mm.
     """
     version2 = isinstance(header, nib.Nifti2Header)
     image = (nib.Nifti2Image if version2 else nib.Nifti1Image)(array.transpose(2, 1, 0), affine, header)
@@ -166,12 +167,12 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
         image.set_qform(affine, code="scanner")
         image.set_sform(affine, code="scanner")
         image.header.set_xyzt_units("mm")
-    image.header["cal_min"] = image.header["cal_max"] = 0  # a display window for other data than these
+    image.header["cal_min"] = image.header["cal_max"] = 0  # a display window, which was meant for other data
     with write_aside(Path(path)) as aside:
         nib.save(image, aside)
 
 
-def _read(path: Path, dtype) -> Volume:
+def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     with _named(path):
@@ -191,7 +192,7 @@ def _read(path: Path, dtype) -> Volume:
 
 @contextmanager
 def _named(path: Path | str) -> Iterator[None]:
-    """Whatever the libraries raise on a damaged file becomes a sentence about that file."""
+    """Turn whatever the libraries raise on a damaged file into a sentence about that file."""
     try:
         yield
     except InputError:
@@ -212,7 +213,7 @@ def _check_suffix(path: Path) -> None:
     if packed and path.suffix.lower() == ".nii":
         raise ValueError("it is compressed: let its name end in .nii.gz")
     if not packed and path.suffix.lower() == ".gz" and path.stat().st_size:
-        raise ValueError("it is no gzip file: if it is plain NIfTI, let its name end in .nii")
+        raise ValueError("it is not a gzip file: if it is plain NIfTI, let its name end in .nii")
 
 
 def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
@@ -226,26 +227,27 @@ def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
     if dtype.kind not in "iuf":
         raise ValueError(f"voxels of type {dtype} are not numbers")
     if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
-        raise ValueError(f"the header speaks of {' x '.join(map(str, shape))} voxels")
+        raise ValueError(f"the header claims {' x '.join(map(str, shape))} voxels")
     if math.prod(shape) * dtype.itemsize > DEFLATE * Path(image.file_map["image"].filename).stat().st_size:
-        raise ValueError(f"the header speaks of {' x '.join(map(str, shape))} voxels, more than the file can hold")
+        raise ValueError(f"the header claims {' x '.join(map(str, shape))} voxels, more than the file can hold")
     if isinstance(image, nib.Nifti1Image) and image.dataobj.offset < image.header.single_vox_offset:
         raise ValueError(f"vox_offset {image.dataobj.offset} lies within the header")
     lengths, axes = np.linalg.norm(image.affine[:3, :3], axis=0), image.affine[:3, :3]
     sound = np.isfinite(image.affine).all() and lengths.min() > 1e-9 and lengths.max() < 1e9
     if not sound or abs(np.linalg.det(axes / lengths)) < 1e-6:  # the volume of a voxel whose edges are 1
         shown = np.array2string(image.affine[:3], precision=4, separator=",").replace("\n", "")
-        raise InputError(f"{path}: the affine {shown} is no geometry; repair the sform or qform in its header")
+        raise InputError(f"{path}: the affine {shown} is not a valid geometry; repair the sform or qform in its header")
 
 
-def _voxels(image: nib.Nifti1Pair, path: Path, dtype) -> np.ndarray:
+def _voxels(image: nib.Nifti1Pair, path: Path, dtype: type[np.float32] | None) -> np.ndarray:
     """The array; a gzip stream is read to its end, where its checksum is compared."""
 
     def values(source: nib.Nifti1Pair) -> np.ndarray:
         if dtype is None:
             return np.asanyarray(source.dataobj)
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the file's name
-            return source.get_fdata(caching="unchanged", dtype=dtype)
+            array: np.ndarray = source.get_fdata(caching="unchanged", dtype=dtype)
+            return array
 
     if path.suffix.lower() != ".gz" or not isinstance(image, nib.Nifti1Image):
         return values(image)
@@ -257,17 +259,17 @@ def _voxels(image: nib.Nifti1Pair, path: Path, dtype) -> np.ndarray:
 
 
 def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:
-    """Voxel size (z, y, x) in mm: that of the affine, with a word where `pixdim` says otherwise.
+    """Voxel size (z, y, x) in mm: that of the affine, with a warning where ``pixdim`` says otherwise.
 
     Raises:
-        InputError: `pixdim` as it stands in the file is not positive; nibabel itself takes a zero for 1 mm.
+        InputError: ``pixdim`` as it stands in the file is not positive; nibabel itself takes a zero for 1 mm.
     """
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         written = np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float))
     if not (np.isfinite(written) & (written > 0)).all():
         size = tuple(float(x) for x in written[::-1])
         raise InputError(f"{path}: voxel size {size} mm (z, y, x) must be positive; repair 'pixdim' in its header")
-    size = nib.affines.voxel_sizes(image.affine)
+    size = voxel_sizes(image.affine)
     if not np.allclose(written, size, rtol=0.01):
         warnings.warn(
             f"{path}: 'pixdim' says voxels of {_triple(written)}, its affine {_triple(size)}: the affine is taken",
@@ -302,7 +304,7 @@ def _in_order(label: Volume, image: Volume) -> Volume:
 
 
 def _same_place(affine: np.ndarray, unit: float, image: Volume) -> bool:
-    """Whether an affine in units of `unit` mm is the image's."""
+    """Whether an affine in units of ``unit`` mm is the image's."""
     return np.allclose(affine[:3] * unit, image.affine[:3] * _unit(image.header), rtol=1e-4, atol=1e-2)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 
+T = TypeVar("T", int, float)
 CLEAR = 0.8
 """Smallest cosine (37 degrees) at which an axis of one volume is taken for that axis of another."""
 
@@ -46,16 +48,15 @@ class Turn:
         back = nib.orientations.ornt_transform(Turn()._orientation, self._orientation)
         return np.ascontiguousarray(nib.apply_orientation(array.T, back).T)
 
-    def sizes(self, sizes: tuple) -> tuple:
+    def sizes(self, sizes: tuple[T, T, T]) -> tuple[T, T, T]:
         """Extents or spacings (z, y, x) of the stored volume in the order (z, y, x) of the turned one."""
-        turned = [None] * 3
-        for size, axis in zip(sizes[::-1], self.axes, strict=True):
-            turned[axis] = size
-        return tuple(turned[::-1])
+        becomes = dict(zip(self.axes, sizes[::-1], strict=True))
+        return becomes[2], becomes[1], becomes[0]
 
     def affine(self, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """The affine [4, 4] of the turned volume, from that of a stored one of `shape` (Z, Y, X)."""
-        return affine @ nib.orientations.inv_ornt_aff(self._orientation, shape[::-1])
+        """The affine [4, 4] of the turned volume, from that of a stored one of ``shape`` (Z, Y, X)."""
+        turned: np.ndarray = affine @ nib.orientations.inv_ornt_aff(self._orientation, shape[::-1])
+        return turned
 
     def directions(self, directions: np.ndarray) -> np.ndarray:
         """The direction matrix of the turned volume."""
@@ -67,33 +68,37 @@ class Turn:
 def directions_of(affine: np.ndarray) -> np.ndarray:
     """Direction matrix [3, 3] of an affine [4, 4] that is neither singular nor infinite."""
     axes = affine[:3, :3].astype(np.float64)
-    return axes / np.linalg.norm(axes, axis=0)
+    directions: np.ndarray = axes / np.linalg.norm(axes, axis=0)
+    return directions
 
 
 def axis_codes(directions: np.ndarray) -> str:
-    """The scanner's axes nearest to x, y, z, such as `LPS`."""
+    """The scanner's axes nearest to x, y, z, such as ``LPS``."""
     affine = np.eye(4)
     affine[:3, :3] = directions
     return "".join(code or "?" for code in nib.aff2axcodes(affine))
 
 
 def turn_between(stored: np.ndarray, wanted: np.ndarray) -> Turn | None:
-    """What turns a volume of directions `stored` [3, 3] to `wanted` [3, 3]; `None` where it is too oblique to say."""
+    """What turns a volume of directions ``stored`` [3, 3] to ``wanted``; ``None`` where it is too oblique to tell."""
     cosines = wanted.T @ stored  # [wanted axis, stored axis]
     axes = np.abs(cosines).argmax(0)
     matched = cosines[axes, range(3)]
     if len(set(axes)) < 3 or np.abs(matched).min() < CLEAR:
         return None
-    return Turn(tuple(int(axis) for axis in axes), tuple(int(sign) for sign in np.sign(matched)))
+    x, y, z = (int(axis) for axis in axes)
+    flip_x, flip_y, flip_z = (int(sign) for sign in np.sign(matched))
+    return Turn((x, y, z), (flip_x, flip_y, flip_z))
 
 
 def common_directions(volumes: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The directions [3, 3] of that volume which most of the others need no turn to agree with; `None` of none."""
+    """The directions [3, 3] of the volume with which most others agree without a turn; ``None`` without volumes."""
     if not volumes:
         return None
     directions = np.stack(volumes)  # [N, 3, 3]
     along = np.einsum("nij,mij->nmj", directions, directions)  # cosine between the same axes of two volumes
     agree = (along > CLEAR).all(2)
-    # Of those with most company the one in its middle.
+    # Among those that agree with most others, the one in their middle.
     score = agree.sum(1) + (along.mean(2) * agree).sum(1) / (1 + len(volumes))
-    return directions[int(np.round(score, 9).argmax())]
+    middle: np.ndarray = directions[int(np.round(score, 9).argmax())]
+    return middle

@@ -36,17 +36,18 @@ def make_split(
     file: Path | None = None,
     shuffle_seed: int = 0,
 ) -> Split:
-    """Divides the patients of `cases`.
+    """Divide the patients of ``cases``.
 
-    Test and validation sets are the same whatever the run's `seed`, so that runs can be compared. The labelled
-    patients are a choice by `seed` among the training patients all of whose cases have labels; with the same seed a
+    Test and validation sets are the same whatever the run's ``seed``, so that runs can be compared. The labelled
+    patients are a choice by ``seed`` among the training patients all of whose cases have labels; with the same seed a
     smaller choice is part of a larger one. The labels of the other training patients are not used.
 
     Args:
+        cases: of the data set.
         fractions_or_counts: of train, validation, test: fractions (sum 1) or numbers of patients (sum all).
         labeled: number of labelled patients.
         seed: chooses the labelled patients.
-        file: JSON with the keys `train`, `validation`, `test`, lists of patient names; overrides the fractions.
+        file: JSON with the keys ``train``, ``validation``, ``test``, lists of patient names; overrides the fractions.
         shuffle_seed: chooses which patients are in which set.
 
     Raises:
@@ -82,13 +83,13 @@ def make_split(
 
 
 def save_split(split: Split, path: Path | str) -> None:
-    """Writes `split` as JSON, aside and then renamed."""
+    """Write ``split`` as JSON, aside and then renamed."""
     with write_aside(Path(path)) as aside:
         aside.write_text(json.dumps(asdict(split), indent=2) + "\n", encoding="utf-8")
 
 
 def load_split(path: Path | str) -> Split:
-    """Reads what `save_split` wrote.
+    """Read what ``save_split`` wrote.
 
     Raises:
         InputError: missing or damaged file.
@@ -101,7 +102,8 @@ def _counts(shares: Sequence[float | int], patients: int) -> tuple[int, int, int
     if len(shares) != 3 or min(shares) < 0:
         raise InputError(f"split {list(shares)}: give three fractions or counts, of train, validation, test")
     if any(share > 1 for share in shares) or all(isinstance(share, int) for share in shares):
-        counts = tuple(int(share) for share in shares)
+        train, validation, test = (int(share) for share in shares)
+        counts = train, validation, test
         if counts != tuple(shares):
             raise InputError(f"split {list(shares)}: either three fractions or three whole numbers of patients")
         if sum(counts) != patients:

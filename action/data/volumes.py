@@ -5,42 +5,35 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from tqdm import tqdm
 
-from action.config import InputConfig
+from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
-from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, quantiles, unlike
+from action.data.crops import CROPS, Box
+from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, unlike
+from action.data.intensities import scale_intensity
 from action.data.nifti import Volume, check_contrast, read_image, read_label
 from action.errors import InputError
-
-HU_RANGE = (-200.0, 250.0)
-"""Window of soft tissue in Hounsfield units."""
-INTENSITIES = ("minmax", "hu")
-BODY_HU = -300.0
-"""Between air and lung below it, fat and tissue above."""
-
-Box = tuple[slice, slice]
-"""Rows and columns of a slice."""
 
 
 @dataclass
 class LoadedCase:
-    """A case in memory, its axes in the order and direction of the training volumes; `write_label` turns them back.
+    """A case in memory, its axes in the order and direction of the training volumes; ``write_label`` turns them back.
 
     Args:
-        name, patient: as in `Case`.
+        name, patient: as in ``Case``.
         image: float16 [Z, H, W] in [0, 1] at network size: finer than the noise, in half the memory of float32.
-        label: uint8 [Z, H, W] at network size, `None` without a label file.
-        truth: uint8 [Z, Y, X] of the file's voxels, `None` without a label file and in training, which never reads it.
+        label: uint8 [Z, H, W] at network size, ``None`` without a label file.
+        truth: uint8 [Z, Y, X] of the file's voxels, ``None`` without a label file and in training, which needs none.
         spacing: voxel size (z, y, x) in mm.
-        volume: geometry for writing; its array is empty, its shape is `shape`.
+        volume: geometry for writing; its array is empty, its shape is ``shape``.
         shape: (Z, Y, X) of the file's voxels.
-        box: the part of every slice that `image` and `label` show.
+        box: the part of every slice that ``image`` and ``label`` show.
     """
 
     name: str
@@ -53,96 +46,26 @@ class LoadedCase:
     shape: tuple[int, int, int]
     box: Box
 
-
-def find_body(array: np.ndarray, aspect: float) -> Box:
-    """The part of the slices that holds the body in a CT.
-
-    Args:
-        array: [Z, Y, X] in Hounsfield units.
-        aspect: height / width to widen the part to, as far as the slices reach.
-
-    Returns:
-        Rows and columns around the largest connected piece (a table under the patient is another) above -300 HU; whole
-        slices if there is none.
-    """
-    pieces, count = ndimage.label(array > BODY_HU)
-    if count == 0:
-        return _whole(array)
-    largest = int(np.bincount(pieces.ravel())[1:].argmax())
-    _, rows, columns = ndimage.find_objects(pieces)[largest]
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    height, width = max(height, round(width * aspect)), max(width, round(height / aspect))
-    return _widened(rows, height, array.shape[1]), _widened(columns, width, array.shape[2])
-
-
-def _whole(array: np.ndarray) -> Box:
-    return slice(0, array.shape[1]), slice(0, array.shape[2])
-
-
-def _shown(case: Case, array: np.ndarray, config: InputConfig) -> Box:
-    """The part of the slices that the network is shown."""
-    if config.crop == "none":
-        return _whole(array)
-    if (low := array.min()) > BODY_HU:
-        raise InputError(
-            f"{case.image}: no voxel is air in Hounsfield units (the lowest is {low:g}), so input.crop=body finds "
-            "no body: use input.crop=none"
-        )
-    height, width = config.size
-    return find_body(array, height / width)
-
-
-def _widened(part: slice, extent: int, limit: int) -> slice:
-    """`part` with `extent` about the same centre, moved and cut to lie within 0 and `limit`."""
-    extent = min(extent, limit)
-    start = min(max((part.start + part.stop - extent) // 2, 0), limit - extent)
-    return slice(start, start + extent)
-
-
-def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
-    """Intensities as float32 in [0, 1].
-
-    `minmax`: from the 0.5 % to the 99.5 % quantile of the volume, so that a few odd voxels change nothing. Where these
-    are equal, most voxels are background: the others count alone. A constant volume becomes 0.
-    `hu`: CT, clipped to [-200, 250] HU.
-
-    Raises:
-        InputError: another `intensity`.
-    """
-    if intensity not in INTENSITIES:
-        raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")
-    low, high = HU_RANGE if intensity == "hu" else _range(array)
-    if high <= low:
-        return np.zeros(array.shape, np.float32)
-    scaled = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
-    scaled -= np.float32(low)
-    scaled /= np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
-
-
-def _range(array: np.ndarray) -> tuple[float, float]:
-    _, low, *_, high, _ = quantiles(array)
-    if low < high:
-        return low, high
-    others = array[array != low]
-    if others.size == 0:
-        return low, low
-    _, below, *_, above, _ = quantiles(others)
-    return min(low, below), max(low, above)
+    @property
+    def required_truth(self) -> np.ndarray:
+        """``truth``, of a case that is evaluated."""
+        if self.truth is None:
+            raise ValueError(f"{self.name} has no label to be compared with")
+        return self.truth
 
 
 def load_case(
-    case: Case, classes: int, config: InputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
+    case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
 ) -> LoadedCase:
-    """Reads and verifies a case and brings its slices to the size of `config`: image bilinear, label nearest.
+    """Read and verifies a case and brings its slices to the size of ``config``: image bilinear, label nearest.
 
-    Intensities are scaled and axes turned as those of the training volumes, whose `fingerprint` this is (without one,
+    Intensities are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this is (without one,
     the volume's own); a warning says in what the volume differs from them.
-    `keep_truth`: whether the labels of the file's own voxels are kept beside them.
+    ``keep_truth``: whether the labels of the file's own voxels are kept beside them.
 
     Raises:
-        InputError: see `read_image`, `check_contrast`, `read_label`, `scale_intensity`; nothing but body where it is
-            to be cropped to.
+        InputError: see ``read_image``, ``check_contrast``, ``read_label`` and ``scale_intensity``; no air around the
+            body that is to be cropped to.
     """
     volume = read_image(case.image)
     check_contrast(volume)
@@ -155,11 +78,15 @@ def load_case(
     volume = volume.turned(turn)
     truth = None if truth is None else turn.apply(truth)
     shape, size = volume.array.shape, config.size
-    rows, columns = box = _shown(case, volume.array, config)
+    try:
+        box = CROPS[config.crop](volume.array, size[0] / size[1])
+    except InputError as error:
+        raise InputError(f"{case.image}: {error}") from None
+    rows, columns = box
     scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
-    geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # gives the native voxels' memory back
+    geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
     truth = truth if keep_truth else None
     image = image.astype(np.float16)
     return LoadedCase(case.name, case.patient, image, label, truth, volume.spacing, geometry, shape, box)
@@ -168,16 +95,16 @@ def load_case(
 def load_cases(
     cases: Sequence[Case],
     classes: int,
-    config: InputConfig,
+    config: RunInputConfig,
     fingerprint: Fingerprint | None = None,
     *,
     training: Collection[str] = (),
     progress: bool = False,
 ) -> list[LoadedCase]:
-    """`load_case` of all `cases`, in their order; `progress` shows a bar.
+    """``load_case`` of all ``cases``, in their order; ``progress`` shows a bar.
 
-    `fingerprint`: that of the training volumes; without one, that of `cases`.
-    `training`: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
+    ``fingerprint``: that of the training volumes; without one, that of ``cases``.
+    ``training``: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
 
     Raises:
         InputError: the problems of all files in one message.
@@ -195,7 +122,7 @@ def load_cases(
 
 
 def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int], box: Box) -> np.ndarray:
-    """Class probabilities [C, Z, H, W] of a `box` of the slices to uint8 labels of `shape` (Z, Y, X).
+    """Class probabilities [C, Z, H, W] of a ``box`` of the slices to uint8 labels of ``shape`` (Z, Y, X).
 
     Outside the box is background. Probabilities are interpolated (bilinear), then the largest one is taken: smoother
     outlines than resized labels.
@@ -214,8 +141,9 @@ def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int,
     return labels
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], **options) -> np.ndarray:
+def _resize(array: np.ndarray, size: tuple[int, int], **options: Any) -> np.ndarray:
     if array.shape[1:] == tuple(size):
         return array
     resized = F.interpolate(torch.from_numpy(array)[:, None].float(), size=tuple(size), **options)
-    return resized[:, 0].numpy().astype(array.dtype)
+    result: np.ndarray = resized[:, 0].numpy().astype(array.dtype)
+    return result

@@ -20,6 +20,10 @@ class ClassShares(nn.Module):
         momentum: weight of the old mean; it grows from 0, so that the first batches count like later ones.
     """
 
+    batches: Tensor
+    labeled: Tensor
+    unlabeled: Tensor
+
     def __init__(self, classes: int, momentum: float) -> None:
         super().__init__()
         self._momentum = momentum
@@ -28,7 +32,7 @@ class ClassShares(nn.Module):
         self.register_buffer("unlabeled", torch.zeros(classes))
 
     def align(self, probability: Tensor, label: Tensor) -> Tensor:
-        """Takes a batch into the means and returns p'(c) = p(c) labeled(c) / unlabeled(c), normalised over the classes.
+        """Update the means with a batch; return p'(c) = p(c) labeled(c) / unlabeled(c), normalised over the classes.
 
         Args:
             probability: of the classes on unlabelled slices [B, C, H, W], without gradient.

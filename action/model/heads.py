@@ -30,7 +30,8 @@ class GlobalHead(nn.Module):
 
     def forward(self, coarsest: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, dim]."""
-        return self.project(coarsest.mean(dim=(2, 3)))
+        embedding: Tensor = self.project(coarsest.mean(dim=(2, 3)))
+        return embedding
 
 
 def windows(maps: Tensor, size: int, stride: int) -> Tensor:
@@ -59,7 +60,7 @@ class LocalHead(nn.Module):
     flattened to C * pooled^2.
 
     Raises:
-        ValueError: the window is no multiple of ``pooled``, or the stride no multiple of a pooled cell.
+        ValueError: the window is not a multiple of ``pooled``, or the stride not one of a pooled cell.
     """
 
     def __init__(self, classes: int, window: int = 64, stride: int = 32, pooled: int = 8) -> None:
@@ -74,13 +75,20 @@ class LocalHead(nn.Module):
             nn.Conv2d(classes, 2 * classes, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * classes, classes, 1)
         )
 
+    def positions(self, size: tuple[int, int]) -> int:
+        """P, the number of windows in a map of ``size`` (H, W)."""
+        window, stride = self.cell * self.pooled, self.stride
+        rows, columns = ((extent - window) // stride + 1 for extent in size)
+        return rows * columns
+
     def forward(self, logits: Tensor) -> Tensor:
         """[B, C, H, W] -> [P, B, C * pooled^2], one group a window position, in row-major order."""
         # Windows begin at whole cells, so the map is pooled once, not every window by itself: the same values from
         # cell^2 times less data.
         cut = windows(F.avg_pool2d(logits, self.cell), self.pooled, self.stride // self.cell)
         positions, batch = cut.shape[:2]
-        return self.project(cut.flatten(0, 1)).flatten(1).unflatten(0, (positions, batch))
+        rows: Tensor = self.project(cut.flatten(0, 1)).flatten(1)
+        return rows.reshape(positions, batch, -1)
 
 
 class Pixels(NamedTuple):
@@ -123,7 +131,8 @@ class RepresentationHead(nn.Module):
         """The same head at every pixel, [B, dim, H, W]: the plain formulation, for tests and for small images."""
         size = features[-1].shape[-2:]
         joined = torch.cat([F.interpolate(f, size, mode="bilinear", align_corners=True) for f in features], dim=1)
-        return self.project(F.relu(self.spread(joined)))
+        representation: Tensor = self.project(F.relu(self.spread(joined)))
+        return representation
 
 
 def _interpolate(

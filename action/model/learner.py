@@ -1,73 +1,39 @@
-"""Everything that is trained and handed from stage to stage: student, teacher, their heads, and the memory banks."""
+"""Everything that is trained and saved: the segmentation network with its teacher, and the stages with their parts."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Iterable, Mapping
 
-from action.config import TrainConfig
-from action.model.class_shares import ClassShares
-from action.model.heads import GlobalHead, LocalHead, RepresentationHead, mlp
-from action.model.teacher import make_teacher, update_teacher
-from action.model.unet import UNet, UNetOutput
-from action_kernels import MemoryBank
+from torch import nn
 
-
-class SegmentationModel(nn.Module):
-    """The network and its training-only heads. Inference uses ``network`` alone."""
-
-    def __init__(self, config: TrainConfig, classes: int) -> None:
-        super().__init__()
-        model = config.model
-        self.network = UNet(1, classes, model.channels, model.dropout)
-        self.global_head = GlobalHead(self.network.channels[-1], model.embedding)
-        self.predictor = mlp(model.embedding, model.embedding, model.embedding)
-        self.local_head = LocalHead(classes, model.window, model.stride, model.pooled)
-        self.representation = RepresentationHead(self.network.channels[::-1], model.embedding)
-
-    def forward(self, image: Tensor) -> UNetOutput:
-        return self.network(image)
+from action.model.teacher import StudentTeacher, update_teachers
+from action.model.unet import UNet
 
 
 class Learner(nn.Module):
-    """Student, teacher and banks; its ``state_dict`` is the whole hand-over between stages.
+    """The network and the stages; its ``state_dict`` is the whole hand-over between stages.
 
-    Attributes:
-        student, teacher: :class:`SegmentationModel`; the teacher is the student's moving average and is never trained.
-        slice_bank: past teacher embeddings of slices (stage 1).
-        window_bank: past teacher embeddings of each window position (stage 2).
-        pixel_bank: class-labelled teacher representations of pixels (stage 3).
-        class_shares: shares of the classes among labels and predictions (stage 3).
+    Args:
+        network: the U-Net, which inference uses alone.
+        stages: by name, each with its own heads and banks.
+        teacher_momentum: final weight of the old teacher in the moving average.
     """
 
-    def __init__(self, config: TrainConfig, classes: int) -> None:
+    def __init__(self, network: UNet, stages: Mapping[str, nn.Module], teacher_momentum: float) -> None:
         super().__init__()
-        self.classes = classes
-        self.teacher_momentum = config.optimizer.teacher_momentum
-        self.student = SegmentationModel(config, classes)
-        self.teacher = make_teacher(self.student)
-        positions = window_positions(config)
-        dim = config.model.embedding
-        self.slice_bank = MemoryBank(config.global_distillation.bank, dim)
-        self.window_bank = MemoryBank(config.local_distillation.bank, self.student.local_head.dim, groups=positions)
-        self.pixel_bank = MemoryBank(config.anatomical_contrast.pixel_bank, dim, labeled=True)
-        self.class_shares = ClassShares(classes, config.optimizer.teacher_momentum)
+        self.network = StudentTeacher(network)
+        self.stages = nn.ModuleDict(stages)
+        self.teacher_momentum = teacher_momentum
 
-    def train(self, mode: bool = True) -> Learner:
-        super().train(mode)
-        self.teacher.eval()  # the averaged batch statistics are the teacher's own
-        return self
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The parameters that the optimiser updates: the network's, then those of the stages."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
-    def update_teacher(self, step: int) -> None:
-        """One step of the moving average, after update ``step`` (from 0, over all stages) of the optimiser.
+    def update_teachers(self, step: int) -> None:
+        """One step of the moving averages, after update ``step`` (from 0, over all stages) of the optimiser.
 
         The momentum grows to its final value, min(m, (1 + t) / (10 + t)): with the full momentum from the start the
         average would still be mostly the random initialisation when a short run first asks it for targets.
         """
         momentum = min(self.teacher_momentum, (1 + step) / (10 + step))
-        update_teacher(self.teacher, self.student, momentum)
-
-
-def window_positions(config: TrainConfig) -> int:
-    """Places of the local windows in a slice."""
-    rows, columns = ((extent - config.model.window) // config.model.stride + 1 for extent in config.input.size)
-    return rows * columns
+        update_teachers((module for module in self.modules() if isinstance(module, StudentTeacher)), momentum)

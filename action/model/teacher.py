@@ -1,32 +1,50 @@
-"""The teacher: an exponential moving average of the student, weights and buffers, network and heads."""
+"""The teacher: an exponential moving average of the student, weights and buffers."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-
-def make_teacher(student: nn.Module) -> nn.Module:
-    """A copy of the student in evaluation mode, without gradients."""
-    teacher = copy.deepcopy(student).eval()
-    return teacher.requires_grad_(False)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+class StudentTeacher(nn.Module, Generic[ModuleT]):
+    """A module that is trained, and its moving average.
+
+    Attributes:
+        student: the module.
+        teacher: a copy without gradients, always in evaluation mode: its batch statistics are averages, too.
+    """
+
+    def __init__(self, student: ModuleT) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> StudentTeacher[ModuleT]:
+        """Set the mode of the student alone."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+def update_teachers(pairs: Iterable[StudentTeacher[nn.Module]], momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter and floating buffer.
 
     Integer buffers (batch norm's counter) are copied.
     """
-    source = student.state_dict()
-    averages, values = [], []
-    for name, average in teacher.state_dict().items():
-        value = source[name]
-        if average.is_floating_point():
-            averages.append(average)
-            values.append(value)
-        else:
-            average.copy_(value)
-    torch._foreach_lerp_(averages, values, 1.0 - momentum)
+    averages: list[Tensor] = []
+    values: list[Tensor] = []
+    for pair in pairs:
+        source = pair.student.state_dict()
+        for name, average in pair.teacher.state_dict().items():
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(source[name])
+            else:
+                average.copy_(source[name])
+    get_ema_multi_avg_fn(momentum)(averages, values, None)

@@ -12,6 +12,8 @@ from action.errors import InputError
 
 
 class UNetOutput(NamedTuple):
+    """What the network computes for a batch of slices."""
+
     logits: Tensor  # [B, C, H, W]
     features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
 
@@ -41,7 +43,8 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(2 * out_channels, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        return self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+        joined: Tensor = self.block(torch.cat([skip, self.upsample(self.reduce(coarse))], dim=1))
+        return joined
 
 
 class UNet(nn.Module):
@@ -80,7 +83,7 @@ class UNet(nn.Module):
         )
         self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
         # Convolutions and pooling read pixel-major maps without reordering them.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Feature maps of every level, fine to coarse."""

@@ -1,24 +1,33 @@
-"""The stages of ACTION and the baselines. Each owns its losses; the trainer knows only the interface in ``base``."""
+"""The stages of ACTION and the baselines, a file each; the trainer knows only the interface in ``base``.
+
+A stage is found by its name in ``METHODS`` of ``action.choices``: its file assigns its class to ``STAGE``.
+"""
 
 from __future__ import annotations
 
-from action.config import TrainConfig
-from action.stages.anatomical_contrast import AnatomicalContrast
-from action.stages.base import Stage
-from action.stages.global_distillation import GlobalDistillation
-from action.stages.local_distillation import LocalDistillation
-from action.stages.mean_teacher import MeanTeacher
-from action.stages.supervised import Supervised
+from importlib import import_module
 
-__all__ = ["Stage", "make_stages"]
+from action.choices import METHODS
+from action.config import RunConfig
+from action.data.augment import Augmentation
+from action.model.learner import Learner
+from action.model.unet import UNet
+from action.stages.base import Stage, StageParts
+
+__all__ = ["Stage", "make_learner", "make_stages"]
 
 
-def make_stages(config: TrainConfig) -> list[Stage]:
-    """The stages of the configured method, in order; stages of zero iterations are left out (an ablation)."""
-    if config.method == "supervised":
-        stages: list[Stage] = [Supervised(config)]
-    elif config.method == "mean-teacher":
-        stages = [MeanTeacher(config)]
-    else:
-        stages = [GlobalDistillation(config), LocalDistillation(config), AnatomicalContrast(config)]
-    return [stage for stage in stages if stage.iterations > 0]
+def make_stages(config: RunConfig, classes: int) -> dict[str, Stage]:
+    """The stages of the configured method by name, in order; one of zero iterations is there but never run."""
+    augmentation = Augmentation(config.augmentation, config.input.size)
+    stages: dict[str, Stage] = {}
+    for name in METHODS[config.method]:
+        kind: type[Stage] = import_module(f"{__name__}.{name}").STAGE
+        stages[name] = kind(StageParts(config, classes, augmentation, dict(stages)))
+    return stages
+
+
+def make_learner(config: RunConfig, classes: int) -> Learner:
+    """The network and the stages of the configured method, initialised from PyTorch's global generator."""
+    network = UNet(1, classes, config.model.channels, config.model.dropout)
+    return Learner(network, make_stages(config, classes), config.optimizer.teacher_momentum)

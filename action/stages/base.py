@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from action.data.augment import Augmentation, Slices
+from action.config import RunConfig
+from action.data.augment import Augmentation
 from action.data.batches import SlicePool
-from action.model.learner import Learner
+from action.data.slices import Slices
+from action.model.teacher import StudentTeacher
+from action.model.unet import UNet
+from action_kernels import MemoryBank
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Slices of the labelled and of the unlabelled training patients, and how they are augmented."""
+    """Slices of the labelled and of the unlabelled training patients."""
 
     labeled: SlicePool
     unlabeled: SlicePool
-    augmentation: Augmentation
 
     @property
     def unlabeled_or_labeled(self) -> SlicePool:
@@ -28,54 +33,89 @@ class TrainingData:
         return self.unlabeled if len(self.unlabeled) else self.labeled
 
 
-class Stage(Protocol):
-    """One part of the training with its own losses.
+class Push(NamedTuple):
+    """Rows for a memory bank, pushed once the optimiser and the teacher have moved."""
+
+    bank: MemoryBank
+    rows: Tensor
+    labels: Tensor | None = None
+
+
+class StepResult(NamedTuple):
+    """What a stage computes in one step.
 
     Attributes:
-        name: as in the configuration, the log and the figures.
-        loss_names: keys of what `losses` returns.
-        iterations: network updates.
-        nesterov: whether the momentum is Nesterov's.
-        segments: whether the stage trains the segmentation, so that validation means something.
+        losses: scalars to log; the one named ``loss`` is minimised.
+        to_push: what the step leaves to the banks.
     """
 
-    name: str
-    loss_names: tuple[str, ...]
-    iterations: int
-    nesterov: bool
-    segments: bool
+    losses: dict[str, Tensor]
+    to_push: Sequence[Push] = ()
 
+
+@dataclass(frozen=True)
+class StageParts:
+    """What a stage is built from.
+
+    Args:
+        config: settings of the run.
+        classes: number of classes, background included.
+        augmentation: random views of slices.
+        earlier: the stages before this one, by name.
+    """
+
+    config: RunConfig
+    classes: int
+    augmentation: Augmentation
+    earlier: Mapping[str, Stage]
+
+
+class Stage(nn.Module, ABC):
+    """One part of the training with its own heads, banks and losses; each is built from ``StageParts``.
+
+    A bank is an attribute of the name that its size has in the stage's settings.
+
+    Attributes:
+        name: as in the log, the figures, and ``METHODS`` of ``action.choices``; also the name of the stage's file.
+        loss_names: keys of the losses.
+        segments: whether the stage trains the segmentation, so that validation means something.
+        iterations: network updates.
+        nesterov: whether the momentum is Nesterov's.
+    """
+
+    name: ClassVar[str]
+    loss_names: ClassVar[tuple[str, ...]]
+    segments: ClassVar[bool] = True
+    iterations: int
+    nesterov: bool = True
+
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__()
+        self.augmentation = parts.augmentation
+
+    @abstractmethod
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """The tensors of step ``step``, on the CPU."""
-        ...
 
+    @abstractmethod
     def losses(
-        self, learner: Learner, batch: dict[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+    ) -> StepResult:
+        """The losses of a batch that lies on the network's device. Changes no bank."""
+
+    def two_views(self, pool: SlicePool, start: int, count: int, rng: np.random.Generator) -> tuple[Slices, Slices]:
+        """A weak view for the teacher, and a strong view of it for the student: separate tensors of the same slices."""
+        weak = self.augmentation.weak(pool.batch(start, count), rng)
+        return weak, self.augmentation.strong(weak, rng)
+
+    def distillation_batch(
+        self, data: TrainingData, labeled: int, unlabeled: int, step: int, rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Scalars to log; the one named ``loss`` is minimised."""
-        ...
-
-    def finish_step(self, learner: Learner) -> None:
-        """After the optimiser and the teacher moved: push what this step produced into the banks."""
-        ...
-
-
-def two_views(
-    pool: SlicePool, start: int, count: int, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[Slices, Slices]:
-    """A weak view for the teacher, and a strong view of it for the student: separate tensors of the same slices."""
-    weak = augmentation.weak(pool.batch(start, count), rng)
-    return weak, augmentation.strong(weak, rng)
-
-
-def distillation_batch(
-    data: TrainingData, labeled: int, unlabeled: int, step: int, rng: np.random.Generator
-) -> dict[str, Tensor]:
-    """Both views of the labelled slices followed by the unlabelled ones, and the labels of the strong view."""
-    weak, strong = two_views(data.labeled, step * labeled, labeled, data.augmentation, rng)
-    other_weak, other_strong = two_views(data.unlabeled_or_labeled, step * unlabeled, unlabeled, data.augmentation, rng)
-    return {
-        "weak": torch.cat([weak["image"], other_weak["image"]]),
-        "strong": torch.cat([strong["image"], other_strong["image"]]),
-        "label": strong["label"],
-    }
+        """Both views of the labelled slices followed by the unlabelled ones, and the labels of the strong view."""
+        weak, strong = self.two_views(data.labeled, step * labeled, labeled, rng)
+        other_weak, other_strong = self.two_views(data.unlabeled_or_labeled, step * unlabeled, unlabeled, rng)
+        return {
+            "weak": torch.cat([weak["image"], other_weak["image"]]),
+            "strong": torch.cat([strong["image"], other_strong["image"]]),
+            "label": strong["label"],
+        }

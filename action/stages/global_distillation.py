@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from action.config import DistillationConfig, TrainConfig
-from action.model.learner import Learner
-from action.stages.base import TrainingData, distillation_batch
-from action_kernels import contrastive_distillation
+from action.model.heads import GlobalHead, mlp
+from action.model.teacher import StudentTeacher
+from action.model.unet import UNet
+from action.stages.base import Push, Stage, StageParts, StepResult, TrainingData
+from action_kernels import MemoryBank, contrastive_distillation
 
 
-class GlobalDistillation:
-    """L_global = mean_b KL(p_t(b) || p_s(b)) over a bank of past teacher embeddings."""
+class GlobalDistillation(Stage):
+    """L_global = mean_b KL(p_t(b) || p_s(b)) over a bank of past teacher embeddings of slices."""
 
     name = "global_distillation"
     loss_names = ("loss", "global")
     segments = False
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config.global_distillation
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__(parts)
+        self._config = parts.config.global_distillation
         self.iterations, self.nesterov = self._config.iterations, self._config.nesterov
+        model = parts.config.model
+        self.head = StudentTeacher(GlobalHead(model.channels[-1], model.embedding))
+        self.predictor = mlp(model.embedding, model.embedding, model.embedding)  # the student's alone
+        self.bank = MemoryBank(self._config.bank, model.embedding)
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        return distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
+        return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
 
     def losses(
-        self, learner: Learner, batch: dict[str, Tensor], step: int, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+    ) -> StepResult:
         with torch.no_grad():
-            teacher_map = learner.teacher.network.encode(batch["weak"])[-1]
-        student_map = learner.student.network.encode(batch["strong"])[-1]
-        loss, self._embedding = global_loss(learner, student_map, teacher_map, self._config)
-        return {"loss": loss, "global": loss}
+            teacher_map = network.teacher.encode(batch["weak"])[-1]
+        loss, push = self.global_loss(network.student.encode(batch["strong"])[-1], teacher_map)
+        return StepResult({"loss": loss, "global": loss}, [push])
 
-    def finish_step(self, learner: Learner) -> None:
-        learner.slice_bank.push(self._embedding)
+    def global_loss(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Push]:
+        """L_global of the coarsest encoder maps [B, C, h, w], and the teacher's embeddings [B, dim] for the bank."""
+        with torch.no_grad():
+            embedding = self.head.teacher(teacher_map)
+        loss = contrastive_distillation(
+            self.predictor(self.head.student(student_map)),
+            embedding,
+            self.bank.rows,
+            student_temp=self._config.student_temp,
+            teacher_temp=self._config.teacher_temp,
+        )
+        return loss, Push(self.bank, embedding)
 
 
-def global_loss(
-    learner: Learner, student_map: Tensor, teacher_map: Tensor, config: DistillationConfig
-) -> tuple[Tensor, Tensor]:
-    """The loss and the teacher's embeddings [B, dim], which enter the bank after the step."""
-    with torch.no_grad():
-        embedding = learner.teacher.global_head(teacher_map)
-    prediction = learner.student.predictor(learner.student.global_head(student_map))
-    loss = contrastive_distillation(
-        prediction,
-        embedding,
-        learner.slice_bank.rows,
-        student_temp=config.student_temp,
-        teacher_temp=config.teacher_temp,
-    )
-    return loss, embedding
+STAGE = GlobalDistillation

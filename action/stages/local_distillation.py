@@ -2,53 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from action.config import TrainConfig
-from action.model.learner import Learner
-from action.stages.base import TrainingData, distillation_batch
-from action.stages.global_distillation import global_loss
+from action.model.heads import LocalHead
+from action.model.teacher import StudentTeacher
+from action.model.unet import UNet
+from action.stages.base import Push, Stage, StageParts, StepResult, TrainingData
+from action.stages.global_distillation import GlobalDistillation
 from action.stages.losses import segmentation_loss
-from action_kernels import contrastive_distillation
+from action_kernels import MemoryBank, contrastive_distillation
 
 
-class LocalDistillation:
-    """L = L_sup + w_g L_global + w_l L_local, L_local = mean_{b,n} KL(p_t(b,n) || p_s(b,n)) over window positions n."""
+class LocalDistillation(Stage):
+    """L = L_sup + w_g L_global + w_l L_local, L_local = mean_{b,n} KL(p_t(b,n) || p_s(b,n)) over window positions n.
+
+    L_global is that of stage 1, whose head and bank go on being trained and filled.
+    """
 
     name = "local_distillation"
     loss_names = ("loss", "supervised", "global", "local")
-    segments = True
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config.local_distillation
-        self._global_config = config.global_distillation
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__(parts)
+        config, stage_1 = parts.config, parts.earlier[GlobalDistillation.name]
+        assert isinstance(stage_1, GlobalDistillation)
+        self._config, self._global_weight = config.local_distillation, config.global_distillation.weight
         self.iterations, self.nesterov = self._config.iterations, self._config.nesterov
+        self._global_loss = stage_1.global_loss  # with the head and the bank that stage 1 owns
+        model = config.model
+        head = LocalHead(parts.classes, model.window, model.stride, model.pooled)
+        self.head = StudentTeacher(head)
+        self.bank = MemoryBank(self._config.bank, head.dim, groups=head.positions(config.input.size))
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        return distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
+        return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
 
     def losses(
-        self, learner: Learner, batch: dict[str, Tensor], step: int, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+    ) -> StepResult:
         with torch.no_grad():
-            teacher_maps = learner.teacher.network.encode(batch["weak"])
-            self._windows = learner.teacher.local_head(learner.teacher.network.decode(teacher_maps).logits)
-        student_maps = learner.student.network.encode(batch["strong"])
-        logits = learner.student.network.decode(student_maps).logits
+            teacher_maps = network.teacher.encode(batch["weak"])
+            windows = self.head.teacher(network.teacher.decode(teacher_maps).logits)
+        student_maps = network.student.encode(batch["strong"])
+        logits = network.student.decode(student_maps).logits
         local = contrastive_distillation(
-            learner.student.local_head(logits),
-            self._windows,
-            learner.window_bank.rows,
+            self.head.student(logits),
+            windows,
+            self.bank.rows,
             student_temp=self._config.student_temp,
             teacher_temp=self._config.teacher_temp,
         )
-        slices, self._embedding = global_loss(learner, student_maps[-1], teacher_maps[-1], self._global_config)
+        slices, push = self._global_loss(student_maps[-1], teacher_maps[-1])
         supervised = segmentation_loss(logits[: len(batch["label"])], batch["label"])
-        loss = supervised + self._global_config.weight * slices + self._config.weight * local
-        return {"loss": loss, "supervised": supervised, "global": slices, "local": local}
+        loss = supervised + self._global_weight * slices + self._config.weight * local
+        losses = {"loss": loss, "supervised": supervised, "global": slices, "local": local}
+        return StepResult(losses, [push, Push(self.bank, windows)])
 
-    def finish_step(self, learner: Learner) -> None:
-        learner.slice_bank.push(self._embedding)
-        learner.window_bank.push(self._windows)
+
+STAGE = LocalDistillation

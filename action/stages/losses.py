@@ -32,7 +32,7 @@ def pseudo_label_loss(
     threshold: float = 0.0,
     dice: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels; half of it Dice, if wanted.
+    """Cross-entropy to pseudo-labels, weighted per image by the share of confident pixels; on request half Dice.
 
     eta_b = (pixels of image b with confidence >= strong_threshold) / (valid pixels of image b);
     loss = mean over all valid pixels of eta_b * CE, with ``dice`` (that + mean_b eta_b * (1 - mean_c D_c)) / 2, where
@@ -44,7 +44,7 @@ def pseudo_label_loss(
         confidence: [B, 1, H, W]; 0 marks pixels outside the image, which are not valid.
         strong_threshold: confidence above which a pixel counts as confident.
         threshold: confidence below which a pixel is not valid either.
-        dice: whether a class counts by its overlap as well, and not by its pixels alone.
+        dice: whether half of the loss is Dice.
 
     Returns:
         The loss and the mean of eta_b. Without a valid pixel both are 0, and the loss still carries a graph.

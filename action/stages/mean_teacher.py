@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from action.config import TrainConfig
-from action.model.learner import Learner
-from action.stages.base import TrainingData, two_views
+from action.model.teacher import StudentTeacher
+from action.model.unet import UNet
+from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import ramp_up, segmentation_loss
 
 
-class MeanTeacher:
+class MeanTeacher(Stage):
     """L = L_sup + w(t) * mean squared difference of the class probabilities on unlabelled slices.
 
     The student's unlabelled view differs in intensity only, so that pixels correspond;
@@ -21,32 +23,32 @@ class MeanTeacher:
 
     name = "mean_teacher"
     loss_names = ("loss", "supervised", "consistency")
-    nesterov = True
-    segments = True
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config.baseline
-        self.iterations = self._config.iterations or config.total_iterations
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__(parts)
+        self._config = parts.config.baseline
+        self.iterations = self._config.iterations
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         count = self._config.unlabeled
-        _, labeled = two_views(data.labeled, step * self._config.labeled, self._config.labeled, data.augmentation, rng)
+        _, labeled = self.two_views(data.labeled, step * self._config.labeled, self._config.labeled, rng)
         pool = data.unlabeled_or_labeled
-        weak = data.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
-        student = data.augmentation.intensity(weak, rng)
+        weak = self.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
+        student = self.augmentation.intensity(weak, rng)
         return {**labeled, "weak": weak["image"], "student": student["image"]}
 
     def losses(
-        self, learner: Learner, batch: dict[str, Tensor], step: int, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+    ) -> StepResult:
         with torch.no_grad():
-            target = learner.teacher(batch["weak"]).logits.softmax(dim=1)
-        logits = learner.student(torch.cat([batch["image"], batch["student"]])).logits
+            target = network.teacher(batch["weak"]).logits.softmax(dim=1)
+        logits = network.student(torch.cat([batch["image"], batch["student"]])).logits
         labeled = len(batch["image"])
         supervised = segmentation_loss(logits[:labeled], batch["label"])
         consistency = (logits[labeled:].softmax(dim=1) - target).square().mean()
         weight = self._config.consistency * ramp_up(step, self._config.ramp_up * self.iterations)
-        return {"loss": supervised + weight * consistency, "supervised": supervised, "consistency": consistency}
+        loss = supervised + weight * consistency
+        return StepResult({"loss": loss, "supervised": supervised, "consistency": consistency})
 
-    def finish_step(self, learner: Learner) -> None:
-        pass
+
+STAGE = MeanTeacher

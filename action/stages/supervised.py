@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from torch import Tensor
 
-from action.config import TrainConfig
-from action.model.learner import Learner
-from action.stages.base import TrainingData, two_views
+from action.model.teacher import StudentTeacher
+from action.model.unet import UNet
+from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import segmentation_loss
 
 
-class Supervised:
+class Supervised(Stage):
     """L = L_sup."""
 
     name = "supervised"
     loss_names = ("loss", "supervised")
-    nesterov = True
-    segments = True
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._labeled = config.baseline.labeled
-        self.iterations = config.baseline.iterations or config.total_iterations
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__(parts)
+        self._labeled = parts.config.baseline.labeled
+        self.iterations = parts.config.baseline.iterations
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        _, strong = two_views(data.labeled, step * self._labeled, self._labeled, data.augmentation, rng)
+        _, strong = self.two_views(data.labeled, step * self._labeled, self._labeled, rng)
         return strong
 
     def losses(
-        self, learner: Learner, batch: dict[str, Tensor], step: int, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        loss = segmentation_loss(learner.student(batch["image"]).logits, batch["label"])
-        return {"loss": loss, "supervised": loss}
+        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+    ) -> StepResult:
+        loss = segmentation_loss(network.student(batch["image"]).logits, batch["label"])
+        return StepResult({"loss": loss, "supervised": loss})
 
-    def finish_step(self, learner: Learner) -> None:
-        pass
+
+STAGE = Supervised

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
 
-from action.config import AugmentationConfig
+from action.config import AugmentationConfig, TrainConfig, fill_in
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
-from action.stages.base import two_views
+from action.stages import make_stages
 
 SIZE = (64, 64)
 
@@ -66,7 +67,22 @@ def test_the_two_views_are_separate_and_the_teacher_gets_the_weak_one(loaded_cas
     config = AugmentationConfig(intensity_probability=1.0, rotation=0.0, zoom=0.0, flip=0.0)
     size = loaded_cases[0].image.shape[1:]
     pool = SlicePool(loaded_cases, labels=True, seed=0)
-    weak, strong = two_views(pool, 0, 4, Augmentation(config, size), np.random.default_rng(0))
+    settings = fill_in(TrainConfig(method="supervised", augmentation=config), "data", "output", size)
+    stage = make_stages(settings, classes=4)["supervised"]
+    weak, strong = stage.two_views(pool, 0, 4, np.random.default_rng(0))
     torch.testing.assert_close(weak["image"], pool.batch(0, 4)["image"], atol=1e-4, rtol=0)
     assert (strong["image"] - weak["image"]).abs().mean() > 0.01
     assert strong["image"].data_ptr() != weak["image"].data_ptr()
+
+
+def test_augmentation_leaves_the_switches_of_its_library_as_they_are():
+    batch = {"image": torch.rand(2, 1, *SIZE)}
+    for tracked in (True, False):
+        set_track_meta(tracked)
+        try:
+            augmentation = Augmentation(AugmentationConfig(), SIZE)
+            for view in (augmentation.weak, augmentation.strong, augmentation.intensity):
+                assert type(view(batch, np.random.default_rng(0))["image"]) is torch.Tensor
+                assert get_track_meta() is tracked
+        finally:
+            set_track_meta(True)

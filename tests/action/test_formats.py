@@ -118,7 +118,7 @@ def test_folders_without_patients(tmp_path, format):
 
 
 def test_unknown_format_lists_the_known(tmp_path):
-    with pytest.raises(InputError, match="'dicom': choose one of acdc, lits"):
+    with pytest.raises(InputError, match=f"'dicom': choose one of {', '.join(FORMATS)}"):
         open_dataset(tmp_path, "dicom")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from action.evaluate import _panels, _table
-from action.metrics import case_metrics, dice_scores, mean_dice, mean_scores, summarize
+from action.metrics import MEASURES, case_metrics, dice_scores, mean_dice, mean_scores, summarize
 from action.run_folder import RunFolder
 
 SPACING = (8.0, 1.5, 1.25)  # z, y, x: all different, so that a swap shows
@@ -101,10 +101,25 @@ def test_perfect_is_one_and_zero():
 def test_every_empty_case():
     nothing, something = np.zeros(SHAPE, np.uint8), box((1, 3), (2, 8), (3, 13))
     both = case_metrics(nothing, nothing, 2, SPACING)[1]
-    assert both == {"dice": None, "jaccard": None, "asd_mm": None, "hd95_mm": None, "miss": False, "empty": True}
+    nowhere, on_miss = dict.fromkeys(MEASURES), {name: measure.on_miss for name, measure in MEASURES.items()}
+    assert both == nowhere | {
+        "dice": None,
+        "jaccard": None,
+        "asd_mm": None,
+        "hd95_mm": None,
+        "miss": False,
+        "empty": True,
+    }
     for pair in ((nothing, something), (something, nothing)):
         alone = case_metrics(*pair, 2, SPACING)[1]
-        assert alone == {"dice": 0, "jaccard": 0, "asd_mm": None, "hd95_mm": None, "miss": True, "empty": False}
+        assert alone == on_miss | {
+            "dice": 0,
+            "jaccard": 0,
+            "asd_mm": None,
+            "hd95_mm": None,
+            "miss": True,
+            "empty": False,
+        }
 
 
 def test_classes_are_measured_apart_and_background_is_not():
@@ -137,7 +152,8 @@ def test_shapes_must_agree(measure):
 def measures(dice=0.5, asd=1.0, miss=False, empty=False):
     distance = None if miss or empty else asd
     dice, jaccard = (None, None) if empty else (dice, dice / 2)
-    return {"dice": dice, "jaccard": jaccard, "asd_mm": distance, "hd95_mm": distance, "miss": miss, "empty": empty}
+    values = {"dice": dice, "jaccard": jaccard, "asd_mm": distance, "hd95_mm": distance}
+    return {**dict.fromkeys(MEASURES), **values, "miss": miss, "empty": empty}
 
 
 def test_summary_by_hand():
@@ -158,10 +174,8 @@ def test_summary_by_hand():
     assert mean["asd_mm"] == pytest.approx(3.0)  # of the classes' 2 and 4
     assert (mean["misses"], mean["empty"]) == (1, 1)
     assert summary["cases"]["b"]["tumour"]["miss"] is True
-    assert set(liver) == {f"{m}{s}" for m in ("dice", "jaccard", "asd_mm", "hd95_mm") for s in ("", "_std")} | {
-        "misses",
-        "empty",
-    }
+    assert {"dice", "jaccard", "asd_mm", "hd95_mm"} <= set(MEASURES)
+    assert set(liver) == {f"{m}{s}" for m in MEASURES for s in ("", "_std")} | {"misses", "empty"}
 
 
 def test_a_class_missed_everywhere_has_no_distance_and_the_json_no_nan():
@@ -202,7 +216,7 @@ def test_the_table_counts_empty_cases_beside_misses(tmp_path):
     head, liver, tumour, mean = _table(summarize(cases, ("", "liver", "tumour")), RunFolder(tmp_path)).splitlines()[:4]
     assert head.split()[-2:] == ["misses", "empty"]
     assert liver.split()[1] == "0.600" and liver.split()[-2:] == ["0", "0"]
-    assert tumour.split()[1:] == ["n/a", "n/a", "n/a", "n/a", "0", "2"] and mean.split()[-1] == "2"
+    assert tumour.split()[1:] == [*["n/a"] * len(MEASURES), "0", "2"] and mean.split()[-1] == "2"
 
 
 def test_overlays_rank_cases_without_their_empty_classes(loaded_cases):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from action.stages.mixing import mix
+from action.data.mixing import mix
 
 
 @pytest.fixture

@@ -34,9 +34,10 @@ SPOIL = {"loss": lambda loss: loss * float("nan"), "gradient": Spoiled.apply, "o
 def spoil(monkeypatch, stage, at, how):
     losses = stage.losses
 
-    def spoiled(self, learner, batch, step, rng):
-        values = losses(self, learner, batch, step, rng)
-        return values | ({"loss": SPOIL[how](values["loss"])} if step == at else {})
+    def spoiled(self, network, batch, step, rng):
+        result = losses(self, network, batch, step, rng)
+        spoiled = {"loss": SPOIL[how](result.losses["loss"])} if step == at else {}
+        return result._replace(losses=result.losses | spoiled)
 
     monkeypatch.setattr(stage, "losses", spoiled)
 
@@ -65,7 +66,7 @@ def test_weights_that_are_not_finite_are_never_saved(acdc_root, tmp_path, monkey
 
     def broken(self):
         values = validate(self)
-        next(self.learner.student.parameters()).data[0] = float("inf")
+        next(self.learner.network.student.parameters()).data[0] = float("inf")
         return values
 
     monkeypatch.setattr(Trainer, "_validate", broken)

@@ -10,9 +10,9 @@ from scipy.ndimage import label as components
 
 from action.config import InputConfig
 from action.data import open_dataset
-from action.data.acdc import read_info
-from action.data.phantom import draw, write_phantom
-from action.data.phantom_scene import SPACING, Anatomy, Appearance, Scene
+from action.data.formats.acdc import read_info
+from action.data.phantom.scene import SPACING, Anatomy, Appearance, Scene
+from action.data.phantom.write import draw, write_phantom
 from action.data.split import make_split
 from action.data.volumes import load_cases
 from action.errors import InputError

@@ -7,13 +7,21 @@ import pytest
 import torch
 from test_train import SHORT
 
-from action import prepare, train
-from action.cli import choose_device, parse_config
-from action.config import TrainConfig
+from action import memory, prepare, train
+from action.choices import METHODS
+from action.cli import choose_device, load_config, parse_config, save_config
+from action.config import TrainConfig, fill_in
+from action.data.crops import CROPS
+from action.data.formats import FORMATS
+from action.data.intensities import INTENSITIES
+from action.data.mixing import MIXES
 from action.errors import InputError
-from action.model import memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def resolved(config, size=(256, 256)):
+    return fill_in(config, "data", "output", size)
 
 
 def numbers(settings, path=()):
@@ -105,6 +113,43 @@ def test_an_empty_configuration_changes_nothing(tmp_path):
     assert parse_config(["--config", str(path)]) == TrainConfig()
 
 
+def test_layers_are_stacked_and_the_later_one_counts(tmp_path):
+    lower, upper = tmp_path / "lower.yaml", tmp_path / "upper.yaml"
+    lower.write_text("labeled: 5\nseed: 7\noptimizer:\n  lr: 0.5\n  momentum: 0.5\n")
+    upper.write_text("labeled: 6\noptimizer:\n  momentum: 0.25\n")
+    config = parse_config(["--config", str(lower), "--config", str(upper), "--seed=9"])
+    assert (config.labeled, config.seed, config.optimizer.lr, config.optimizer.momentum) == (6, 9, 0.5, 0.25)
+    assert parse_config(["--config", str(upper), "--config", str(lower)]).labeled == 5
+
+
+def test_a_resolved_configuration_leaves_nothing_open_and_is_read_back(tmp_path):
+    config = resolved(TrainConfig(method="supervised"))
+    assert None not in [value for _, value in values(config)]
+    assert config.baseline.iterations == config.total_iterations
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    (tmp_path / "config.yaml").write_text("labeled: 3\n")
+    with pytest.raises(InputError, match="input.size is missing"):
+        load_config(tmp_path / "config.yaml")
+
+
+CHOICES = {
+    "format": FORMATS,
+    "method": METHODS,
+    "anatomical_contrast.mix": MIXES,
+    "input.crop": CROPS,
+    "input.intensity": INTENSITIES,
+}
+
+
+@pytest.mark.parametrize("setting", CHOICES)
+def test_choices_are_those_of_the_registries(setting):
+    for name in CHOICES[setting]:
+        parse_config([f"--{setting}={name}"])
+    with pytest.raises(InputError, match=", ".join(f"'{name}'" for name in CHOICES[setting])):
+        parse_config([f"--{setting}=something"])
+
+
 def test_the_home_folder_may_be_written_as_a_tilde(acdc_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(acdc_root.parent))
     arguments = ["--method=supervised", "--baseline.iterations=1", "--labeled=2", *SHORT]
@@ -127,15 +172,15 @@ def test_windows_that_are_no_whole_cells_are_refused_before_anything_is_read(siz
 LEFT_OPEN = {"data", "output", "split.file", "input.size", "baseline.iterations"}
 
 
-def leaves(settings, prefix=""):
+def values(settings, prefix=""):
     for declared in dataclasses.fields(settings):
         value, name = getattr(settings, declared.name), f"{prefix}{declared.name}"
-        yield name
+        yield name, value
         if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{name}.")
+            yield from values(value, f"{name}.")
 
 
-@pytest.mark.parametrize("name", list(leaves(TrainConfig())))
+@pytest.mark.parametrize("name", [name for name, _ in values(TrainConfig())])
 def test_null_is_refused_by_name_where_nothing_may_be_left_open(name, tmp_path):
     path, group = tmp_path / "settings.yaml", name.rpartition(".")
     path.write_text(f"{group[0]}:\n  {group[2]}: null\n" if group[0] else f"{name}: null\n")
@@ -178,7 +223,8 @@ TOO_LARGE = {
 @pytest.mark.parametrize(("flags", "words"), TOO_LARGE.values(), ids=TOO_LARGE.keys())
 def test_what_no_memory_holds_is_refused_by_name_before_it_is_allocated(flags, words, monkeypatch):
     monkeypatch.setattr(memory, "_memory", lambda device: 16 * 2**30)
-    config = parse_config(["--input.size=[256,256]", *flags])
+    asked = parse_config(["--input.size=[256,256]", *flags])
+    config = resolved(asked, asked.input.size)
     with pytest.raises(InputError, match=words):
         memory.check_memory(config, 4, torch.device("cpu"))
 
@@ -186,4 +232,4 @@ def test_what_no_memory_holds_is_refused_by_name_before_it_is_allocated(flags, w
 def test_the_published_sizes_fit_a_small_memory(monkeypatch):
     monkeypatch.setattr(memory, "_memory", lambda device: 2**30)
     for path in CONFIGS.glob("*.yaml"):
-        memory.check_memory(parse_config(["--config", str(path), "--input.size=[256,256]"]), 4, torch.device("cpu"))
+        memory.check_memory(resolved(parse_config(["--config", str(path)])), 4, torch.device("cpu"))

@@ -1,53 +1,65 @@
+import pytest
 import torch
 from torch import nn
 
-from action.config import InputConfig, ModelConfig, TrainConfig
-from action.model.learner import Learner
-from action.model.teacher import make_teacher, update_teacher
+from action.config import ModelConfig, TrainConfig, fill_in
+from action.model.teacher import StudentTeacher, update_teachers
+from action.stages import make_learner
 
-SMALL = TrainConfig(
-    input=InputConfig(size=(32, 32)), model=ModelConfig(channels=(4, 6, 8), embedding=8, window=16, stride=8, pooled=4)
-)
+MODEL = ModelConfig(channels=(4, 6, 8), embedding=8, window=16, stride=8, pooled=4)
+SMALL = fill_in(TrainConfig(model=MODEL), "data", "output", (32, 32))
+
+
+def pairs_of(learner):
+    return [module for module in learner.modules() if isinstance(module, StudentTeacher)]
+
+
+@pytest.fixture
+def learner():
+    return make_learner(SMALL, classes=3)
 
 
 def test_weights_and_buffers_are_averaged_and_counters_copied():
-    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    teacher = make_teacher(student)
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    pair = StudentTeacher(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    before = {name: value.clone() for name, value in pair.teacher.state_dict().items()}
     with torch.no_grad():
-        for value in student.state_dict().values():
+        for value in pair.student.state_dict().values():
             value.add_(torch.full_like(value, 2))
-    update_teacher(teacher, student, momentum=0.75)
-    for name, value in teacher.state_dict().items():
+    update_teachers([pair], momentum=0.75)
+    for name, value in pair.teacher.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, before[name] + 0.5)
         else:
             assert value == before[name] + 2
 
 
-def test_teacher_has_every_head_is_never_trained_and_stays_in_evaluation_mode():
-    learner = Learner(SMALL, classes=3)
-    assert learner.teacher.state_dict().keys() == learner.student.state_dict().keys()
-    assert not any(p.requires_grad for p in learner.teacher.parameters())
-    learner.train()
-    assert learner.student.training and not any(module.training for module in learner.teacher.modules())
+def test_network_and_heads_have_teachers_that_are_never_trained_and_stay_in_evaluation_mode(learner):
+    assert len(pairs_of(learner)) == 4
+    for pair in pairs_of(learner):
+        assert pair.teacher.state_dict().keys() == pair.student.state_dict().keys()
+        assert not any(p.requires_grad for p in pair.teacher.parameters())
+        learner.train()
+        assert pair.student.training and not any(module.training for module in pair.teacher.modules())
+    teachers = {id(p) for pair in pairs_of(learner) for p in pair.teacher.parameters()}
+    assert not teachers & {id(p) for p in learner.trained()}
 
 
-def test_every_head_and_buffer_of_the_teacher_moves_towards_the_student():
-    learner = Learner(SMALL, classes=3)
+def test_every_head_and_buffer_of_the_teacher_moves_towards_the_student(learner):
     with torch.no_grad():
-        for value in learner.student.state_dict().values():
+        for pair in pairs_of(learner):
+            for value in pair.student.state_dict().values():
+                if value.is_floating_point():
+                    value.add_(1.0)
+    before = [{name: value.clone() for name, value in pair.teacher.state_dict().items()} for pair in pairs_of(learner)]
+    learner.update_teachers(step=10**6)  # long after the warm-up: the configured momentum
+    for pair, values in zip(pairs_of(learner), before, strict=True):
+        for name, value in pair.teacher.state_dict().items():
             if value.is_floating_point():
-                value.add_(1.0)
-    before = {name: value.clone() for name, value in learner.teacher.state_dict().items()}
-    learner.update_teacher(step=10**6)  # long after the warm-up: the configured momentum
-    for name, value in learner.teacher.state_dict().items():
-        if value.is_floating_point():
-            moved = value - before[name]
-            torch.testing.assert_close(moved, torch.full_like(value, 0.01), msg=name, rtol=1e-3, atol=1e-4)
+                moved = value - values[name]
+                torch.testing.assert_close(moved, torch.full_like(value, 0.01), msg=name, rtol=1e-3, atol=1e-4)
 
 
-def test_student_and_teacher_share_no_memory():
-    learner = Learner(SMALL, classes=3)
-    ours = {value.data_ptr() for value in learner.student.state_dict().values()}
-    assert not ours & {value.data_ptr() for value in learner.teacher.state_dict().values()}
+def test_student_and_teacher_share_no_memory(learner):
+    for pair in pairs_of(learner):
+        ours = {value.data_ptr() for value in pair.student.state_dict().values()}
+        assert not ours & {value.data_ptr() for value in pair.teacher.state_dict().values()}

@@ -12,16 +12,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
 from matplotlib import pyplot as plt
 
 from action import figures, predict, train
+from action.choices import METHODS
+from action.cli import parse_config
 from action.errors import InputError
 from action.run_folder import load_checkpoint, save_checkpoint
 from action.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PUBLISHED = sorted([*CONFIGS.glob("acdc-*.yaml"), *CONFIGS.glob("lits-*.yaml")])
+PUBLISHED = {"acdc": (1, 3, 7), "lits": (5, 10)}  # numbers of labelled patients
 SHORT = [
     "--model.channels=[4,6,8]",
     "--model.embedding=8",
@@ -140,10 +141,12 @@ def test_one_lucky_validation_does_not_choose_the_best_checkpoint(acdc_root, tmp
 def test_a_checkpoint_holds_heads_banks_and_optimiser(finished):
     state = load_checkpoint(finished / "checkpoints" / "latest.pt", torch.device("cpu"))
     names = state["learner"].keys()
-    for part in ("student.network", "student.representation", "teacher.network", "teacher.global_head"):
-        assert any(name.startswith(part) for name in names)
-    for bank in ("slice_bank", "window_bank", "pixel_bank"):
-        assert state["learner"][f"{bank}.features"].abs().sum() > 0
+    heads = ("global_distillation.head", "local_distillation.head", "anatomical_contrast.representation")
+    for part in ("network", *(f"stages.{head}" for head in heads)):
+        for role in ("student", "teacher"):
+            assert any(name.startswith(f"{part}.{role}.") for name in names)
+    for bank in ("global_distillation.bank", "local_distillation.bank", "anatomical_contrast.pixel_bank"):
+        assert state["learner"][f"stages.{bank}.features"].abs().sum() > 0
     assert len(state["optimizer"]["state"]) > 0
 
 
@@ -154,18 +157,20 @@ def test_baselines_run_with_as_many_updates(method, acdc_root, tmp_path):
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
-@pytest.mark.parametrize("config", PUBLISHED, ids=lambda path: path.stem)
-def test_every_published_configuration_starts(config, acdc_root, lits_root, tmp_path):
-    layout, asked = config.stem.split("-")[0], yaml.safe_load(config.read_text())
-    assert asked["model"]["channels"] == [16, 32, 64, 128, 256] and asked["optimizer"]["teacher_momentum"] == 0.99
-    stages = ("global_distillation", "local_distillation", "anatomical_contrast")
-    assert all(asked[stage]["iterations"] == 30000 for stage in stages)
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_every_published_configuration_starts(layout, acdc_root, lits_root, tmp_path):
+    layers = ["--config", CONFIGS / "published.yaml", "--config", CONFIGS / f"{layout}.yaml"]
+    for labeled in PUBLISHED[layout]:
+        asked = parse_config([*map(str, layers), f"--labeled={labeled}"])
+        assert asked.format == layout and asked.labeled == labeled and asked.input.size == (256, 256)
+        assert asked.model.channels == (16, 32, 64, 128, 256) and asked.optimizer.teacher_momentum == 0.99
+        assert [getattr(asked, stage).iterations for stage in METHODS["action"]] == [30000] * 3
     miniature = [
-        "--data", {"acdc": acdc_root, "lits": lits_root}[layout], "--input.size=[64,64]", "--labeled=1",
-        "--split.proportions=[0.6,0.2,0.2]", "--model.window=32", "--model.stride=32", "--device=cpu",
-        *(f"--{stage}.iterations=1" for stage in stages),
-    ]  # fmt: skip
-    run(["--config", config, *miniature, f"--output={tmp_path / 'run'}"])
+        *("--data", {"acdc": acdc_root, "lits": lits_root}[layout], "--input.size=[64,64]", "--labeled=1"),
+        *("--split.proportions=[0.6,0.2,0.2]", "--model.window=32", "--model.stride=32", "--device=cpu"),
+        *(f"--{stage}.iterations=1" for stage in METHODS["action"]),
+    ]
+    run([*layers, *miniature, f"--output={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "summary.json").is_file()
 
 
@@ -368,9 +373,9 @@ def test_test_patients_take_no_part_in_training(acdc_root, tmp_path, monkeypatch
     read = []
     original = Trainer.__init__
 
-    def spy(self, config, learner, stages, data, validation, *rest):
+    def spy(self, config, learner, data, validation, *rest):
         read.append(([len(data.labeled), len(data.unlabeled)], [case.patient for case in validation]))
-        original(self, config, learner, stages, data, validation, *rest)
+        original(self, config, learner, data, validation, *rest)
 
     monkeypatch.setattr(Trainer, "__init__", spy)
     run(["--data", acdc_root, "--labeled=2", f"--output={tmp_path / 'run'}", *SHORT])

@@ -11,8 +11,10 @@ from conftest import SHAPE, save_nifti
 
 from action.config import InputConfig
 from action.data import Case, open_dataset
+from action.data.crops import find_body
+from action.data.intensities import scale_intensity
 from action.data.nifti import write_label
-from action.data.volumes import find_body, load_case, load_cases, resize_to_native, scale_intensity
+from action.data.volumes import load_case, load_cases, resize_to_native
 from action.errors import InputError
 
 

@@ -161,8 +161,9 @@ def test_both_training_steps_compute_the_same(training_steps: dict[bool, trainin
     assert ours["contrast"] > 0
     for name, value in ours.items():
         torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
-    ours, plain = (dict(training_steps[x].learner.student.named_parameters()) for x in (False, True))
-    for name in ("representation.spread.weight", "representation.project.weight", "network.decoder.0.reduce.weight"):
+    ours, plain = (dict(training_steps[x].learner.named_parameters()) for x in (False, True))
+    head = "stages.anatomical_contrast.representation.student"
+    for name in (f"{head}.spread.weight", f"{head}.project.weight", "network.student.decoder.0.reduce.weight"):
         want = plain[name].grad
         scale = want.abs().max().item()
         assert scale > 0

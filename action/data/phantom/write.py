@@ -9,33 +9,34 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from action.data.nifti import write_volume
-from action.data.phantom_scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
+from action.data.phantom.scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
 from action.data.split import SETS
 from action.errors import InputError
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 MOST_PATIENTS = 10_000
-T = TypeVar("T")
+T = TypeVar("T", Anatomy, Appearance)
 
 
 def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
-    """Writes the data set to the folder `root`, aside and then renamed, unless it is there already.
+    """Write the data set to the folder ``root``, aside and then renamed, unless it is there already.
 
-    Equal arguments give equal files. Beside the patients lie `dataset.json` (classes, origin) and `split.json` (of 24
-    patients: 16 train, 3 validation, 5 test).
+    Equal arguments give equal files. Beside the patients lie ``dataset.json`` (classes, origin) and ``split.json`` (of
+    24 patients: 16 train, 3 validation, 5 test).
 
     Returns:
-        `root`.
+        ``root``.
 
     Raises:
-        InputError: `root` holds something else; fewer than 4 or far too many patients; a seed out of range.
+        InputError: ``root`` holds something else; fewer than 4 or far too many patients; a seed out of range.
     """
     root = Path(root)
     if patients < 4:
@@ -71,7 +72,7 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
 
 
 def draw(kind: type[T], count: int, rng: np.random.Generator) -> list[T]:
-    """Latin hypercube: the range of each field is cut into `count` strata, and every patient gets another one."""
+    """Latin hypercube: the range of each field is cut into ``count`` strata, and every patient gets another one."""
     columns = {}
     for field in fields(kind):
         low, high = field.metadata["range"]
@@ -117,12 +118,12 @@ def _ranges() -> dict[str, dict[str, list[float]]]:
     return {kind.__name__.lower(): {f.name: list(f.metadata["range"]) for f in fields(kind)} for kind in kinds}
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,26 +1,26 @@
-"""The LiTS layout (liver CT): `volume-N` and `segmentation-N`, flat or in sub-folders."""
+"""The LiTS layout (liver CT): ``volume-N`` and ``segmentation-N``, flat or in sub-folders."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from action.data.cases import Case, natural_key, raise_problems
+from action.data.cases import Case, Format, natural_key, raise_problems
 from action.data.folders import same_file, walk
 from action.data.nifti import is_prediction
 from action.errors import InputError
 
 
 class Lits:
-    """`volume-N.nii[.gz]` and `segmentation-N.nii[.gz]` anywhere below the data folder; each volume is a patient.
+    """``volume-N.nii[.gz]`` and ``segmentation-N.nii[.gz]`` anywhere below the data folder; each volume is a patient.
 
     Linked folders are entered. Hidden and system folders, and volumes that are predictions, are passed over.
     """
 
-    class_names = ("background", "liver", "tumour")
+    class_names: tuple[str, ...] = ("background", "liver", "tumour")
 
     def find_cases(self, root: Path) -> list[Case]:
-        """A case per volume; without a segmentation of the same number its label is `None`. See `Format.find_cases`."""
+        """A case per volume; its label is ``None`` without a segmentation of its number. See ``Format.find_cases``."""
         found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
         problems: list[str] = []
         for path in walk(root, problems):
@@ -43,3 +43,6 @@ class Lits:
         raise_problems(problems, str(root))
         numbers = sorted(volumes, key=natural_key)
         return [Case(f"volume-{n}", f"volume-{n}", volumes[n], segmentations.get(n)) for n in numbers]
+
+
+FORMAT: Format = Lits()

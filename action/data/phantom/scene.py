@@ -7,6 +7,7 @@ Angles turn from x to y. Distances to outlines are negative inside.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
@@ -21,13 +22,13 @@ ANGLES = 720
 """Samples of a heart outline around the long axis."""
 
 
-def _between(low: float, high: float):
+def _between(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Shape of a patient's heart and of what lies around it; patients are drawn from the `range` of each field."""
+    """Shape of a patient's heart and of what lies around it; patients are drawn from the ``range`` of each field."""
 
     lv_radius: float = _between(19, 25)  # cavity at the base, end-diastole
     wall: float = _between(7.22, 11.8)
@@ -77,10 +78,10 @@ class Appearance:
 
 
 class Scene:
-    """One frame of one patient. What does not beat depends on `rng` alone, so equal generators give equal chests."""
+    """One frame of one patient. What does not beat depends on ``rng`` alone, so equal generators give equal chests."""
 
     def __init__(self, anatomy: Anatomy, contraction: float, slices: int, rng: np.random.Generator):
-        """`contraction` is 0 at end-diastole and 1 at end-systole; `rng` draws the irregularities of all outlines."""
+        """``contraction``: 0 at end-diastole, 1 at end-systole; ``rng`` draws the irregularities of all outlines."""
         self.anatomy, self.contraction, self.slices = anatomy, contraction, slices
         shape = (slices, SIZE, SIZE)
         self.waves = {key: _Waves(rng) for key in ("lv", "wall", "rv", "fat", "chest", "diaphragm")}
@@ -102,16 +103,16 @@ class Scene:
 
     def signal(self, look: Appearance) -> np.ndarray:
         """Noise-free signal float32 [Z, Y, X], blood = 1, with the partial volume of thick slices and of edges."""
-        return sum(self._section(look, depth) for depth in DEPTHS) / len(DEPTHS)
+        return np.asarray(sum(self._section(look, depth) for depth in DEPTHS) / len(DEPTHS))
 
     def _grid(self, depth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions z [Z, 1, 1], y and x [Z, Y, X] at `depth` from the slices' middle; image centre and base are 0."""
+        """Positions z [Z, 1, 1], y, x [Z, Y, X] at ``depth`` from the slices' middle; image centre and base are 0."""
         z = (self.anatomy.top + depth + SPACING[0] * np.arange(self.slices, dtype=np.float32))[:, None, None]
         line = np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2
         return z, line[:, None] * SPACING[1] + self.warp[0], line * SPACING[2] + self.warp[1]
 
     def _outlines(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """Distance of each outline from the long axis at the depths `z` [Z, 1]: [Z, ANGLES]."""
+        """Distance of each outline from the long axis at the depths ``z`` [Z, 1]: [Z, ANGLES]."""
         a, c = self.anatomy, self.contraction
         angle = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
         depth = np.clip(z / a.length, 0, 1.2)
@@ -143,7 +144,7 @@ class Scene:
         return {"lv": cavity, "epicardium": epicardium, "rv": rv, "heart": heart, "fat": heart + fat}
 
     def _heart(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Distances to the heart's outlines, and the heart's own frame: `x`, `y`, `z` below the valve plane."""
+        """Distances to the heart's outlines, and the heart's own frame: ``x``, ``y``, ``z`` below the valve plane."""
         a = self.anatomy
         x = x - (a.x + a.tilt_x * (z - 30) + self.sway[0])
         y = y - (a.y + a.tilt_y * (z - 30) + self.sway[1])
@@ -157,7 +158,7 @@ class Scene:
         return heart | {"x": x, "y": y, "z": z - 9.0 * self.contraction}
 
     def _section(self, look: Appearance, depth: float) -> np.ndarray:
-        """The signal of an thin section of every slice, [Z, Y, X]."""
+        """The signal of a thin section of every slice, [Z, Y, X]."""
         a = self.anatomy
         z, y, x = self._grid(depth)
         heart = self._heart(z, y, x)
@@ -242,7 +243,7 @@ class Scene:
 def acquire(signal: np.ndarray, look: Appearance, still: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
     """A scan int16 [Z, Y, X] of a signal: texture, tone, coil sensitivity, slice gain, blur, Rician noise, scale.
 
-    `still` draws what both frames of a patient share, `rng` what they do not.
+    ``still`` draws what both frames of a patient share, ``rng`` what they do not.
     """
     shape = signal.shape
     texture = smooth_noise(still, shape, 0.9) + smooth_noise(still, shape, 2.5)
@@ -258,7 +259,7 @@ def acquire(signal: np.ndarray, look: Appearance, still: np.random.Generator, rn
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], width: float) -> np.ndarray:
-    """Random field float32 [Z, Y, X] of mean 0 and deviation 1; `width`: its in-plane correlation in voxels."""
+    """Random field float32 [Z, Y, X] of mean 0 and deviation 1; ``width``: its in-plane correlation in voxels."""
     step = max(1, int(width / 3))  # a wide field is drawn coarsely
     coarse = [shape[0], *(-(-n // step) for n in shape[1:])]
     values = gaussian_filter(rng.normal(size=coarse), (0.8, width / step, width / step), mode="nearest")
@@ -276,15 +277,17 @@ class _Waves:
         self.terms = [(n, float(size / np.sqrt(n)), phase, twist) for n, (size, phase, twist) in enumerate(draws, 1)]
 
     def __call__(self, angle: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
-        return sum(size * np.cos(n * angle + (phase + twist * depth)) for n, size, phase, twist in self.terms)
+        waves = (size * np.cos(n * angle + (phase + twist * depth)) for n, size, phase, twist in self.terms)
+        return np.asarray(sum(waves))
 
 
 def _taper(depth: np.ndarray) -> np.ndarray:
     """Radius of a ventricle from its base (0) to its tip (1), relative to the base."""
-    return np.sqrt(np.clip(1 - np.clip(depth, 0, None) ** 2.3, 0, 1))
+    radius: np.ndarray = np.sqrt(np.clip(1 - np.clip(depth, 0, None) ** 2.3, 0, 1))
+    return radius
 
 
 def _paint(image: np.ndarray, distance: np.ndarray, value: float) -> None:
-    """Covers `image` with `value` where `distance` is negative, and the voxels on the edge in proportion."""
+    """Cover ``image`` with ``value`` where ``distance`` is negative, and the voxels on the edge in proportion."""
     cover = np.clip(np.float32(0.5) - distance * np.float32(1 / SPACING[1]), 0, 1)
     image += cover * (np.float32(value) - image)

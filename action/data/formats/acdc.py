@@ -1,27 +1,27 @@
-"""The ACDC layout (cardiac cine MRI): a folder per patient, two labelled frames named in its `Info.cfg`."""
+"""The ACDC layout (cardiac cine MRI): a folder per patient, two labelled frames named in its ``Info.cfg``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from action.data.cases import Case, natural_key, raise_problems
+from action.data.cases import Case, Format, natural_key, raise_problems
 from action.data.folders import dangling, entries, same_file
 from action.data.text import read_text
 from action.errors import InputError
 
 
 class Acdc:
-    """`patientNNN/Info.cfg`, `patientNNN/patientNNN_frameMM.nii.gz`, `patientNNN/patientNNN_frameMM_gt.nii.gz`.
+    """``patientNNN/Info.cfg``, ``patientNNN/patientNNN_frameMM.nii.gz``, ``patientNNN/patientNNN_frameMM_gt.nii.gz``.
 
-    Patient folders lie in the data folder itself or in the official `training` and `testing` folders. `Info.cfg`
+    Patient folders lie in the data folder itself or in the official ``training`` and ``testing`` folders. ``Info.cfg``
     gives the numbers of the end-diastolic and end-systolic frame; other frames and the 4-D series are not read.
     """
 
-    class_names = ("background", "right ventricle", "myocardium", "left ventricle")
+    class_names: tuple[str, ...] = ("background", "right ventricle", "myocardium", "left ventricle")
 
     def find_cases(self, root: Path) -> list[Case]:
-        """Both frames of every patient (one, where ED and ES name the same frame). See `Format.find_cases`."""
+        """Both frames of every patient (one, where ED and ES name the same frame). See ``Format.find_cases``."""
         folders: dict[str, Path] = {}
         problems: list[str] = []
         for parent in (root, root / "training", root / "testing"):
@@ -35,7 +35,7 @@ class Acdc:
         if not folders and not problems:
             raise InputError(f"no patients in {root}: expected folders patient001, patient002, ... (format 'acdc')")
 
-        cases = []
+        cases: list[Case] = []
         for patient in sorted(folders, key=natural_key):
             try:
                 cases += _frames(patient, folders[patient])
@@ -43,6 +43,9 @@ class Acdc:
                 problems.append(str(error))
         raise_problems(problems, str(root))
         return cases
+
+
+FORMAT: Format = Acdc()
 
 
 def _patient_folders(parent: Path, problems: list[str]) -> list[Path]:
@@ -57,7 +60,7 @@ def _frames(patient: str, folder: Path) -> list[Case]:
     files: dict[str, list[Path]] = {}  # by their names in lower case
     for path in entries(folder):
         files.setdefault(path.name.lower(), []).append(path)
-    cases = []
+    cases: list[Case] = []
     for frame in sorted(set(read_info(_only(files, "info.cfg") or folder / "Info.cfg"))):
         name = f"{patient}_frame{frame:02d}"
         image, label = (_only(files, f"{stem}.nii.gz", f"{stem}.nii") for stem in (name, f"{name}_gt"))
@@ -68,23 +71,23 @@ def _frames(patient: str, folder: Path) -> list[Case]:
 
 
 def read_info(path: Path) -> tuple[int, int]:
-    """Frame numbers (ED, ES) of an `Info.cfg`.
+    """Frame numbers (ED, ES) of an ``Info.cfg``.
 
     Raises:
-        InputError: the file is missing or has no line `ED: <number>` or `ES: <number>`.
+        InputError: the file is missing or has no line ``ED: <number>`` or ``ES: <number>``.
     """
     try:
         text = read_text(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: it must have the lines 'ED: <frame>' and 'ES: <frame>'") from error
-    numbers = [re.search(rf"^\s*{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE) for key in ("ED", "ES")]
-    if None in numbers:
+    diastole, systole = (re.search(rf"^\s*{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE) for key in ("ED", "ES"))
+    if diastole is None or systole is None:
         raise InputError(f"{path} must have the lines 'ED: <frame number>' and 'ES: <frame number>'")
-    return int(numbers[0][1]), int(numbers[1][1])
+    return int(diastole[1]), int(systole[1])
 
 
 def _only(files: dict[str, list[Path]], *names: str) -> Path | None:
-    """The one file that has one of the `names`, however they are capitalised; `None` where there is none.
+    """The one file that has one of the ``names``, however they are capitalised; ``None`` where there is none.
 
     Raises:
         InputError: there are several, a link whose target is missing, or something that is not a file.

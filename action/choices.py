@@ -1,0 +1,30 @@
+"""What the settings choose from, by name: the registries themselves say what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from action.data.crops import CROPS
+from action.data.formats import FORMATS
+from action.data.intensities import INTENSITIES
+from action.data.mixing import MIXES
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "action": ("global_distillation", "local_distillation", "anatomical_contrast"),
+    "mean-teacher": ("mean_teacher",),
+    "supervised": ("supervised",),
+}
+"""The stages of each method, in order: the names of their files in ``action/stages``."""
+
+if TYPE_CHECKING:  # any name for the type checker, those that there are for the command line
+    CropName = str
+    FormatName = str
+    IntensityName = str
+    MethodName = str
+    MixName = str
+else:
+    CropName = Literal[tuple(CROPS)]
+    FormatName = Literal[tuple(FORMATS)]
+    IntensityName = Literal[("auto", *INTENSITIES)]
+    MethodName = Literal[tuple(METHODS)]
+    MixName = Literal[tuple(MIXES)]
