@@ -53,7 +53,7 @@ def index_entries(index, line, valid_line, first, k, rows, BLOCK_K: tl.constexpr
 
 
 @kernel
-def _bank_grad(
+def _indexed_bank_grad(
     query, bank, order, starts, weights, bank_grad, queries, rows, features, k,
     query_g, query_n, query_d, bank_g, bank_n, bank_d,
     NORMALIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -98,7 +98,7 @@ def bank_gradient(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, n
     result = torch.empty(bank.shape, dtype=torch.float32, device=query.device)
     sizes = tile_sizes(features, max(1, queries * k // rows))
     with on_device(query):
-        _bank_grad[(groups * -(-rows // sizes["outer"]),)](
+        _indexed_bank_grad[(groups * -(-rows // sizes["outer"]),)](
             query, bank, order, starts, weights, result, queries, rows, features, k,
             *query.stride(), *bank.stride(), NORMALIZE=normalize,
             BLOCK_M=sizes["outer"], BLOCK_E=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
