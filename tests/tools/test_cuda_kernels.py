@@ -96,7 +96,7 @@ def test_shared_memory_is_what_the_launchers_ask_for() -> None:
     assert kernel(name="bank_pass<Bfloat, true, true>").shared(library, 128) > tiles
     assert kernel(name="bank_pass<Half, false, true>").shared(library, 128) < tiles
     assert kernel(name="student_grad<Bfloat>").shared(library, 128) == tiles
-    assert kernel(name="bank_grad<Bfloat>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 8 * 4
+    assert kernel(name="bank_grad<Bfloat>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 12 * 4
     assert Kernel("sm_80", "order", 30, 77, ()).shared(library, 128) == 77
 
 
