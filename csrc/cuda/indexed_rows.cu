@@ -21,7 +21,7 @@ struct BankGradient {
 /// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per row of the bank; its warps
 /// share the entries, and add up in their own order.
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps) bank_grad(BankGradient p) {
+__global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p) {
   float4* partial = reinterpret_cast<float4*>(shared_memory);  // [kWarps, 32]
   const int64_t line = blockIdx.x, group = line / p.rows, row = line % p.rows;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -109,9 +109,9 @@ int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) 
                           check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d}),
                           n, m, g * m, k, static_cast<int>(d), static_cast<int>(width), p.normalize};
   if (!check.passed()) return check.status();
-  auto* kernel = p.bank.dtype == Dtype::float16    ? bank_grad<__half>
-                 : p.bank.dtype == Dtype::bfloat16 ? bank_grad<__nv_bfloat16>
-                                                   : bank_grad<float>;
+  auto* kernel = p.bank.dtype == Dtype::float16    ? indexed_bank_grad<__half>
+                 : p.bank.dtype == Dtype::bfloat16 ? indexed_bank_grad<__nv_bfloat16>
+                                                   : indexed_bank_grad<float>;
   return enqueue(kernel, static_cast<unsigned>(call.total), 32 * kWarps, 32 * kWarps * sizeof(float4), stream, call);
 }
 

@@ -1,4 +1,4 @@
-"""What only the Triton backend does: a missing Triton, the choice on CUDA, merged shares, selection under pressure."""
+"""What only the Triton backend does: a missing Triton, the choice on CUDA, merged splits, selection under pressure."""
 
 from __future__ import annotations
 
@@ -75,10 +75,11 @@ def test_selection_whose_buffer_fills(order: str, k: int) -> None:
 
 @pytest.mark.parametrize("m", [11, 30])  # a few more keys than are wanted, and many
 def test_keys_are_put_into_order_in_parts(monkeypatch: pytest.MonkeyPatch, m: int) -> None:
+    from action_kernels.backends.gpu import EMPTY
     from action_kernels.backends.triton import selection
 
     keys = torch.randint(-(2**63), 2**63 - 1, (2, 7, m))
-    keys[0, 3] = selection.EMPTY
+    keys[0, 3] = EMPTY
     whole = selection.in_order(keys, 8)
     monkeypatch.setattr(selection, "SORTED", 3 * m)
     parts = selection.in_order(keys, 8)

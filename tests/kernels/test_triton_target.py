@@ -11,8 +11,8 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
-from action_kernels.backends import triton
 from action_kernels.backends.triton import launch, tiles, tuned
+from action_kernels.backends.triton.hard_negatives import hard_negatives
 from action_kernels.backends.triton.launch import Target, aimed_at
 
 META = torch.device("meta")
@@ -27,9 +27,9 @@ def test_launches_go_to_the_target_and_nothing_runs() -> None:
 
     rows = torch.empty(1, 300, 32, dtype=torch.bfloat16, device="meta")
     with aimed_at(Target(90, 132, "ieee", record)):
-        similarity, index = triton.hard_negatives(rows, rows, 4, None, None, True)
+        similarity, index = hard_negatives(rows, rows, 4, None, None, True)
     assert similarity.shape == index.shape == (1, 300, 4)
-    assert [name for name, _ in launched if name == "_scan"] == ["_scan"]
+    assert [name for name, _ in launched if name == "_bank_pass"] == ["_bank_pass"]
     assert all(grid and min(grid) > 0 for _, grid in launched)
 
 
@@ -48,10 +48,10 @@ def test_decisions_are_the_targets_inside_the_block_alone() -> None:
 
 def test_a_tile_on_trial_goes_before_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "INTERPRETED", False)
-    usual = tiles.scan_tile(64, torch.bfloat16, META, selects=True)
+    usual = tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True)
     key = tuned.key_of("selection", 64, torch.bfloat16)
     with tuned.on_trial(key, (16, 256, 2, 7)):
-        assert tiles.scan_tile(64, torch.bfloat16, META, selects=True) == (16, 256, 64, 2, 7)
-        assert tiles.scan_tile(64, torch.bfloat16, META, selects=False) != (16, 256, 64, 2, 7)
-        assert tiles.scan_tile(128, torch.bfloat16, META, selects=True) != (16, 256, 128, 2, 7)
-    assert tiles.scan_tile(64, torch.bfloat16, META, selects=True) == usual
+        assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True) == (16, 256, 64, 2, 7)
+        assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=False) != (16, 256, 64, 2, 7)
+        assert tiles.bank_pass_tile(128, torch.bfloat16, META, selects=True) != (16, 256, 128, 2, 7)
+    assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True) == usual

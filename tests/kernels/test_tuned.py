@@ -36,32 +36,41 @@ def write(path: Path, entries: object) -> None:
 
 
 def test_the_tables_tile_is_used_for_its_kernel_dtype_and_width(path: Path) -> None:
-    rules = tiles.scan_tile(100, torch.bfloat16, CPU, False), tiles.bank_tile(128, torch.bfloat16, CPU)
+    rules = tiles.bank_pass_tile(100, torch.bfloat16, CPU, False), tiles.bank_grad_tile(128, torch.bfloat16, CPU)
     tuned.read.cache_clear()
-    write(path, {"selection bfloat16 128": TILE, "direction float16 64": {**TILE, "warps": 8}})
-    assert tiles.scan_tile(100, torch.bfloat16, CPU, True) == (32, 16, 128, 2, 5)
-    assert tiles.direction_tile(64, torch.float16, CPU) == (32, 16, 64, 8, 5)
-    assert (tiles.scan_tile(100, torch.bfloat16, CPU, False), tiles.bank_tile(128, torch.bfloat16, CPU)) == rules
-    assert tiles.scan_tile(64, torch.bfloat16, CPU, True)[:2] == (64, 64)
-    assert tiles.scan_tile(128, torch.float16, CPU, True)[:2] == (64, 64)
+    write(path, {"selection bfloat16 128": TILE, "student_grad float16 64": {**TILE, "warps": 8}})
+    assert tiles.bank_pass_tile(100, torch.bfloat16, CPU, True) == (32, 16, 128, 2, 5)
+    assert tiles.student_grad_tile(64, torch.float16, CPU) == (32, 16, 64, 8, 5)
+    assert (
+        tiles.bank_pass_tile(100, torch.bfloat16, CPU, False),
+        tiles.bank_grad_tile(128, torch.bfloat16, CPU),
+    ) == rules
+    assert tiles.bank_pass_tile(64, torch.bfloat16, CPU, True)[:2] == (64, 64)
+    assert tiles.bank_pass_tile(128, torch.float16, CPU, True)[:2] == (64, 64)
 
 
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ({"scan bfloat16 64": {**TILE, "block_m": 48}}, "'scan bfloat16 64': block_m must be a power of two, not 48"),
-        ({"scan bfloat16 64": {"block_n": 64}}, "'scan bfloat16 64': block_m must be a power of two, not None"),
-        ({"scan bfloat16 64": {**TILE, "stages": 0}}, "stages must be a positive whole number, not 0"),
-        ({"scan bfloat16 64": {**TILE, "block_n": 8}}, "block_n must be at least 16, not 8"),
-        ({"scan bfloat16 64": [1, 2]}, "'scan bfloat16 64': must have block_n"),
-        ({"skan bfloat16 64": TILE}, "'skan bfloat16 64': the first word"),
+        (
+            {"bank_pass bfloat16 64": {**TILE, "block_m": 48}},
+            "'bank_pass bfloat16 64': block_m must be a power of two, not 48",
+        ),
+        (
+            {"bank_pass bfloat16 64": {"block_n": 64}},
+            "'bank_pass bfloat16 64': block_m must be a power of two, not None",
+        ),
+        ({"bank_pass bfloat16 64": {**TILE, "stages": 0}}, "stages must be a positive whole number, not 0"),
+        ({"bank_pass bfloat16 64": {**TILE, "block_n": 8}}, "block_n must be at least 16, not 8"),
+        ({"bank_pass bfloat16 64": [1, 2]}, "'bank_pass bfloat16 64': must have block_n"),
+        ({"bank_pas bfloat16 64": TILE}, "'bank_pas bfloat16 64': the first word"),
         ([TILE], "tiles: must be a table"),
     ],
 )
 def test_a_malformed_entry_is_named(path: Path, entries: object, named: str) -> None:
     write(path, entries)
     with pytest.raises(ValueError) as error:
-        tiles.scan_tile(64, torch.bfloat16, CPU, False)
+        tiles.bank_pass_tile(64, torch.bfloat16, CPU, False)
     assert str(path) in str(error.value) and named in str(error.value)
 
 
@@ -69,7 +78,7 @@ def test_a_malformed_entry_is_named(path: Path, entries: object, named: str) -> 
 def test_a_file_without_a_table_is_named(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match="no table of tiles") as error:
-        tiles.bank_tile(64, torch.bfloat16, CPU)
+        tiles.bank_grad_tile(64, torch.bfloat16, CPU)
     assert str(path) in str(error.value)
 
 

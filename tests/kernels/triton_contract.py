@@ -21,9 +21,9 @@ from tools.machine_code.chips import H100
 TARGET = Call(torch.bfloat16, "ieee", 128, k=64, groups=1, queries=65536, rows=16384)
 CALLS = {
     "forward": replace(TARGET, k=0),
-    "gradient": replace(TARGET, k=0, gradient=True),
+    "gradient": replace(TARGET, k=0, student_grad=True),
     "forward, k": TARGET,
-    "gradient, k": replace(TARGET, gradient=True),
+    "gradient, k": replace(TARGET, student_grad=True),
 }
 
 TRITON = Kernels("triton")

@@ -53,39 +53,39 @@ class Function:
 
 
 def launch(name: str, **changes: object) -> Launch:
-    """One group, N = 6 and M = 10 with D = 16, in tiles of 4 x 4; the bank in two shares of 8 and 2."""
+    """One group, N = 6 and M = 10 with D = 16, in tiles of 4 x 4; the bank in two splits of 8 and 2."""
     rows = torch.empty(1, 6, 16, dtype=torch.bfloat16, device="meta")
     values: dict[str, object] = {
         "student": rows, "FEATURES": 16, "WIDTH": 16, "OUT": 16, "DISTILL": True, "SELECT": False, "LABELLED": False,
-        "queries": 6, "rows": 10, "total": 10 if name == "_bank_gradient" else 6, "works": 4, "shares": 2, "span": 8,
-        "BLOCK_N": 4, "BLOCK_M": 4, "k": 0, "statistics": torch.empty(5, 2, 1, 6, device="meta"), "keys": None,
+        "queries": 6, "rows": 10, "total": 10 if name == "_bank_grad" else 6, "works": 4, "num_splits": 2, "span": 8,
+        "BLOCK_N": 4, "BLOCK_M": 4, "k": 0, "statistics": torch.empty(6, 2, 1, 6, device="meta"), "keys": None,
         "partial": torch.empty(2, 1, 6, 16, device="meta"),
     }  # fmt: skip
     return Launch(Function(name), (), (4,), {**values, **changes}, A100)
 
 
-def test_work_of_a_scan_by_hand() -> None:
-    found = work(launch("_scan"))
+def test_work_of_a_bank_pass_by_hand() -> None:
+    found = work(launch("_bank_pass"))
     assert (found.works, found.tiles, found.tile_pairs) == (4, 2, 16)
     assert found.flop == 6 * 10 * 2 * (16 + 16)  # both similarities
     assert found.exponentials == 2 * 6 * 10
     bank, queries = 10 * (16 * 2 + 4), 2 * 6 * (16 * 2 + 4)
-    assert found.compulsory == bank + queries + 5 * 2 * 6 * 4
+    assert found.compulsory == bank + queries + 6 * 2 * 6 * 4
     assert found.traffic(bank) == found.compulsory and found.traffic(bank - 1) == found.compulsory + bank
     assert found.tile_bytes == 4 * 16 * 2
-    alone = work(launch("_scan", DISTILL=False, statistics=None))
+    alone = work(launch("_bank_pass", DISTILL=False, statistics=None))
     assert (alone.flop, alone.exponentials) == (found.flop // 2, 0)
 
 
 def test_work_of_gradients_by_hand() -> None:
     """A weight of 16-bit rows goes in as two terms; columns that are split repeat the similarities."""
     pairs = 6 * 10
-    assert work(launch("_direction")).flop == pairs * 2 * (2 * 16 + 2 * 16)
-    split = work(launch("_direction", FEATURES=32, WIDTH=16, OUT=16))
+    assert work(launch("_student_grad")).flop == pairs * 2 * (2 * 16 + 2 * 16)
+    split = work(launch("_student_grad", FEATURES=32, WIDTH=16, OUT=16))
     assert split.flop == pairs * 2 * 2 * (2 * 32 + 2 * 16) and split.exponentials == 2 * 2 * pairs
     assert split.tile_bytes == 2 * (32 * (4 + 4 + 4) + 16 * 4)
-    assert work(launch("_bank_gradient")).flop == pairs * 2 * (2 * 16 + 4 * 16)
-    whole = launch("_direction", student=torch.empty(1, 6, 16, device="meta"))
+    assert work(launch("_bank_grad")).flop == pairs * 2 * (2 * 16 + 4 * 16)
+    whole = launch("_student_grad", student=torch.empty(1, 6, 16, device="meta"))
     assert work(whole).flop == pairs * 2 * (2 * 16 + 16)
 
 
@@ -140,10 +140,10 @@ def test_least_time_by_hand() -> None:
 
 def test_tiles_with_candidates() -> None:
     """A row is among the two best of the first 4 or 8 with probability 1/2 or 1/4; a tile has four pairs."""
-    selecting = launch("_scan", SELECT=True, k=2, BLOCK_N=1)
+    selecting = launch("_bank_pass", SELECT=True, k=2, BLOCK_N=1)
     expected = (1 + (1 - 0.5**4) + (1 - 0.75**4)) / 3
     assert tiles_with_candidates(selecting, 3) == pytest.approx(expected)
-    assert tiles_with_candidates(launch("_scan"), 3) == 0
+    assert tiles_with_candidates(launch("_bank_pass"), 3) == 0
     more = replace(selecting, options={**selecting.options, "k": 3})
     assert tiles_with_candidates(more, 3) > expected
     assert tiles_with_candidates(selecting, 300) < expected
@@ -151,11 +151,11 @@ def test_tiles_with_candidates() -> None:
 
 def test_more_of_anything_takes_no_less() -> None:
     base = {"queries": 6, "rows": 10, "total": 6}
-    sizes = [work(launch("_scan", **{**base, **x})) for x in ({}, {"rows": 20}, {"queries": 12, "total": 12})]
+    sizes = [work(launch("_bank_pass", **{**base, **x})) for x in ({}, {"rows": 20}, {"queries": 12, "total": 12})]
     for larger in sizes[1:]:
         assert larger.flop == 2 * sizes[0].flop and larger.exponentials == 2 * sizes[0].exponentials
         assert larger.compulsory > sizes[0].compulsory
-    wide = work(launch("_scan", FEATURES=32, WIDTH=32))
+    wide = work(launch("_bank_pass", FEATURES=32, WIDTH=32))
     assert wide.flop == 2 * sizes[0].flop and wide.exponentials == sizes[0].exponentials
     one = Counter({Instruction("FADD", "", False): 1})
     for rates in RATES.values():
@@ -166,7 +166,7 @@ def test_more_of_anything_takes_no_less() -> None:
 def test_least_work_of_a_call() -> None:
     call = Call(torch.bfloat16, "ieee", 16, groups=1, queries=6, rows=10)
     inputs = 2 * 16 * (6 + 6 + 10)
-    outputs = 6 * (4 + 8 + 8)  # divergence, and two log-sum-exps in float64
+    outputs = 6 * (4 + 3 * 8)  # divergence; logit gap and two log-sum-exps in float64
     assert least(call) == (2 * 2 * 60 * 16, 120, inputs + outputs)
-    assert least(replace(call, gradient=True)) == (3 * 2 * 60 * 16, 120, inputs + outputs + 4 * 6 * 16)
+    assert least(replace(call, student_grad=True)) == (3 * 2 * 60 * 16, 120, inputs + outputs + 4 * 6 * 16)
     assert least(replace(call, k=3)) == (2 * 2 * 60 * 16, 120, inputs + outputs + 6 * 3 * (4 + 8))

@@ -14,15 +14,15 @@ class Work:
     """A launch's work.
 
     Attributes:
-        works: walks over a share of the streamed side by a block of the other; all alike.
+        works: walks over a split of the streamed side by a block of the other; all alike.
         tiles: of a walk.
         pair_flop: of a pair of rows, in one walk.
-        splits: walks that share a pair, each for other columns of a gradient.
+        parts: walks that take the same pair, each for other columns of a gradient.
     """
 
     works: int
     tiles: int
-    splits: int
+    parts: int
     tile_pairs: int
     pairs: int
     pair_flop: int
@@ -34,11 +34,11 @@ class Work:
 
     @property
     def flop(self) -> int:
-        return self.pairs * self.splits * self.pair_flop
+        return self.pairs * self.parts * self.pair_flop
 
     @property
     def exponentials(self) -> int:
-        return self.pairs * self.splits * self.pair_exponentials
+        return self.pairs * self.parts * self.pair_exponentials
 
     def traffic(self, l2_size: int) -> int:
         """Bytes of memory: blocks that walk at the same time share rows where a group's streamed side fits the L2."""
@@ -54,34 +54,34 @@ class Work:
 
 def work(launch: Launch) -> Work:
     """The work of a recorded launch."""
-    bank_gradient, scan = launch.name == "bank_gradient", launch.name == "scan"
+    bank_grad, bank_pass = launch.name == "bank_grad", launch.name == "bank_pass"
     padded, size = launch["FEATURES"], launch["student"].element_size()
-    out = padded if scan else launch["OUT"]
-    both = 2 if not scan or launch["DISTILL"] else 1  # student and teacher
+    out = padded if bank_pass else launch["OUT"]
+    both = 2 if not bank_pass or launch["DISTILL"] else 1  # student and teacher
     queries, rows = launch["queries"], launch["rows"]
-    groups = launch["total"] // (rows if bank_gradient else queries)
+    groups = launch["total"] // (rows if bank_grad else queries)
     n, m = launch["BLOCK_N"], launch["BLOCK_M"]
-    step = n if bank_gradient else m
-    works = launch["works"] if scan else launch.grid[0]
+    step = n if bank_grad else m
+    works = launch["works"] if bank_pass else launch.grid[0]
     terms = 1 if launch["student"].dtype == torch.float32 else 2  # of a gradient's weight
-    products = both * padded + (0 if scan else both * terms * out if bank_gradient else terms * out)
+    products = both * padded + (0 if bank_pass else both * terms * out if bank_grad else terms * out)
 
     line = padded * size + 4  # with its scale
-    labels = 8 if scan and launch["LABELLED"] else 0
+    labels = 8 if bank_pass and launch["LABELLED"] else 0
     query_side, bank_side = both * queries * line + labels * queries, rows * (line + labels)
-    streamed = query_side if bank_gradient else bank_side
-    written = [launch["statistics"], launch["keys"]] if scan else [launch["partial"]]
-    blocks = works // launch["shares"] // groups  # of one group
+    streamed = query_side if bank_grad else bank_side
+    written = [launch["statistics"], launch["keys"]] if bank_pass else [launch["partial"]]
+    blocks = works // launch["num_splits"] // groups  # of one group
 
     kept = launch["WIDTH"] == padded
-    tile_bytes = step * padded * size * (2 if bank_gradient else 1)
+    tile_bytes = step * padded * size * (2 if bank_grad else 1)
     if not kept:  # both sides are loaded again, and the columns of the gradient
-        tile_bytes = size * padded * (2 * (n + m) if bank_gradient else both * n + m)
-        tile_bytes += 0 if scan else size * out * (2 * n if bank_gradient else m)
+        tile_bytes = size * padded * (2 * (n + m) if bank_grad else both * n + m)
+        tile_bytes += 0 if bank_pass else size * out * (2 * n if bank_grad else m)
     return Work(
         works=works,
         tiles=-(-launch["span"] // step),
-        splits=1 if scan else padded // out,
+        parts=1 if bank_pass else padded // out,
         tile_pairs=n * m,
         pairs=groups * queries * rows,
         pair_flop=2 * products,
@@ -94,12 +94,12 @@ def work(launch: Launch) -> Work:
 
 
 def tiles_with_candidates(launch: Launch, tiles: int) -> float:
-    """Share of a walk's tiles in which a row is among the k best so far of some query, on average.
+    """Fraction of a walk's tiles in which a row is among the k best so far of some query, on average.
 
     Rows come in random order, so that row j is among the k best of the first j with probability k / j; the threshold is
-    taken as current, while the kernel's lags behind: the true share is no smaller.
+    taken as current, while the kernel's lags behind: the true fraction is no smaller.
     """
-    if launch.name != "scan" or not launch["SELECT"]:
+    if launch.name != "bank_pass" or not launch["SELECT"]:
         return 0.0
     k, pairs, step = launch["k"], launch["BLOCK_N"] * launch["BLOCK_M"], launch["BLOCK_M"]
     none = (max(0.0, 1 - k / max(1, i * step)) ** pairs for i in range(tiles))

@@ -21,39 +21,20 @@ from functools import cache
 
 import numpy as np
 
+from action_kernels.backends.cuda.plan import TILE, Plan, plan
+
 from ..command import run
 from ..machine_code.cuda_kernels import Kernel, kernels
 from ..machine_code.sass import parse
 from .throughput import RATES, Rates, product_flop
 
-BLOCK, WARP_ROWS = 64, 16
+WARP_ROWS = 16
 FEATURES = 128
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A launch of the scan."""
-
-    works: int  # walks of a block over a share of the bank
-    shares: int
-    span: int  # bank rows of a share
-    k: int
-    limit: int
-    capacity: int
-    quota: int
-
-
-def geometry(processors: int, queries: int, rows: int, k: int) -> Geometry:
-    """What the backend would launch on a GPU of so many multiprocessors."""
-    from action_kernels.backends.cuda import plan_scan
-
-    plan = plan_scan(processors, 1, queries, rows, k)
-    return Geometry(plan.works, plan.shares, plan.span, plan.kept, plan.limit, plan.capacity, plan.quota)
 
 
 @dataclass
 class Events:
-    """How often a warp's parts run in a walk, on average over the shares."""
+    """How often a warp's parts run in a walk, on average over the splits."""
 
     tiles: float = 0
     turns: float = 0  # of the loop over a tile's candidates
@@ -65,47 +46,47 @@ class Events:
 
 
 class Walk:
-    """Shares that walk over their part of a bank side by side, 16 queries' rows each."""
+    """Splits that walk over their part of a bank side by side, 16 queries' rows each."""
 
-    def __init__(self, plan: Geometry, rows: int = WARP_ROWS) -> None:
-        self.plan, self.events = plan, Events()
-        shape = plan.shares, rows
-        self.keys = np.full((*shape, plan.capacity), -np.inf, dtype=np.float32)
+    def __init__(self, planned: Plan, rows: int = WARP_ROWS) -> None:
+        self.planned, self.events = planned, Events()
+        shape = planned.num_splits, rows
+        self.keys = np.full((*shape, planned.capacity), -np.inf, dtype=np.float32)
         self.counts = np.zeros(shape, dtype=int)
         self.threshold = np.full(shape, -np.inf, dtype=np.float32)
         self.floors = np.full(shape, -np.inf, dtype=np.float32)
 
     def take(self, tile: np.ndarray) -> None:
-        """Similarities [shares, rows, 64] of each share's next tile."""
-        shares, rows, _ = tile.shape
+        """Similarities [num_splits, rows, 64] of each split's next tile."""
+        num_splits, rows, _ = tile.shape
         better = tile > self.threshold[..., None]
         # A lane has columns 2 q and 2 q + 1 of every eight, in rows g and g + 8.
-        by_lane = better.reshape(shares, 2, rows // 2, 8, 4, 2).sum(axis=(1, 3, 5))
+        by_lane = better.reshape(num_splits, 2, rows // 2, 8, 4, 2).sum(axis=(1, 3, 5))
         self.events.tiles += 1
         self.events.turns += by_lane.max(axis=(1, 2)).mean()
         for place in zip(*np.nonzero(better.any(axis=2)), strict=True):
             new, count = tile[place][better[place]], self.counts[place]
             self.keys[place][count : count + len(new)] = new
             self.counts[place] += len(new)
-            if self.counts[place] > self.plan.capacity - BLOCK:
+            if self.counts[place] > self.planned.capacity - TILE:
                 self.clear(place)
-        self.events.candidates += better.sum() / (shares * rows)
+        self.events.candidates += better.sum() / (num_splits * rows)
         tiles = int(self.events.tiles)
-        if shares > 1 and tiles & (tiles - 1) == 0:
+        if num_splits > 1 and tiles & (tiles - 1) == 0:
             self.exchange()
 
     def clear(self, place: tuple) -> None:
         keys = self.keys[place][: self.counts[place]]
-        low = self.bisect(keys, self.plan.k, self.plan.limit)
-        self.events.clears += 1 / self.plan.shares
-        self.events.moved += math.ceil(len(keys) / 32) / self.plan.shares
+        low = self.bisect(keys, self.planned.kept, self.planned.limit)
+        self.events.clears += 1 / self.planned.num_splits
+        self.events.moved += math.ceil(len(keys) / 32) / self.planned.num_splits
         kept = keys[keys >= low]
         self.counts[place] = len(kept)
         self.keys[place][: len(kept)] = kept
         self.threshold[place] = max(self.threshold[place], low)
 
     def exchange(self) -> None:
-        quota = self.plan.quota
+        quota = self.planned.quota
         slack = quota + quota // 4
         for place in np.ndindex(*self.counts.shape):
             self.events.exchanges += 1 / self.counts.size
@@ -125,7 +106,7 @@ class Walk:
             above = int((words >= middle).sum())
             passes += 1
             low, high, reach = (middle, high, above) if above >= k else (low, middle, reach)
-        self.events.compared += passes * math.ceil(len(keys) / 32) / self.plan.shares
+        self.events.compared += passes * math.ceil(len(keys) / 32) / self.planned.num_splits
         return np.float32(_from_ordered(low))
 
 
@@ -140,17 +121,17 @@ def _from_ordered(word: int) -> np.float32:
 
 
 @cache
-def simulate(plan: Geometry, seed: int = 0) -> Events:
+def simulate(planned: Plan, seed: int = 0) -> Events:
     """A walk over similarities of random directions."""
-    rng, walk = np.random.default_rng(seed), Walk(plan)
-    for _ in range(-(-plan.span // BLOCK)):
-        walk.take(rng.standard_normal((plan.shares, WARP_ROWS, BLOCK), dtype=np.float32) / math.sqrt(FEATURES))
+    rng, walk = np.random.default_rng(seed), Walk(planned)
+    for _ in range(-(-planned.span // TILE)):
+        walk.take(rng.standard_normal((planned.num_splits, WARP_ROWS, TILE), dtype=np.float32) / math.sqrt(FEATURES))
     return walk.events
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Instructions of the scan's parts, for a warp."""
+    """Instructions of the bank pass's parts, for a warp."""
 
     tile: int  # once a tile, at the most
     copy: int  # a chunk of 128 bytes a row, as the next
@@ -168,7 +149,7 @@ class Parts:
 
 
 def parts(kernel: Kernel) -> Parts:
-    """Of a scan that selects, by the loops in its machine code."""
+    """Of a bank pass that selects, by the loops in its machine code."""
     lines = kernel.sass
     place = {int(match[1], 16): i for i, line in enumerate(lines) if (match := re.match(r"\s*/\*([0-9a-f]+)\*/", line))}
     loops = []
@@ -216,10 +197,10 @@ class Estimate:
         return self.tensor + self.issue
 
 
-def estimate(rates: Rates, plan: Geometry, events: Events, found: Parts, queries: int, rows: int) -> Estimate:
+def estimate(rates: Rates, planned: Plan, events: Events, found: Parts, queries: int, rows: int) -> Estimate:
     chip = rates.chip
-    fullest = -(-plan.works // chip.processors)
-    flop = 2 * FEATURES * BLOCK * BLOCK * events.tiles * fullest
+    fullest = -(-planned.works // chip.processors)
+    flop = 2 * FEATURES * TILE * TILE * events.tiles * fullest
     tensor = flop / (rates.per_clock(rates.tensor) * rates.mma_sync)
     issue = fullest * found.of(events, FEATURES * 2 // 128)
     product = 2 * queries * rows * FEATURES / rates.tensor
@@ -228,7 +209,7 @@ def estimate(rates: Rates, plan: Geometry, events: Events, found: Parts, queries
 
 
 HEADER = (
-    "| chip | N | shares | candidates a row | turns a tile "
+    "| chip | N | splits | candidates a row | turns a tile "
     "| product ms | written | overlapped | in series | over the written product |"
 )
 
@@ -249,18 +230,18 @@ def main(queries: Sequence[int] = (1024, 16384), rows: int = 1 << 20, k: int = 5
 
 
 def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
-    scans = {kernel.arch: kernel for kernel in kernels() if kernel.name == "scan<Bfloat, false, true>"}
+    passes = {kernel.arch: kernel for kernel in kernels() if kernel.name == "bank_pass<Bfloat, false, true>"}
     for rates in RATES.values():
-        if (scan := scans.get(f"sm_{rates.chip.capability}")) is None:
+        if (kernel := passes.get(f"sm_{rates.chip.capability}")) is None:
             yield f"(the library was not built for {rates.chip.name}: ACTION_CUDA_ARCHS)"
             continue
-        found = parts(scan)
+        found = parts(kernel)
         for queries in sizes:
-            plan = geometry(rates.chip.processors, queries, rows, k)
-            events = simulate(plan)
-            x = estimate(rates, plan, events, found, queries, rows)
+            planned = plan(rates.chip.processors, 1, queries, rows, k)
+            events = simulate(planned)
+            x = estimate(rates, planned, events, found, queries, rows)
             cells = (
-                rates.chip.name, queries, plan.shares, f"{events.candidates * plan.shares:.0f}",
+                rates.chip.name, queries, planned.num_splits, f"{events.candidates * planned.num_splits:.0f}",
                 f"{events.turns / events.tiles:.2f}", f"{x.product:.3g}", f"{x.written:.3g}",
                 f"{x.overlapped:.3g}", f"{x.serial:.3g}",
                 f"{x.overlapped / x.written:.1f} to {x.serial / x.written:.1f}",

@@ -42,13 +42,13 @@ from .launch_work import tiles_with_candidates, work
 from .throughput import RATES, Clocks, Rates, clocks, flop, merged
 
 TARGET = Call(torch.bfloat16, "ieee", 128, groups=1, queries=65536, rows=16384)
-_BOTH = replace(TARGET, k=64, gradient=True)
+_BOTH = replace(TARGET, k=64, student_grad=True)
 CALLS = {
     "design target, forward": TARGET,
     "design target, forward, k": replace(TARGET, k=64),
-    "design target, gradient": replace(TARGET, gradient=True),
+    "design target, gradient": replace(TARGET, student_grad=True),
     "design target, gradient, k": _BOTH,
-    "design target, both gradients": replace(TARGET, gradient=True, bank_gradient=True),
+    "design target, both gradients": replace(TARGET, student_grad=True, bank_grad=True),
     "D = 64": replace(_BOTH, features=64),
     "D = 256": replace(_BOTH, features=256),
     "tf32": replace(_BOTH, dtype=torch.float32, precision="tf32"),
@@ -89,15 +89,15 @@ def least(call: Call) -> tuple[int, int, int]:
     """(flop, exponentials, bytes) that a call cannot do without."""
     operator = "action_contrast" if call.distill else "hard_negatives"
     sizes = call.queries, call.rows, call.features
-    problem = Problem(operator, *sizes, groups=call.groups, bank_gradient=call.bank_gradient)
+    problem = Problem(operator, *sizes, groups=call.groups, bank_gradient=call.bank_grad)
     multiply_adds = problem.multiply_adds
-    if call.distill and not call.gradient:
+    if call.distill and not call.student_grad:
         multiply_adds -= problem.pairs * call.features
     inputs = call.features * call.dtype.itemsize * ((1 + call.distill) * call.queries + call.rows)
     inputs += 8 * (call.queries + call.rows) * call.labelled
     selected = call.k * (4 + 8)
-    results = call.queries * (selected + (4 + 8 + 8) * call.distill + 4 * call.features * call.gradient)
-    results += 4 * call.rows * call.features * call.bank_gradient
+    results = call.queries * (selected + (4 + 3 * 8) * call.distill + 4 * call.features * call.student_grad)
+    results += 4 * call.rows * call.features * call.bank_grad
     return 2 * multiply_adds, problem.exponentials, call.groups * (inputs + results)
 
 
@@ -129,18 +129,18 @@ class KernelEstimate:
     sum_ms: float
     binding: str
     repeats: float  # products in the machine code over those that the algorithm asks for
-    branch: float  # share of tiles with a candidate for the selection
+    branch: float  # fraction of tiles with a candidate for the selection
     overlapped_ms: float
     serial_ms: float
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Of the floor's speed, at the best."""
         return self.floor_ms / self.overlapped_ms
 
     HEADER = (
         "| chip | call | kernel | tile, warps, stages | programs, waves | Tflop | G exp | MB (without L2) | "
-        "ms: products | exponentials | memory | floor | sum | bound by | ESTIMATE ms | in series | share of floor |"
+        "ms: products | exponentials | memory | floor | sum | bound by | ESTIMATE ms | in series | fraction of floor |"
     )
 
     def __str__(self) -> str:
@@ -158,7 +158,7 @@ class KernelEstimate:
             self.binding + f", products × {self.repeats:.2f}" * (self.repeats > 1),
             f"{self.overlapped_ms:.3g}",
             f"{self.serial_ms:.3g}",
-            f"{self.share:.0%}",
+            f"{self.fraction:.0%}",
         )
         return f"| {' | '.join(map(str, cells))} |"
 
@@ -261,7 +261,7 @@ def main(
         for name in calls:
             for row in estimates(name, CALLS[name], RATES[chip]):
                 print(row, flush=True)
-                found.append({**asdict(row), "share_of_floor": row.share, "source": "estimate"})
+                found.append({**asdict(row), "fraction_of_floor": row.fraction, "source": "estimate"})
     if csv and found:
         csv.parent.mkdir(parents=True, exist_ok=True)
         with csv.open("w", newline="") as file:

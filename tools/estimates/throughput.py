@@ -34,7 +34,7 @@ class Rates:
     memory: float  # bytes/s
     l2_size: int  # bytes
     lanes: int  # float32 multiply-adds per clock and multiprocessor
-    mma_sync: float  # share of the tensor rate that warp-level products reach
+    mma_sync: float  # fraction of the tensor rate that warp-level products reach
     special: int = 16  # exponentials per clock and multiprocessor
     integers: int = 64  # integer, comparison and logic results per clock and multiprocessor
     issue: int = 4  # warp instructions per clock and multiprocessor

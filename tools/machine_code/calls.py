@@ -17,8 +17,8 @@ class Call:
     k: int = 0
     labelled: bool = False
     distill: bool = True
-    gradient: bool = False  # the student's
-    bank_gradient: bool = False
+    student_grad: bool = False
+    bank_grad: bool = False
     groups: int = 2
     queries: int = 4096
     rows: int = 8192
@@ -47,21 +47,23 @@ class Call:
 
     def run(self, inputs: list[torch.Tensor | None] | None = None) -> tuple[torch.Tensor, ...]:
         """All results."""
-        from action_kernels.backends import triton
+        from action_kernels.backends.triton.action_contrast import action_contrast, action_contrast_bank_gradient
+        from action_kernels.backends.triton.hard_negatives import hard_negatives
 
         student, teacher, bank, *labels = inputs or self.inputs()
         if not self.distill:
-            return triton.hard_negatives(student, bank, self.k, *labels, True)
+            return hard_negatives(student, bank, self.k, *labels, True)
         temps = 0.1, 0.05
-        result = triton.action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.gradient)
-        if not self.bank_gradient:
+        result = action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.student_grad)
+        if not self.bank_grad:
             return result
-        return *result, triton.action_contrast_bank_gradient(result.kl, student, teacher, bank, *result[:3], *temps, True)
+        saved = result.logit_gap, result.student_lse, result.teacher_lse
+        return *result, action_contrast_bank_gradient(result.kl, student, teacher, bank, *saved, *temps, True)
 
 
 @dataclass(frozen=True)
 class Gather:
-    """A call for what an index names: InfoNCE and its gradients in query, positive and bank."""
+    """Calls for indexed rows: InfoNCE and its gradients in query, positive and bank, and the selection's in query."""
 
     dtype: torch.dtype
     features: int
@@ -77,7 +79,11 @@ class Gather:
         return str(self.dtype).removeprefix("torch.")
 
     def run(self) -> None:
-        from action_kernels.backends import triton
+        from action_kernels.backends.triton.anatomical_contrast import (
+            anatomical_contrast,
+            anatomical_contrast_gradient,
+        )
+        from action_kernels.backends.triton.hard_negatives import hard_negatives_gradient
 
         def empty(*size: int, dtype: torch.dtype) -> torch.Tensor:
             return torch.empty(self.groups, *size, dtype=dtype, device="meta")
@@ -85,5 +91,7 @@ class Gather:
         query, positive = (empty(self.queries, self.features, dtype=self.dtype) for _ in range(2))
         bank = empty(self.rows, self.features, dtype=self.dtype)
         index = empty(self.queries, self.k, dtype=torch.int64)
-        loss, lse = triton.anatomical_contrast(query, positive, bank, index, 0.5, True)
-        triton.anatomical_contrast_gradient(loss, query, positive, bank, index, lse, 0.5, True, True, True, True)
+        loss, lse = anatomical_contrast(query, positive, bank, index, 0.5, True)
+        anatomical_contrast_gradient(loss, query, positive, bank, index, lse, 0.5, True, True, True, True)
+        similarity = torch.empty(index.shape, dtype=torch.float32, device="meta")
+        hard_negatives_gradient(similarity, query, bank, index, True, True, False)

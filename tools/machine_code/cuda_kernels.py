@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "action_kernels" / "_cuda_kernels.so"
 THREADS = 128  # of a streaming kernel's block
 MATHS = {"Exact": (4, 0, 0), "Tf32": (4, 0, 1), "Half": (2, 1, 0), "Bfloat": (2, 2, 0)}  # bytes, dtype, tf32
-STREAMING = ("scan", "direction", "bank_gradient")
+STREAMING = ("bank_pass", "student_grad", "bank_grad")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Kernel:
     """A kernel in the library, for one architecture."""
 
     arch: str
-    name: str  # without namespaces: scan<Bfloat, true, false>
+    name: str  # without namespaces: bank_pass<Bfloat, true, false>
     registers: int
     static_shared: int
     sass: tuple[str, ...]
@@ -66,11 +66,11 @@ class Kernel:
         size, dtype, tf32 = MATHS[self.math]
         pitch = -(-features * size // 32) * 32
         flags = [word == "true" for word in re.findall(r"true|false", self.name)]
-        if self.name.startswith("scan"):
-            asked = library.action_scan_shared(dtype, tf32, ctypes.c_int64(pitch), *flags)
+        if self.name.startswith("bank_pass"):
+            asked = library.action_bank_pass_shared(dtype, tf32, ctypes.c_int64(pitch), *flags)
         else:
             asked = library.action_contrast_gradient_shared(
-                self.name.startswith("bank"), dtype, tf32, ctypes.c_int64(pitch)
+                self.name.startswith("bank_grad<"), dtype, tf32, ctypes.c_int64(pitch)
             )
         return self.static_shared + asked
 

@@ -21,8 +21,8 @@ from .chips import Chip
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
 
-STREAMING = ("_scan", "_direction", "_bank_gradient")
-GATHERING = ("_info_nce", "_gather_gradient", "_scatter_gradient")
+STREAMING = ("_bank_pass", "_student_grad", "_bank_grad")
+GATHERING = ("_info_nce", "_info_nce_grad", "_query_grad", "_indexed_bank_grad")
 
 
 @dataclass

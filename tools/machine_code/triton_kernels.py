@@ -95,9 +95,9 @@ def faults_of(compiled: Compiled, tensor_cores: bool, spills: int) -> tuple[str,
 
 def title(kernel: str, call: Call | Gather) -> str:
     """The kernel's name, and what it does besides."""
-    if kernel != "scan" or not call.k:
+    if kernel != "bank_pass" or not call.k:
         return kernel.replace("_", " ")
-    return "scan" + (" + selection" if call.distill else ", selection only") + ", labels" * call.labelled
+    return "bank pass" + (" + selection" if call.distill else ", selection only") + ", labels" * call.labelled
 
 
 def calls(choice: str) -> list[Call | Gather]:
@@ -109,7 +109,7 @@ def calls(choice: str) -> list[Call | Gather]:
     """
     kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
-    variants = [{"gradient": True, "bank_gradient": True}, {"k": 64, "labelled": True}]
+    variants = [{"student_grad": True, "bank_grad": True}, {"k": 64, "labelled": True}]
     if choice != "some":
         features = [16, 32, 64, 128, 256, 512]
         only = {"k": 64, "distill": False}

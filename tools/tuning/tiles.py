@@ -53,10 +53,10 @@ class Tuned:
 
 
 KERNELS = {
-    "scan": Tuned("scan"),
-    "selection": Tuned("scan", {"k": 64}),
-    "direction": Tuned("direction", {"gradient": True}),
-    "bank_gradient": Tuned("bank_gradient", {"bank_gradient": True}),
+    "bank_pass": Tuned("bank_pass"),
+    "selection": Tuned("bank_pass", {"k": 64}),
+    "student_grad": Tuned("student_grad", {"student_grad": True}),
+    "bank_grad": Tuned("bank_grad", {"bank_grad": True}),
 }
 
 

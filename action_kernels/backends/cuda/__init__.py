@@ -7,6 +7,7 @@ synchronises with the host; the same input gives the same bits.
 
     library       the library and its launchers
     rows          rows on their way in, gradients on their way out
+    plan          how a bank is walked through
     bank_pass     one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
     selection     candidates in order
     indexed_rows  the gradient of a bank whose rows an index names

@@ -12,7 +12,8 @@ from ..gpu import boost, splits
 from ..interface import ContrastResult
 from .bank_pass import bank_pass, merge_splits
 from .library import bind, processors
-from .rows import TILE, Rows, finish_gradient, prepare_all, tiles
+from .plan import TILE, tiles
+from .rows import Rows, finish_gradient, prepare_all
 from .selection import in_order
 
 _LOG2E = math.log2(math.e)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..gpu import product_dtype, tf32_allowed
 from .library import bind
-
-TILE = 64  # rows of a tile, on either side
+from .plan import TILE, tiles
 
 _PART = 32  # bytes to which rows are padded
 
@@ -54,10 +53,6 @@ class IndexedQueries(NamedTuple):
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N] float32
     inverse: Tensor  # [G, N] 1 / length, negative where that did not count
-
-
-def tiles(rows: int) -> int:
-    return -(-rows // TILE)
 
 
 def prepare_all(normalize: bool, *tensors: Tensor) -> tuple[list[Rows], bool]:

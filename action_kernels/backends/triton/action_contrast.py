@@ -15,9 +15,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import boost, splits
 from ..interface import ContrastResult
 from .bank_pass import bank_pass
-from .launch import LOG2E, float32_precision, kernel, on_device, splits
+from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish, prepare_all
 from .selection import LOWEST, in_order
@@ -63,7 +64,7 @@ def _student_grad(
             True, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
         )  # fmt: skip
         b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
-        # As in the scan: a choice keeps the similarity from being fused, unrounded, with the subtraction after it.
+        # As in the bank pass: a choice keeps the similarity from being fused, unrounded, with the subtraction after it.
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :] & (row < queries)[:, None]
         s = tl.where(inside, s * s_scale * b_scale, LOWEST)
         t = tl.where(inside, t * t_scale * b_scale, LOWEST)
@@ -143,11 +144,6 @@ def _bank_grad(
     tl.store(partial + place + out + tl.arange(0, OUT)[None, :], sums, mask=(row < rows)[:, None])
 
 
-def _boost(normalize: bool) -> float:
-    """Factor on weights: scales of unit rows are 1/256 to 1/128; float16 has its finest numbers around 1 to 1000."""
-    return 2.0**16 if normalize else 1.0
-
-
 def action_contrast(
     student: Tensor,
     teacher: Tensor,
@@ -214,18 +210,17 @@ def _student_gradient(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-queries // tile.block_n) * (features // out)
-    num_splits, span = splits(device, blocks, rows, tile.block_m)
+    num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
     partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
-    boost = _boost(normalize)
     centers, _, _ = terms(student_lse, teacher_lse, student_temp, teacher_temp)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
             *student, *teacher, *bank, partial, centers, num_splits, span, groups * queries, queries, rows,
-            LOG2E / student_temp, LOG2E / teacher_temp, boost,
+            LOG2E / student_temp, LOG2E / teacher_temp, boost(normalize),
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
-    return finish(partial, raw, normalize, 1.0 / (student_temp * boost))
+    return finish(partial, raw, normalize, 1.0 / (student_temp * boost(normalize)))
 
 
 def _bank_gradient(
@@ -247,17 +242,17 @@ def _bank_gradient(
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-rows // tile.block_m) * (features // out)
-    num_splits, span = splits(device, blocks, queries, tile.block_n)
+    num_splits, span = splits(processors(device), blocks, queries, tile.block_n)
     partial = torch.empty((num_splits, groups, rows, features), dtype=torch.float32, device=device)
     centers, upstream, factor = terms(student_lse, teacher_lse, student_temp, teacher_temp, grad_kl, logit_gap)
     temp = min(student_temp, teacher_temp)  # goes in at the end, as the factor does
-    boost = _boost(normalize)
     with on_device(raw):
         _bank_grad[(blocks * num_splits,)](
             *student, *teacher, *bank, partial, centers, upstream,
             num_splits, span, groups * rows, groups * queries, queries, rows,
-            LOG2E / student_temp, LOG2E / teacher_temp, temp / student_temp, temp / teacher_temp / LOG2E, boost,
+            LOG2E / student_temp, LOG2E / teacher_temp, temp / student_temp, temp / teacher_temp / LOG2E,
+            boost(normalize),
             FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
             PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
         )  # fmt: skip
-    return finish(partial, raw, normalize, 1.0 / (temp * boost), factor)
+    return finish(partial, raw, normalize, 1.0 / (temp * boost(normalize)), factor)

@@ -13,10 +13,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LOG2E, float32_precision, kernel, on_device, processors, splits
+from ..gpu import EMPTY, splits
+from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
-from .selection import EMPTY, LOWEST, append, buffer_shape, clear
+from .selection import LOWEST, append, buffer_shape, clear
 from .statistics import Statistics, merge
 from .tiles import Tile
 
@@ -142,7 +143,7 @@ def bank_pass(
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
-    num_splits, span = splits(device, blocks, rows, tile.block_m)
+    num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
     works = programs = blocks * num_splits
 
     statistics = keys = buffer = counts = thresholds = None

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import sorted_entries
 from .launch import INTERPRETED, kernel, on_device, power_of_two
 from .rows import raw_gradient, unit_factor
 
@@ -53,7 +54,7 @@ def index_entries(index, line, valid_line, first, k, rows, BLOCK_K: tl.constexpr
 
 
 @kernel
-def _bank_grad(
+def _indexed_bank_grad(
     query, bank, order, starts, weights, bank_grad, queries, rows, features, k,
     query_g, query_n, query_d, bank_g, bank_n, bank_d,
     NORMALIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -91,14 +92,11 @@ def bank_gradient(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, n
     """Gradient [G, M, D] in the raw bank rows of the indexed similarities' sum with ``weights`` [G, N, k]."""
     groups, queries, features = query.shape
     rows, k = bank.shape[1], index.shape[2]
-    named = torch.where((index >= 0) & (index < rows), index, rows).flatten(1)  # entries that name no row go last
-    named, order = named.sort(dim=-1, stable=True)
-    borders = torch.arange(rows + 1, dtype=torch.int64, device=query.device).expand(groups, -1).contiguous()
-    starts = torch.searchsorted(named, borders)
+    order, starts = sorted_entries(index, rows)
     result = torch.empty(bank.shape, dtype=torch.float32, device=query.device)
     sizes = tile_sizes(features, max(1, queries * k // rows))
     with on_device(query):
-        _bank_grad[(groups * -(-rows // sizes["outer"]),)](
+        _indexed_bank_grad[(groups * -(-rows // sizes["outer"]),)](
             query, bank, order, starts, weights, result, queries, rows, features, k,
             *query.stride(), *bank.stride(), NORMALIZE=normalize,
             BLOCK_M=sizes["outer"], BLOCK_E=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],

@@ -18,6 +18,8 @@ import torch
 import triton
 from torch import Tensor
 
+from ..gpu import tf32_allowed
+
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 LOG2E = math.log2(math.e)  # exponentials are taken to the base 2
@@ -97,26 +99,11 @@ def _capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def splits(device: torch.device, programs: int, length: int, block: int) -> tuple[int, int]:
-    """(number of splits, elements in each) of a loop over ``length`` in blocks, so that two programs per processor run.
-
-    A split has two blocks or more, where there are so many; none is empty.
-    """
-    wanted = max(1, min(2 * processors(device) // programs, length // (2 * block)))
-    span = -(-length // (wanted * block)) * block
-    return -(-length // span), span
-
-
 def float32_precision() -> str:
     """How float32 products are taken, by PyTorch's own setting for CUDA matrix products."""
     if target := _target.get():
         return target.precision
-    matmul = torch.backends.cuda.matmul
-    try:
-        tf32 = matmul.fp32_precision == "tf32"
-    except AttributeError:  # before PyTorch 2.9
-        tf32 = matmul.allow_tf32
-    return "tf32" if tf32 else "ieee"
+    return "tf32" if tf32_allowed() else "ieee"
 
 
 def power_of_two(n: int) -> int:

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import product_dtype
 from .launch import INTERPRETED, kernel, on_device, power_of_two
 from .tiles import width
 
@@ -134,6 +135,6 @@ def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor:
 
 
 def prepare_all(normalize: bool, *tensors: Tensor) -> list[Rows]:
-    """All in one dtype for the products: their own if they share it, otherwise float32."""
-    dtype = tensors[0].dtype if len({x.dtype for x in tensors}) == 1 else torch.float32
+    """All in one dtype for the products."""
+    dtype = product_dtype(*tensors)
     return [prepare(x, dtype, width(x.shape[2], dtype), normalize) for x in tensors]

@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import EMPTY, selection_of
 from .launch import INTERPRETED
 
 LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; finite, so that differences are, too
-EMPTY = -(2**63)
 SORTED = 1 << 20  # keys that are put into order at a time: sorting takes several times their memory
-_EMPTY = tl.constexpr(-(2**63))
+_EMPTY = tl.constexpr(EMPTY)
 _LARGEST = tl.constexpr(2**63 - 1)
 _CHUNK = tl.constexpr(256 if INTERPRETED else 16)  # keys of a line that are read at a time
 
@@ -133,10 +133,7 @@ def _write_in_order(keys: Tensor, similarity: Tensor, index: Tensor) -> None:
     if keys.shape[-1] > 2 * k:
         keys = keys.topk(k, sorted=True).values
     else:
-        keys = keys.sort(dim=-1, descending=True).values[..., :k]
-    keys = torch.nn.functional.pad(keys, (0, k - keys.shape[-1]), value=EMPTY)
-    empty = keys == EMPTY
-    ordered = (keys >> 32).int()
-    values = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    similarity.copy_(values.masked_fill_(empty, -torch.inf))
-    index.copy_((0xFFFFFFFF - (keys & 0xFFFFFFFF)).masked_fill_(empty, -1))
+        keys = keys.sort(dim=-1, descending=True).values
+    part_similarity, part_index = selection_of(keys, k)
+    similarity.copy_(part_similarity)
+    index.copy_(part_index)
