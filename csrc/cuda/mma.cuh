@@ -65,14 +65,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t* r, const void* row) 
                : "memory");
 }
 
-/// Two matrices, by the addresses of lanes 0 to 15.
-__device__ __forceinline__ void ldmatrix_x2(uint32_t* r, const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
 }  // namespace action
 
 #endif

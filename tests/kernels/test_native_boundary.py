@@ -189,8 +189,10 @@ def test_rows_are_read_wherever_they_lie(name: str) -> None:
 @pytest.mark.parametrize("value", [0, "bank", (1, 0, (G, M, D), (M * D, D, 1), True), np.zeros((G, M, D), np.float32)])
 @pytest.mark.parametrize("name", ["query", "bank", "lse"])
 def test_what_is_no_tensor_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be a tensor, got \S*{type(value).__name__}$"):
-        call("gather", problem("anatomical_contrast") | {name: value})
+    with pytest.raises(
+        TypeError, match=rf"^anatomical_contrast: {name} must be a Tensor, got \S*{type(value).__name__}$"
+    ):
+        call("anatomical_contrast", problem("anatomical_contrast") | {name: value})
 
 
 @needs_native
