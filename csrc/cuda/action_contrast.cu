@@ -1,8 +1,8 @@
 // The divergence's gradients: one more pass each, which takes every probability again from the saved log-sum-exps.
 //
 // Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with 16-bit rows
-// those sums take two terms a weight, too, and nearly equal distributions would lose their difference to rounding.
+// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with 16-bit
+// rows those sums take two terms a weight, too, and nearly equal distributions would lose their difference to rounding.
 // Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the result's
 // columns and takes the similarities over all features again.
 #include "launch.cuh"
@@ -24,8 +24,8 @@ struct Gradient {
   const float* bank_scale;  // [G, M padded to whole tiles]
   float* partial;           // [num_splits, G, rows, features]
   int64_t queries, queries_padded, rows, rows_padded;
-  int64_t num_splits, span, groups;  // of the rows that stream by
-  int features, outs;            // columns of `partial`; blocks that share them
+  int64_t num_splits, span, groups;  // splits of the rows that stream by
+  int features, outs;                // columns of `partial`; blocks that divide them up
   float student_factor, teacher_factor, student_slope, teacher_slope, boost;
 };
 
@@ -209,16 +209,15 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   const int64_t num_splits = check.size(p.partial, "partial", 0, 4);
   const Dtype dtype = p.student.dtype;
   check.rows(p.student, "student", {g, n, width});
-  if (n_padded < tiles(n) * kBlock) check.refuse(p.terms, "terms", "padded to whole tiles");
-  if (m_padded < tiles(m) * kBlock) check.refuse(p.bank_scale, "bank_scale", "padded to whole tiles");
   Gradient call{};
   call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.for_bank);
-  call.student = static_cast<const char*>(check.contiguous(p.student, "student", dtype, {g, n, width}));
-  call.teacher = static_cast<const char*>(check.contiguous(p.teacher, "teacher", dtype, {g, n, width}));
-  call.bank = static_cast<const char*>(check.contiguous(p.bank, "bank", dtype, {g, m, width}));
-  call.terms = check.contiguous<float>(p.terms, "terms", {g, n_padded, kTerms});
-  call.bank_scale = check.contiguous<float>(p.bank_scale, "bank_scale", {g, m_padded});
+  call.student = streamed_rows(check, p.student, "student", dtype, {g, n, width});
+  call.teacher = streamed_rows(check, p.teacher, "teacher", dtype, {g, n, width});
+  call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
+  call.terms = streamed_terms(check, p.terms, "terms", n, {g, n_padded, kTerms});
+  call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
   call.partial = check.contiguous<float>(p.partial, "partial", {num_splits, g, p.for_bank ? m : n, width});
+  check_splits(check, num_splits, p.span, p.for_bank ? n : m);
   call.queries = n;
   call.queries_padded = n_padded;
   call.rows = m;

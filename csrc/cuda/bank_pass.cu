@@ -2,7 +2,7 @@
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities live in registers only; every thread
 // follows its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk.
-// Shares are merged afterwards (merge.cu), so that few queries against a long bank still fill a GPU.
+// Splits are merged afterwards (statistics.cu), so that few queries against a long bank still fill a GPU.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
   const int64_t queries = p.student.rows, blocks = (queries + kBlock - 1) / kBlock;
   // The selection needs scratch per block: there fewer blocks than blocks of work walk through all of it.
   for (int64_t work = blockIdx.x; work < p.works; work += gridDim.x) {
-    const int64_t split = work % p.num_splits, first = work / p.num_splits % blocks * kBlock, group = work / p.num_splits / blocks;
+    const int64_t split = work % p.num_splits, tile = work / p.num_splits;
+    const int64_t first = tile % blocks * kBlock, group = tile / blocks;
     const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
     const int64_t warp_first = first + warp_id() * kWarpRows;
 
@@ -173,7 +174,8 @@ int shared_of(const Plan& plan, bool select) {
 template <class Math>
 int32_t run(const Pass& p, unsigned blocks, void* stream) {
   const bool distill = p.statistics, select = p.k > 0;
-  auto* kernel = distill ? (select ? bank_pass<Math, true, true> : bank_pass<Math, true, false>) : bank_pass<Math, false, true>;
+  auto* kernel = bank_pass<Math, false, true>;
+  if (distill) kernel = select ? bank_pass<Math, true, true> : bank_pass<Math, true, false>;
   return enqueue(kernel, blocks, kThreads, shared_of<Math>(p.plan, select), stream, p);
 }
 
@@ -214,13 +216,14 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
   call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.teacher.given());
   const auto side = [&](const Tensor& x, const char* name, const Tensor& scale, const char* scale_name, int64_t rows,
                         int64_t padded) {
-    if (padded < (rows + kBlock - 1) / kBlock * kBlock) check.refuse(scale, scale_name, "padded to whole tiles");
-    return Side{static_cast<const char*>(check.contiguous(x, name, dtype, {g, rows, width})),
-                check.contiguous<float>(scale, scale_name, {g, padded}), rows, padded};
+    return Side{streamed_rows(check, x, name, dtype, {g, rows, width}),
+                streamed_terms(check, scale, scale_name, rows, {g, padded}), rows, padded};
   };
   call.student = side(p.student, "student", p.student_scale, "student_scale", n, n_padded);
   if (p.teacher.given()) call.teacher = side(p.teacher, "teacher", p.teacher_scale, "teacher_scale", n, n_padded);
   call.bank = side(p.bank, "bank", p.bank_scale, "bank_scale", m, m_padded);
+  check_splits(check, p.num_splits, p.span, m);
+  check.require(p.teacher.given() || p.kept > 0, "there must be a teacher, a selection, or both");
   const int64_t works = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
   int64_t blocks = works, capacity = 0;
   if (p.teacher.given())
@@ -231,8 +234,12 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
     call.buffer = check.contiguous<int64_t>(p.buffer, "buffer", {blocks, kBlock, capacity});
     call.floors = check.optional<int32_t>(p.floors, "floors", {g, n, p.num_splits});
     call.keys = check.contiguous<int64_t>(p.keys, "keys", {g, n, p.num_splits * p.kept});
-    call.query_labels = check.optional<int64_t>(p.query_labels, "query_labels", {g, n});
-    if (call.query_labels) call.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
+    check.require(p.kept <= p.span && p.kept <= p.limit && p.limit + kBlock <= capacity && p.quota > 0,
+                  "kept, limit and quota must fit the span, the buffer and each other");
+    if (p.query_labels.given() || p.bank_labels.given()) {
+      call.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
+      call.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
+    }
   }
   call.num_splits = p.num_splits;
   call.span = p.span;

@@ -1,5 +1,5 @@
-// The gradient of indexed similarities in the bank: sums over the entries that name a row, sorted by row and added in the
-// order of the queries.
+// The gradient of indexed similarities in the bank: sums over the entries that name a row, sorted by row and added in
+// the order of the queries.
 #include "indexed_rows.cuh"
 #include "library.cuh"
 
@@ -19,7 +19,7 @@ struct BankGradient {
 };
 
 /// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per row of the bank; its warps
-/// share the entries, and add up in their own order.
+/// divide the entries up, and add up in their own order.
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p) {
   float4* partial = reinterpret_cast<float4*>(shared_memory);  // [kWarps, 32]
@@ -100,6 +100,7 @@ int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) 
   const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
   check.rows(p.bank, "bank", {g, m, d});
   if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
+  check.aligned(p.query, "query", 16);
   const BankGradient call{{check.contiguous<float>(p.query, "query", {g, n, width}),
                            check.contiguous<float>(p.query_scale, "query_scale", {g, n}), nullptr},
                           matrix_of(p.bank),

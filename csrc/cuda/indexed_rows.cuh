@@ -130,7 +130,6 @@ __device__ void finish_row(const Indexed& p, const Prepared& x, int64_t line, fl
   }
 }
 
-
 /// sums += the sum over a batch of entries of weight times its row; lane i has entry i's row and weight.
 template <class T>
 __device__ void add_rows(const Indexed& p, int64_t group, int64_t named, int count, float weight, float* sums) {
@@ -173,6 +172,7 @@ Indexed indexed_of(const Params& p, Checks& check) {
   const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
   check.rows(p.bank, "bank", {g, m, d});
   if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
+  check.aligned(p.query, "query", 16);
   const Prepared query{check.contiguous<float>(p.query, "query", {g, n, width}),
                        check.contiguous<float>(p.query_scale, "query_scale", {g, n}),
                        check.contiguous<float>(p.query_inverse, "query_inverse", {g, n})};

@@ -58,7 +58,8 @@ int32_t order_keys(const OrderKeysParams& p, void* stream) {
                    check.contiguous<float>(p.similarity, "similarity", {g, n, k}),
                    check.contiguous<int64_t>(p.index, "index", {g, n, k}), k, static_cast<int>(count), size};
   const int threads = size / 2 < 32 ? 32 : size / 2 > 512 ? 512 : size / 2;
-  return check.passed() ? enqueue(order, static_cast<unsigned>(g * n), threads, size * 8, stream, call) : check.status();
+  if (!check.passed()) return check.status();
+  return enqueue(order, static_cast<unsigned>(g * n), threads, size * 8, stream, call);
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ __device__ inline void load_tile(char* tile, const char* data, int64_t first, in
   }
 }
 
-/// A thread's share of its warp's 16 x 64 similarities, and which they are.
+/// A thread's part of its warp's 16 x 64 similarities, and which they are.
 template <class Math>
 struct Scores {
   static constexpr int kRows = 2, kColumns = 16, kSharers = 4;  // kSharers neighbouring lanes share a row
@@ -172,7 +172,7 @@ struct Products<Exact, TWO_X, TWO_Z> {
   }
 };
 
-/// A thread's share of its warp's 16 rows of a weighted sum of rows, two chunks wide.
+/// A thread's part of its warp's 16 rows of a weighted sum of rows, two chunks wide.
 template <class Math>
 struct Sums {
   static constexpr int kFeatures = 2 * kChunk / sizeof(typename Math::Element);

@@ -4,11 +4,11 @@
 // unique, and the larger key is the better candidate: more similar, or equally similar and earlier in the bank. Only
 // candidates that beat the row's threshold enter the buffer; when it is full, bisection finds a key that at least k and
 // at most `limit` of them reach, those stay, and that key's similarity is the new threshold. A tile without a candidate
-// costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so that any k goes.
+// costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so k has no limit.
 //
-// Where several blocks share a bank, each would take k candidates of its own and more until its threshold is a good one.
-// So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach: the lowest of
-// these is reached by k candidates altogether. Floors only rise, so that it does not matter when one is read.
+// Where a bank is split between several blocks, each would take k candidates and more of its own before its threshold is
+// a good one. So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach:
+// the lowest of these is reached by k candidates altogether. Floors only rise, so it does not matter when one is read.
 #pragma once
 
 #include "products.cuh"

@@ -5,6 +5,7 @@
 // where those do not stay, and a kernel that sums rows up gets its columns of the tile in a further step.
 #pragma once
 
+#include "../params/checks.h"
 #include "products.cuh"
 
 namespace action {
@@ -29,7 +30,31 @@ inline Plan make_plan(int64_t pitch, int lefts, int rights, bool sums) {
   return p;
 }
 
-/// Shared memory of a block: tiles, two sets of terms, and what the kernel wants besides.
+/// Address of prepared rows [G, rows, padded D], which are read in pieces of 16 bytes, two at a time.
+inline const char* streamed_rows(Checks& check, const Tensor& x, const char* name, Dtype dtype, Sizes sizes) {
+  const void* data = check.contiguous(x, name, dtype, sizes);
+  const int64_t pitch = x.dims == 3 ? x.sizes[2] * (dtype == Dtype::float32 ? 4 : 2) : 0;
+  if (pitch % 32 != 0) check.refuse(x, name, "padded to whole pieces of 32 bytes");
+  check.aligned(x, name, 16);
+  return static_cast<const char*>(data);
+}
+
+/// Address of TERMS float32 for every row [G, rows padded to whole tiles] or [G, padded, TERMS].
+inline const float* streamed_terms(Checks& check, const Tensor& x, const char* name, int64_t rows, Sizes sizes) {
+  const float* data = check.contiguous<float>(x, name, sizes);
+  if (sizes.begin()[1] % kBlock != 0 || sizes.begin()[1] < rows) check.refuse(x, name, "padded to whole tiles");
+  check.aligned(x, name, 16);
+  return data;
+}
+
+/// Splits of `span` rows each have to cover all rows, begin at a tile, and none may be empty.
+inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_t rows) {
+  check.require(num_splits > 0 && span > 0 && span % kBlock == 0 && (num_splits - 1) * span < rows &&
+                    num_splits * span >= rows,
+                "num_splits of span rows must cover all rows in whole tiles, none of them empty");
+}
+
+/// Shared memory of a block: tiles, two sets of terms, and what the kernel needs besides.
 inline int shared_bytes(const Plan& p, int terms, int besides) {
   return (p.left_tiles + 2 * p.stage_tiles) * kTile + 2 * kBlock * terms * 4 + besides;
 }

@@ -70,6 +70,12 @@ class Checks {
 
   void refuse(const Tensor& x, const char* name, const char* expected, Sizes sizes = {});
 
+  // A vector load needs its address to be a multiple of so many bytes.
+  void aligned(const Tensor& x, const char* name, int bytes);
+
+  // For what no single tensor shows, such as a number that has to agree with sizes; `text` is the whole message.
+  void require(bool holds, const char* text);
+
  private:
   bool placed(const Tensor& x) const;
 

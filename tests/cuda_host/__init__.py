@@ -1,8 +1,8 @@
 """Runs CUDA kernels on the host: compiles unmodified .cu files with g++ and executes each block's threads as fibers.
 
-The library has the same launchers as the CUDA one, and takes addresses in the host's memory. Every load, store, barrier
-and warp operation is checked; a launcher that finds something wrong returns 719 (``cudaErrorLaunchFailure``), and
-``cudaGetErrorString`` says what, where in the source, and which kernel, block and thread. See runtime/ for how.
+The library has the same launchers as the CUDA one, and takes CPU tensors. Every load, store, barrier and warp operation
+is checked; a launch in which something is wrong fails with 719 (``cudaErrorLaunchFailure``), and ``cudaGetErrorString``
+says what, where in the source, and which kernel, block and thread. README.md says how it works.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def _ninja() -> str | None:
 
 def build(sources: Sequence[Path] | None = None, flags: Sequence[str] = ()) -> Path:
     """The library of ``sources`` (default: csrc/cuda/*.cu), compiled for the host; up to date, and quick if it was.
+
+    The checks of launchers (csrc/params/*.cpp) always come with them.
 
     Raises:
         RuntimeError: a source does not compile; the message is the compiler's.

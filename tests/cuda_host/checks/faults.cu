@@ -89,12 +89,12 @@ __global__ void uninitialised_static(bool wrong, const float* in, float* out) {
 }
 
 __global__ void uninitialised_ldmatrix(bool wrong, const float* in, float* out) {
-  uint32_t r[2];
+  uint32_t r[4];
   if (!wrong || threadIdx.x != 63) fault_memory[threadIdx.x] = in[threadIdx.x];
   __syncthreads();
   if (threadIdx.x < 32) {
-    ldmatrix_x2(r, fault_memory + threadIdx.x % 16 * 4);
-    out[threadIdx.x] = static_cast<float>(r[1]);
+    ldmatrix_x4(r, fault_memory + threadIdx.x % 16 * 4);
+    out[threadIdx.x] = static_cast<float>(r[3]);
   }
 }
 

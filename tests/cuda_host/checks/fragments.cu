@@ -22,17 +22,19 @@ __global__ void multiply(int kind, const uint32_t* a, const uint32_t* b, float* 
   for (int i = 0; i < 4; ++i) c[4 * lane + i] = sums[i];
 }
 
-__global__ void load_matrices(int count, bool transpose, const uint16_t* values, uint32_t* registers) {
+__global__ void load_matrices(bool transpose, const uint16_t* values, uint32_t* registers) {
   __shared__ __align__(16) uint16_t tile[32][8];
   const int lane = threadIdx.x;
   cp_async_16(tile[lane], values + 8 * lane, true);
   cp_async_commit();
   cp_async_wait<0>();
   __syncwarp();
-  uint32_t r[4] = {0, 0, 0, 0};
-  if (count == 4 && !transpose) ldmatrix_x4(r, tile[lane]);
-  if (count == 4 && transpose) ldmatrix_x4_trans(r, tile[lane]);
-  if (count == 2) ldmatrix_x2(r, tile[lane % 16]);
+  uint32_t r[4];
+  if (transpose) {
+    ldmatrix_x4_trans(r, tile[lane]);
+  } else {
+    ldmatrix_x4(r, tile[lane]);
+  }
   for (int i = 0; i < 4; ++i) registers[4 * lane + i] = r[i];
 }
 
@@ -46,8 +48,8 @@ __global__ void round_numbers(const float* x, uint32_t* bits, int n) {
 ACTION_EXPORT int check_multiply(int kind, const uint32_t* a, const uint32_t* b, float* c) {
   return launch(multiply, 1, 32, 0, nullptr, kind, a, b, c);
 }
-ACTION_EXPORT int check_load_matrices(int count, int transpose, const uint16_t* values, uint32_t* registers) {
-  return launch(load_matrices, 1, 32, 0, nullptr, count, transpose != 0, values, registers);
+ACTION_EXPORT int check_load_matrices(int transpose, const uint16_t* values, uint32_t* registers) {
+  return launch(load_matrices, 1, 32, 0, nullptr, transpose != 0, values, registers);
 }
 ACTION_EXPORT int check_round(const float* x, uint32_t* bits, int n) {
   return launch(round_numbers, (n + 63) / 64, 64, 0, nullptr, x, bits, n);

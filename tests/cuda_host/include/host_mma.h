@@ -69,15 +69,12 @@ struct MatrixRow {
 
 // Lane l gives row l & 7 of matrix l >> 3 and gets two neighbours of each matrix: of row l >> 2, or with TRANSPOSE of
 // column l >> 2.
-template <int COUNT, bool TRANSPOSE>
+template <bool TRANSPOSE>
 void load_matrices(uint32_t* registers, const void* row, const char* operation, Site site) {
-  MatrixRow own{};
-  if (lane() < 8 * COUNT) {
-    check_alignment(operation, row, 16, __builtin_return_address(0));
-    own = *static_cast<const MatrixRow*>(row);
-  }
+  check_alignment(operation, row, 16, __builtin_return_address(0));
+  MatrixRow own = *static_cast<const MatrixRow*>(row);
   struct Result {
-    uint32_t registers[COUNT];
+    uint32_t registers[4];
   } result;
   meet_warp(
       operation, 0xffffffffu, &own, &result,
@@ -85,7 +82,7 @@ void load_matrices(uint32_t* registers, const void* row, const char* operation, 
         auto rows = reinterpret_cast<const MatrixRow* const*>(in);
         for (int lane = 0; lane < kWarpSize; ++lane) {
           int major = lane >> 2, minor = 2 * (lane & 3);
-          for (int m = 0; m < COUNT; ++m) {
+          for (int m = 0; m < 4; ++m) {
             uint16_t low = TRANSPOSE ? rows[8 * m + minor]->values[major] : rows[8 * m + major]->values[minor];
             uint16_t high = TRANSPOSE ? rows[8 * m + minor + 1]->values[major] : rows[8 * m + major]->values[minor + 1];
             static_cast<Result*>(out[lane])->registers[m] = low | static_cast<uint32_t>(high) << 16;
@@ -110,13 +107,10 @@ inline void mma_m16n8k8_tf32(float* c, const uint32_t* a, const uint32_t* b, CUD
   cuda_host::mma<8, cuda_host::tf32_of>(c, a, b, "mma_m16n8k8_tf32", site);
 }
 inline void ldmatrix_x4(uint32_t* registers, const void* row, CUDA_HOST_SITE) {
-  cuda_host::load_matrices<4, false>(registers, row, "ldmatrix_x4", site);
+  cuda_host::load_matrices<false>(registers, row, "ldmatrix_x4", site);
 }
 inline void ldmatrix_x4_trans(uint32_t* registers, const void* row, CUDA_HOST_SITE) {
-  cuda_host::load_matrices<4, true>(registers, row, "ldmatrix_x4_trans", site);
-}
-inline void ldmatrix_x2(uint32_t* registers, const void* row, CUDA_HOST_SITE) {
-  cuda_host::load_matrices<2, false>(registers, row, "ldmatrix_x2", site);
+  cuda_host::load_matrices<true>(registers, row, "ldmatrix_x4_trans", site);
 }
 // Nearest, ties away from zero; infinities and NaN stay what they are.
 inline uint32_t round_to_tf32(float x) {
