@@ -9,7 +9,7 @@ namespace action {
 
 constexpr int kTerms = 12;  // floats per query from which a gradient takes its probabilities, the last three unused
 
-constexpr float kLowest = -1e30f;  // similarities of bank rows that do not exist; finite, so that differences are, too
+constexpr float kLowest = -3.402823466e38f;  // similarities of bank rows that do not exist
 
 __device__ inline float exp2_fast(float x) {
 #ifdef __CUDA_ARCH__
@@ -48,7 +48,7 @@ struct Divergence {
     const float t_logit = (t - t_max) * t_factor;
     const float p = exp2_fast(t_logit);
     t_sum += p;
-    // No weight, no term: at the smallest temperatures a logit that counts for nothing is infinite.
+    // No weight, no term: the logit of a row that does not exist, or at the smallest temperatures, is infinite.
     gap = p == 0.0f ? gap : fmaf(p, t_logit - (s - s_there) * s_factor, gap);
     s_sum += exp2_fast((s - s_max) * s_factor);
   }

@@ -96,6 +96,26 @@ def test_every_operator_on_rows_of_any_length(backend: str, device: str, scale: 
     assert torch.equal(found[-1], expected[-1])
 
 
+@pytest.mark.parametrize("scale", [1e14, 1e16, 1e18])
+def test_similarities_near_the_end_of_float32(backend: str, device: str, scale: float) -> None:
+    """Opposite rows as they are: every similarity is -1e28 or much less, and one of them is still the largest."""
+    query, bank = (torch.rand(9, 12) + 0.5) * scale, (torch.rand(40, 12) + 0.5) * -scale
+    similarity, index = hard_negatives(query.to(device), bank.to(device), 40, normalize=False)
+    exact = query.double() @ bank.double().mT
+    assert index.sort(-1).values.tolist() == [list(range(40))] * 9
+    torch.testing.assert_close(similarity.double().cpu(), exact.sort(-1, descending=True).values, rtol=1e-5, atol=0.0)
+    settings = {"student_temp": 0.5, "teacher_temp": 1.0, "normalize": False}
+    ours = differentiate(
+        lambda s, b: contrastive_distillation(s, query.flip(0).to(device), b, reduction="none", **settings),
+        (query.to(device), bank.to(device)),
+        torch.ones(9),
+    )
+    wide = query.double(), bank.double()
+    exact = differentiate(lambda s, b: formulas.distillation(s, wide[0].flip(0), b, **settings), wide, torch.ones(9))
+    for found, wanted in zip(ours, exact, strict=True):
+        assert errors(found, wanted)[0] < 1e-5
+
+
 # ------------------------------------------------------------------------------------------------------------- NaN
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..gpu import EMPTY, selection_of
 from .launch import INTERPRETED
 
-LOWEST = tl.constexpr(-1e30)  # similarities of bank rows that do not exist; finite, so that differences are, too
+LOWEST = tl.constexpr(-torch.finfo(torch.float32).max)  # similarities of bank rows that do not exist
 SORTED = 1 << 20  # keys that are put into order at a time: sorting takes several times their memory
 _EMPTY = tl.constexpr(EMPTY)
 _LARGEST = tl.constexpr(2**63 - 1)
