@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .dtypes import INTEGER
 
-# The fill level is the size of a tensor without elements, since torch.compile takes integers of a module for constants
+# The fill level is the size of a tensor without elements, since torch.compile takes a module's integers to be constants
 # and sizes for variables. Sizes 0 and 1 are constants too, and equal sizes one variable: this much more is neither.
 _SIZE_OF_NONE = 1 << 20
 
@@ -19,7 +19,7 @@ _SIZE_OF_NONE = 1 << 20
 class MemoryBank(nn.Module):
     """Ring buffer of the last ``capacity`` rows pushed.
 
-    The buffer follows the module's device; its fill level lies with the host, so neither pushing nor reading waits for
+    The buffer follows the module's device; its fill level is kept on the host, so neither pushing nor reading waits for
     a GPU, and both work inside a compiled function. Rows are stored detached, as the paper's setting has it, and never
     share memory with what was pushed, the bank's own rows included. :attr:`rows` and :attr:`labels` are views: a push
     overwrites them in place, so push after the backward pass of a loss that keeps the bank (``action_contrast``,
@@ -72,7 +72,7 @@ class MemoryBank(nn.Module):
 
     @property
     def _count(self) -> int:
-        """Rows pushed so far, less all turns of the ring but the first: from 0 to 2 * capacity - 1."""
+        """Rows pushed so far, minus all turns of the ring but the first: from 0 to 2 * capacity - 1."""
         return self._marker.shape[0] - _SIZE_OF_NONE
 
     @_count.setter

@@ -14,7 +14,7 @@ from .toolchain import BuildError
 
 
 def extensions() -> list[Extension]:
-    """The native modules that have sources here; their sources and headers belong into the source distribution."""
+    """The native modules that have sources here; their sources and headers belong in the source distribution."""
     return [
         Extension(module.name, module.sources, depends=module.headers, optional=True)
         for module in MODULES.values()
@@ -23,7 +23,7 @@ def extensions() -> list[Extension]:
 
 
 class BuildNative(build_ext):
-    """Builds a module; a failure is remembered in one line and the installation goes on."""
+    """Builds a module; a failure is noted in one line and the installation goes on."""
 
     def build_extension(self, ext: Extension) -> None:
         module = MODULES[ext.name]

@@ -12,7 +12,7 @@ from .toolchain import BuildError, find_ninja
 
 
 def ninja_file(build: Build, target: Path) -> str:
-    """The file's text; objects are relative to the folder it lies in."""
+    """The file's text; objects are relative to its folder."""
     lines = [
         "rule compile",
         f"  command = {build.compiler} -MMD -MF $out.d {' '.join(build.flags)} $flags -c $in -o $out",

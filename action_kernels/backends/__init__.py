@@ -25,8 +25,8 @@ __all__ = ["kernel", "list_backends", "select", "use_backend"]
 
 ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
 
-# Name -> the kind of device that chooses it by itself, first come first served, before the reference. A GPU's own table
-# (choice.py) goes before this order.
+# Name -> the kind of device that chooses it automatically; earlier names are tried first, the reference last. On a GPU
+# the table of measurements (choice.py) takes precedence over this order.
 _BACKENDS = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
@@ -173,5 +173,5 @@ def _order(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> 
 
 @cache
 def _say_fallback(device_type: str, reason: str) -> None:
-    """Once a process and device: plain PyTorch is correct, but it stores the similarities."""
+    """Once per process and device: plain PyTorch is correct, but it stores the similarities."""
     warnings.warn(f"action_kernels runs on plain PyTorch on {device_type} ({reason})", RuntimeWarning, stacklevel=2)

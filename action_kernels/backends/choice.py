@@ -2,7 +2,7 @@
 
 ``python -m tools.tuning.backends`` writes it. A table has the device, the versions it was measured with, and under
 ``backends`` an order for each operator and dtype that has been measured, such as ``"hard_negatives bfloat16": ["cuda",
-"triton"]``; ``relation_negatives``, which takes no floating rows, stands without a dtype.
+"triton"]``; ``relation_negatives``, which takes no floating rows, is listed without a dtype.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The functions of :mod:`~action_kernels.backends.reference` are the specification
 has the same functions with the same parameters. A backend that lacks an operator's file leaves it to the next one.
 
 Shapes: G groups (1 for an ungrouped call), N queries, M bank rows, D features, k selected or drawn rows.
-Every floating tensor of a call lies on one device; float32, float16 or bfloat16 (the reference also takes float64).
+All floating tensors of a call are on one device; float32, float16 or bfloat16 (the reference also takes float64).
 Accumulation, losses, similarities and gradients of a 16-bit input are float32 (float64 for float64 input).
 Log-sum-exps are always float64, a row's maximum plus the logarithm of its float32 sum: at a temperature of 0.01 they
 reach 100, and rounding them to float32 would put one common error into all probabilities of a row. Likewise the losses

@@ -9,7 +9,7 @@ and ``vmap`` work (``vmap`` as more groups: a leading dimension G says the same)
 so nothing synchronises with it.
 
 A student's temperature may be learnt: a tensor of one element, on the CPU or the rows' device (``nn.Parameter``,
-``log_temp.exp()``), gets its exact gradient. The rows are then brought to unit length in front of the kernels, in
+``log_temp.exp()``), gets its exact gradient. The rows are then brought to unit length before the kernels run, in
 float32 copies [N, D] and [M, D] (none of the bank with ``normalize=False``); a Python number costs no copy. The same
 holds in a compiled function whose temperature is a number that changes from call to call, so that a schedule compiles
 twice and not at every step. A tensor's value that is not positive gives NaN where it cannot be read at once.

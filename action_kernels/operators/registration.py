@@ -135,4 +135,4 @@ def keep(ctx: Any, *tensors: Tensor | None) -> None:
     """Save tensors for the backward pass, and the backend in force as ``ctx.backend``."""
     ctx.save_for_backward(*tensors)
     ctx.backend = chosen() or ""
-    ctx.set_materialize_grads(False)  # a result nobody used brings None and costs nothing
+    ctx.set_materialize_grads(False)  # the gradient of an unused result is None and costs nothing

@@ -45,7 +45,7 @@ def relation_negatives(
     query, bank = grouped_labels(query_labels), grouped_labels(bank_labels)
     classes = class_relation.shape[-1]
 
-    # Bank rows sorted by class; rows without a class behind all others.
+    # Bank rows sorted by class; rows without a class come last.
     key = torch.where((bank >= 0) & (bank < classes), bank, classes)
     key, rows = key.sort(dim=-1, stable=True)
     borders = torch.arange(classes + 1, dtype=torch.int64, device=bank.device).expand(bank.shape[0], -1).contiguous()

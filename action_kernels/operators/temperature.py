@@ -2,7 +2,7 @@
 
 A constant (a Python number) goes to the kernels as it is. A tensor, and a number that ``torch.compile`` has found to
 change from call to call, is divided into unit rows before them: with r = query / temp the losses depend on r alone, so
-autograd gives the temperature its gradient, nothing waits for a GPU, and no graph belongs to one value.
+autograd gives the temperature its gradient, nothing waits for a GPU, and no graph is specialised to one value.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def varies(value: Temperature) -> bool:
 
 def _static(value: float) -> bool:
     """Is a number that is being traced a constant of the graph?"""
-    from torch.fx.experimental import symbolic_shapes  # slow to import, and there already where something is traced
+    from torch.fx.experimental import symbolic_shapes  # slow to import; already imported where something is traced
 
     if hasattr(symbolic_shapes, "has_static_value"):
         return symbolic_shapes.has_static_value(value)

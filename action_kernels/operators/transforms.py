@@ -1,8 +1,9 @@
 """The operators under ``torch.func`` (grad, vjp, jacrev, vmap) and in forward-mode differentiation.
 
-An operator of ``torch.library`` cannot be differentiated by those transforms: some fail with PyTorch's own words, and
-forward mode takes the derivative for zero. While one of them is active, an operator therefore runs inside a function
-that knows its gradient, says that it has no forward-mode and no second derivative, and maps over batched rows.
+An operator of ``torch.library`` cannot be differentiated by those transforms: some fail with an unhelpful message of
+PyTorch's, and forward mode takes the derivative to be zero. While one of them is active, an operator therefore runs
+inside a function that knows its gradient, says that it has no forward-mode and no second derivative, and maps over
+batched rows.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@
 
 namespace action {
 
-// Reads tensors: by PyTorch's exchange interface (some ten nanoseconds) or, where it has none or does not describe the
-// tensor, by the tensor's attributes (about a microsecond). Needs the interpreter lock, as whatever touches Python.
+// Reads tensors: by PyTorch's exchange interface (tens of nanoseconds) or, where it has none or does not describe the
+// tensor, by the tensor's attributes (about a microsecond). Needs the interpreter lock.
 class TensorReader {
  public:
   static TensorReader& instance() {  // first called when the module is imported
@@ -26,7 +26,7 @@ class TensorReader {
     return PyObject_TypeCheck(value.ptr(), reinterpret_cast<PyTypeObject*>(type_.ptr()));
   }
 
-  // Throws what Python raises for a tensor without memory of its own, like one that only traces.
+  // Throws what Python raises for a tensor without memory of its own, such as one that is only traced.
   void read(pybind11::handle tensor, Tensor& result) const {
     if (!by_exchange(tensor, result)) by_attributes(tensor, result);
   }

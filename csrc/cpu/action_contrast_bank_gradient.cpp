@@ -1,8 +1,8 @@
-// The distillation's gradient in the bank: the forward sweep turned round.
+// The distillation's gradient in the bank: the forward sweep with the roles exchanged.
 //
-// Here the panels are bank rows and the queries stream by, so that every bank row's sum has one owner and one order.
-// The bank's scale multiplies the finished product, as in the forward sweep: scores must be the very same numbers that
-// the log-sum-exps were made of, or a sharp softmax would be off by one rounding / temperature.
+// Here the panels are bank rows and the queries are streamed, so that every bank row's sum has one owner and one order.
+// The bank's scale multiplies the finished product, as in the forward sweep: scores must be exactly the numbers that
+// the log-sum-exps were computed from, or a sharp softmax would be off by one rounding / temperature.
 #include <algorithm>
 
 #include "../params/action_contrast.h"
@@ -55,7 +55,7 @@ class BankGradientPass {
  private:
   static constexpr int L = kLanes<NV>;
 
-  // A thread's scratch for so many panels.
+  // A thread's scratch for that many panels.
   struct Buffers {
     float* row;                                // [D]
     float *student, *teacher;                  // a tile's rows

@@ -1,6 +1,6 @@
 // One sweep over the bank for each panel of queries.
 //
-// A panel's lanes are queries; the bank streams by in tiles. A tile of scores is used while it lies in the cache: the
+// A panel's lanes are queries; the bank is streamed in tiles. A tile of scores is used while it is in the cache: the
 // selection takes what beats its threshold, then the online softmaxes turn scores into exponentials relative to the
 // running maxima. When a row's sums are known, exponentials become gradient weights and flow back through the bank.
 // Where there are fewer panels than threads, each thread sweeps a part of the bank, and the parts are merged.
@@ -48,7 +48,7 @@ class Pass {
     const int64_t parts = groups * panels < threads_ ? std::min<int64_t>(threads_, tiles_) : 1;
     part_tiles_ = (tiles_ + parts - 1) / parts;
     parts_ = (tiles_ + part_tiles_ - 1) / part_tiles_;
-    // A look ahead saves little where the bank is short, and finds no bound where it sees few more than k rows.
+    // Looking ahead saves little where the bank is short, and finds no bound where it sees hardly more than k rows.
     ahead_ = a.k > 0 && tile_ * kAhead >= 3 * a.k && part_tiles_ >= 2 * kAhead ? kAhead : 0;
     if (keep_ && floats(1) > resources.scratch_bytes / 4 / threads_) keep_ = false;
     chunks_ = Chunks(groups, panels, threads_, resources.scratch_bytes, [this](int64_t p) { return floats(p); });
@@ -107,11 +107,11 @@ class Pass {
     Panel* panel;
     Rows bank;
     const float* scale;              // of the bank's rows, or nullptr
-    float* row;                      // a query on its way into a panel
+    float* row;                      // a query before it is packed into a panel
     float *stream, *loose, *packed;  // a tile's rows, its scores, its rows as features
   };
 
-  // Where everything of a part with `panels` panels lies in its scratch.
+  // The layout of the scratch of a part with `panels` panels.
   void lay_out(Part& part, int64_t panels, Cutter& cut) const {
     part.panel = cut.take<Panel>(panels);
     part.row = cut.take(features);

@@ -1,7 +1,7 @@
-// The gradient of similarities with the bank rows that an index names, which are read where they lie.
+// The gradient of similarities with the bank rows that an index names, which are read in place.
 //
-// The bank gradient has owners: every thread scans the index list in order and adds what falls into its range of bank
-// rows, so that a row's sum has one order whatever the number of threads.
+// In the bank gradient every thread owns a range of bank rows, scans the index list in order and adds what falls into
+// its range, so that the order of a row's sum does not depend on the number of threads.
 #include "indexed_rows.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ class GradientPass {
   GradientPass(const IndexedGradient& args, Resources resources) : a(args) {
     const Shape& s = a.shape;
     threads_ = useful_threads(resources.threads, 3.0 * s.groups * s.queries * (a.k + 1) * s.features);
-    // Weights of a block of queries; the rest of the scratch is a few rows a thread.
+    // Weights of a block of queries; the rest of the scratch is a few rows per thread.
     const int64_t entries = std::max<int64_t>(resources.scratch_bytes / 8 / (a.k + 1), threads_);
     block_ = a.bank_grad ? std::min(s.queries, entries) : s.queries;
   }

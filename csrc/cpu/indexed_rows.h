@@ -58,7 +58,7 @@ inline float similarity(const float* x, const float* y, int64_t n, bool normaliz
   return product * inverse;
 }
 
-// Asks for the bank row that follows entry n of an index list.
+// Prefetches the bank row of the entry that follows entry n of an index list.
 inline void prefetch_next(const Rows& bank, int64_t rows, const int64_t* index, int64_t n, int64_t k) {
   if (n + 1 < k && index[n + 1] >= 0 && index[n + 1] < rows) prefetch_row(bank, index[n + 1]);
 }

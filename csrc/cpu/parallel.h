@@ -11,12 +11,12 @@
 
 namespace action {
 
-// Threads worth starting for `work` multiply-adds: one where a hand-over costs more than it saves.
+// Threads worth starting for `work` multiply-adds: one where starting more costs more than it saves.
 int useful_threads(int wanted, double work);
 
-// Runs a pass that may start `threads` threads. In a forked child OpenMP would wait for ever for the threads that the
-// parent had (this module or PyTorch, which shares the runtime), and that no longer exist. They belong to the thread
-// that started them, so there the pass runs on a new thread, which gets its own.
+// Runs a pass that may start `threads` threads. In a forked child OpenMP would wait forever for the threads that
+// the parent had started (this module, or PyTorch, which uses the same runtime) and that no longer exist. They belong
+// to the thread that started them, so in a child the pass runs on a new thread, which gets its own.
 void run(int threads, const std::function<void()>& pass);
 
 inline int thread_number() {
@@ -39,8 +39,8 @@ class Scratch {
   int64_t stride_;
 };
 
-// Cuts one thread's scratch into 64-byte aligned pieces. Without memory it only measures: a layout that is written as
-// one function of a cutter says how much it needs and takes it.
+// Cuts one thread's scratch into 64-byte aligned pieces. Without memory it only measures, so that a layout, written
+// once as a function of a cutter, is both measured and cut.
 class Cutter {
  public:
   explicit Cutter(float* memory = nullptr) : memory_(memory) {}

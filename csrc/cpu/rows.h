@@ -17,7 +17,7 @@ struct Rows {
   int64_t features;
 
   const char* row(int64_t i) const { return data + i * row_stride * (dtype == Dtype::float32 ? 4 : 2); }
-  // Float32 rows that can be read where they lie.
+  // Whether the rows are float32 and can be read in place.
   bool direct() const {
     return dtype == Dtype::float32 && (col_stride == 1 || features == 1) && reinterpret_cast<uintptr_t>(data) % 4 == 0;
   }
@@ -70,7 +70,7 @@ inline const float* view_row(const Rows& rows, int64_t i, float* buffer) {
   return buffer;
 }
 
-// Asks for a row that will be read soon.
+// Prefetches a row that will be read soon.
 inline void prefetch_row(const Rows& rows, int64_t i) {
   const int64_t bytes = rows.features * (rows.dtype == Dtype::float32 ? 4 : 2);
   if (rows.col_stride != 1) return;
@@ -99,7 +99,7 @@ inline void axpy(float a, const float* x, float* y, int64_t n) {
   for (; i < n; ++i) y[i] += a * x[i];
 }
 
-// y += sum_r factor[r] * rows[r]; the sum is added whole, which keeps long sums accurate.
+// y += sum_r factor[r] * rows[r]; the sum is completed before it is added, which keeps long sums accurate.
 inline void combine(const float* const* rows, const float* factor, int64_t count, float* y, int64_t n) {
   int64_t i = 0;
   for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
@@ -121,15 +121,15 @@ inline void combine(const float* const* rows, const float* factor, int64_t count
 
 constexpr float kSmallestNorm = 1e-12f;
 
-// 1 / |x|, a smaller norm counting as kSmallestNorm. NaN stays NaN.
+// 1 / max(|x|, kSmallestNorm). NaN stays NaN.
 inline float inverse_norm(float squared) {
   float norm = std::sqrt(squared);
   return 1.0f / (norm < kSmallestNorm ? kSmallestNorm : norm);
 }
 
-constexpr float kLargestSquare = 1e36f;  // sums of squares beyond may have overflowed, NaN not
+constexpr float kLargestSquare = 1e36f;  // a larger sum of squares may have overflowed; NaN is not larger
 
-// 1 / |x| of a row of n values. The squares of huge ones would overflow: those are taken in float64.
+// 1 / |x| of a row of n values, in float64 where the squares of huge ones would overflow.
 inline float inverse_norm(const float* x, int64_t n) {
   const float squared = dot(x, x, n);
   if (!(squared > kLargestSquare)) return inverse_norm(squared);
@@ -138,7 +138,7 @@ inline float inverse_norm(const float* x, int64_t n) {
   return static_cast<float>(1.0 / std::sqrt(total));
 }
 
-// Whether a unit row's own direction is free: false where the smallest norm took the place of the norm.
+// Whether the norm itself was used: false where kSmallestNorm took its place, which is a constant in the gradient.
 inline bool norm_counts(float inverse) { return !(inverse >= 1.0f / kSmallestNorm); }
 
 constexpr double kLog2e = 1.4426950408889634;

@@ -1,8 +1,8 @@
 // The k best scores of every lane of a panel, in one sweep. Order: larger score first, then lower index.
 //
-// A lane's buffer takes every score above its threshold; when it is full it keeps the k best, give or take a few, and
-// the threshold rises to the best one left out. Scores arrive by ascending index and buffers keep their order, so that
-// of equal scores the first stays.
+// A lane's buffer takes every score above its threshold; when it is full it keeps the k best and perhaps a few more,
+// and the threshold rises to the best one left out. Scores arrive by ascending index and buffers keep their order, so
+// that of equal scores the first stays.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +12,13 @@
 
 namespace action {
 
-// Sorts descending. (Compiled once: no instruction set may leak into the others through a standard template.)
+// Sorts descending. (Compiled once: a standard template, compiled for each instruction set, could be linked from the
+// wrong one.)
 void sort_descending(int64_t* values, int64_t count);
 
 namespace ACTION_ISA {
 
-// Integer with the order of the score; 0 and -0 are equal.
+// An integer that sorts like the score; 0 and -0 are equal.
 inline int32_t ordered(float score) {
   score += 0.0f;
   int32_t bits;
@@ -58,16 +59,16 @@ struct Kept {
   float bound;  // a later score is among the k largest only if it exceeds this
 };
 
-// Keeps the `least` to `most` largest of `count` scores (least <= most < count) in their order, with their indices. None
-// lies below `floor`, or all exceed -inf.
+// Keeps the `least` to `most` largest of `count` scores (least <= most < count) in their order, with their indices. No
+// score is below `floor`; where that is -inf, all exceed it.
 __attribute__((noinline)) inline Kept keep_largest(float* scores, int32_t* index, int64_t count, int64_t least,
                                                    int64_t most, float floor) {
-  // Search for a bound that so many scores exceed: `least` or more exceed `low`, fewer exceed `high`. The tail of a
-  // distribution falls about exponentially, so that a bound which n times too many exceed is too low by log(n) times
-  // the mean distance from the floor. Where a few such guesses fail (equal scores, say) bisection ends the search: there
-  // may be no such bound, and `high` ends as the score of rank `least`.
+  // Search for a bound that the right number of scores exceed: `least` or more exceed `low`, fewer exceed `high`. The
+  // tail of a distribution falls off about exponentially, so a bound that n times too many scores exceed is too low by
+  // log(n) times the mean distance from the floor. Where a few such guesses fail (equal scores, say) bisection ends the
+  // search: there may be no such bound, and `high` ends as the score of rank `least`.
   constexpr int kGuesses = 6;
-  const bool first = floor == -INFINITY;  // then take the scores for centred at 0
+  const bool first = floor == -INFINITY;  // then assume that scores are centred at 0
   float guess = first ? 0.0f : floor;
   const float scale = mean_distance(scores, count, guess), wanted = 0.5f * static_cast<float>(least + most);
   int64_t low = ordered(floor) - !first, high = ordered(INFINITY), above = first ? least : count;
@@ -132,7 +133,8 @@ class Selection {
   static constexpr int64_t kBatch = 64;  // bank rows compared with the same thresholds
 
  public:
-  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of a buffer that is all but full.
+  // Entries of a lane's buffer for the k best of `rows` scores: a buffer that is almost full must have room for one
+  // more batch.
   static int64_t entries(int64_t k, int64_t rows) { return std::min(full(k) + kBatch, rows); }
 
   // `scores` and `index` hold L * entries each. `labels` of the panel's `count` queries, or nullptr.
@@ -279,15 +281,15 @@ class Selection {
   static constexpr int64_t kShort = 192;  // up to here counting ranks is faster than sorting
   static constexpr int64_t kRuns = 256;   // whose maxima are looked at
   static constexpr int kSteps = 8;        // of a bisection
-  static constexpr int64_t kSpare = 16;   // then so many more than k may be ordered, which saves a search
+  static constexpr int64_t kSpare = 16;   // sorting this many more than k is cheaper than a search
 
   enum class Labels { none, fit, wide };
 
-  // Scores of a lane's buffer from which on it is shrunk.
+  // The number of scores at which a lane's buffer is shrunk.
   static int64_t full(int64_t k) { return k + std::max<int64_t>(k, 64); }
 
   // Takes the scores that exceed their lane's threshold and that its label does not exclude: lists their places, then
-  // goes through the list. No branch hangs on a comparison, which could not be predicted.
+  // goes through the list. No branch depends on a comparison of scores, which could not be predicted.
   template <Labels labels>
   void take_batch(const float* scores, int64_t stride, int64_t rows, const int64_t* label, int64_t first) {
     vf threshold[NV];
@@ -330,10 +332,10 @@ class Selection {
     index_[at] = index;
   }
 
-  // Shrinks a full buffer, to a number that is found fast and leaves room for long.
+  // Shrinks a full buffer to a size that is quickly found and leaves ample room.
   void make_room(int lane) { shrink(lane, k_ + (full(k_) - k_) / 4); }
 
-  // Leaves the k to `most` best.
+  // Keeps the best k, and at most `most`.
   void shrink(int lane, int64_t most) {
     const int64_t start = lane * entries_;
     const Kept kept = keep_largest(scores_ + start, index_ + start, end_[lane] - start, k_, most, threshold_[lane]);

@@ -1,8 +1,8 @@
 // One vector of float32 in the instruction set that this translation unit is compiled for.
 //
 // Arithmetic uses the compilers' vector extensions (GCC, Clang), so that the same source serves every instruction set;
-// intrinsics appear only where the extensions have no word. ACTION_ISA names the namespace, so that no inline function
-// of one instruction set can be linked into another.
+// intrinsics appear only where the extensions have no equivalent. ACTION_ISA names the namespace, so that no inline
+// function of one instruction set can be linked into another.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ inline vf set1(float x) {
 
 inline vi set1(int32_t x) { return vi{} + x; }
 
-// The larger lane by lane; NaN in `x` stays NaN, NaN in `floor` gives x.
+// The lane-wise maximum; NaN in `x` stays NaN, NaN in `floor` gives x.
 inline vf max(vf floor, vf x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_max_ps((__m512)floor, (__m512)x);
@@ -98,7 +98,7 @@ inline uint32_t lanes_above(vf x, vf bound) {
 #endif
 }
 
-// One more in the lanes where x exceeds the bound.
+// Adds one in the lanes where x exceeds the bound.
 inline vi plus_above(vi count, vf x, vf bound) {
 #if defined(__AVX512F__)
   const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GT_OQ);
@@ -121,7 +121,7 @@ struct SetBits {
 inline constexpr SetBits kSetBits;
 #endif
 
-// Stores the lanes whose bits are set one after another, and anything behind them up to kWidth; returns their number.
+// Stores the lanes whose bits are set one after another, then arbitrary values up to kWidth; returns their number.
 template <class Lane, class Vector>
 int store_lanes(Lane* out, Vector x, uint32_t bits) {
 #if defined(__AVX512F__)

@@ -24,14 +24,14 @@ struct Scales {
   float student, teacher;
 };
 
-// Moves sums to other references; every argument is (old reference - new reference) * scale.
+// Makes sums relative to other references; every argument is (old reference - new reference) * scale.
 inline Sums moved(Sums sums, vf student, vf teacher, vf student_there) {
   const vf decay = exp2(teacher);
   return {sums.student * exp2(student), sums.teacher * decay,
           (sums.divergence + sums.teacher * (teacher - student_there)) * decay};
 }
 
-// Takes a tile of scores into the softmaxes and leaves the exponentials in its place. `maxima` (student lanes, teacher
+// Adds a tile of scores to the softmaxes and replaces it with the exponentials. `maxima` (student lanes, teacher
 // lanes) gets the maxima that they are relative to: the largest so far.
 template <int NV>
 __attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax<NV>& state, float* maxima) {
@@ -76,7 +76,7 @@ __attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales s
   }
 }
 
-// Adds the softmaxes over other bank rows.
+// Merges the softmaxes over other bank rows into these.
 template <int NV>
 void merge(Softmax<NV>& state, const Softmax<NV>& other, Scales scales) {
   const vf cs = set1(scales.student), ct = set1(scales.teacher);

@@ -7,8 +7,8 @@
 
 namespace action {
 
-// While it lives, results of its thread that are too small for a normal float become 0. A sharp softmax is full of
-// them, and they change no sum; but x86 processors take some hundred cycles for one where a normal number takes one.
+// While it lives, results of its thread that are too small for a normal float become 0. A sharp softmax
+// produces many of them, and they change no sum; but an x86 processor takes over a hundred cycles for each.
 class FlushSubnormals {
 #if defined(__SSE__)
  public:
@@ -21,7 +21,7 @@ class FlushSubnormals {
   unsigned before_;
 #else
  public:
-  FlushSubnormals() {}  // not empty by default, so that an instance counts as used
+  FlushSubnormals() {}  // user-provided, so that an instance is not reported as unused
 #endif
 };
 

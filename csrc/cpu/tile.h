@@ -1,5 +1,5 @@
 // The matrix products. A *panel* holds kWidth * NV rows of one side transposed, so that a vector's lanes are rows; the
-// other side is *streamed* row by row where it lies. Scores of a tile come out as [stream row][panel lane], the layout
+// other side is *streamed* row by row. Scores of a tile come out as [stream row][panel lane], the layout
 // in which every softmax is lane by lane, and weights of that layout go straight into the product back to features.
 #pragma once
 
@@ -47,7 +47,7 @@ inline void open_stream(const Rows& rows, int64_t first, int64_t count, const fl
   }
 }
 
-// The register blocks below stay functions of their own: inlined, they would lose address registers to their caller.
+// The register blocks below are not inlined: there they would lose address registers to the caller.
 template <int R, int NV>
 __attribute__((noinline)) void score_block(const float* rows, const float* panel, int64_t features, const float* scale, float* out,
                                            int64_t out_stride) {
@@ -71,7 +71,7 @@ __attribute__((noinline)) void score_block(const float* rows, const float* panel
 }
 
 // Calls kernel(std::integral_constant<int, R>, first) for register blocks of R <= kBlock rows that cover `count` rows
-// as evenly as possible: a block with few rows would leave the multipliers waiting for each other.
+// as evenly as possible: in a block with few rows, multipliers would wait for one another.
 template <int R = kBlock, typename Kernel>
 inline void block_of(int64_t rows, int64_t first, Kernel&& kernel) {
   if (rows == R) {
@@ -138,7 +138,8 @@ __attribute__((noinline)) void accumulate_block(const float* packed, int64_t cou
     }
 }
 
-// out[d][lane] += sum_j weights[j][lane] * packed row j [d]; a tile's sum is added whole, which keeps long sums accurate.
+// out[d][lane] += sum_j weights[j][lane] * packed row j [d]; a tile is summed before it is added, which keeps long sums
+// accurate.
 template <int NV>
 void accumulate(const float* packed, int64_t count, const float* weights, int64_t weight_stride, int64_t features,
                 float* out) {

@@ -34,7 +34,7 @@ int32_t relation_negatives(const RelationNegativesParams&);
 
 namespace {
 
-// The exponential that the softmaxes use, for its test.
+// The exponential that the softmaxes use, exposed for its test.
 int32_t exp2_array(const Exp2Params& p) {
   Checks check(Device::cpu, p.x);
   const int64_t n = check.size(p.x, "x", 0, 1);

@@ -1,10 +1,11 @@
-// The divergence's gradients: one more pass each, which takes every probability again from the saved log-sum-exps.
+// The divergence's gradients: one more pass each, which recomputes every probability from the saved log-sum-exps.
 //
 // Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with 16-bit
-// rows those sums take two terms a weight, too, and nearly equal distributions would lose their difference to rounding.
+// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
+// 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost to
+// rounding.
 // Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the result's
-// columns and takes the similarities over all features again.
+// columns and recomputes the similarities over all features.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   Terms own[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    // The buffer is padded to whole tiles: rows behind the end are read, but nothing of theirs is stored.
+    // The buffer is padded to whole tiles: rows beyond the end are read, but nothing is stored for them.
     const int64_t row = part.first + warp_id() * kWarpRows + Block::row(r);
     own[r] = reinterpret_cast<const Terms*>(p.terms)[part.group * p.queries_padded + row];
   }
@@ -152,8 +153,8 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
         const float t_logit = (similarity(t.at(r, c), x.t_scale, b_scale[r]) - x.t_center) * p.teacher_factor;
         const float p_s = exp2_fast((score - x.s_center) * p.student_factor - x.s_rest);
         const float p_t = exp2_fast(t_logit - x.t_rest);
-        // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. No weight, no term: at the
-        // smallest temperatures a logit that counts for nothing is infinite.
+        // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. A weight of zero makes the
+        // term zero: at the smallest temperatures its logit may be infinite.
         const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
         s.at(r, c) = inside ? s_slope * (p_s - p_t) : 0.0f;
         t.at(r, c) = inside && p_t != 0.0f ? t_slope * (p_t * beyond) : 0.0f;

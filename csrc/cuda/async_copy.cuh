@@ -1,5 +1,5 @@
-// Asynchronous copies from global to shared memory. A thread's copies land at its wait for their group; other threads
-// see them after a barrier behind that.
+// Asynchronous copies from global to shared memory. A thread sees its copies after it has waited for
+// their group; other threads see them after a barrier that follows the wait.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ __device__ __forceinline__ void cp_async_4(void* shared, const void* global, boo
 /// Ends a group: the copies since the last one.
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/// Waits until no more than the last GROUPS groups of this thread are on their way.
+/// Waits until at most the last GROUPS groups of this thread are still in flight.
 template <int GROUPS>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");

@@ -1,7 +1,7 @@
 // One pass over the bank: both softmaxes' sums, the divergence between them, and the candidates for the selection.
 //
-// A block keeps 64 queries and walks through its split of the bank. Similarities live in registers only; every thread
-// follows its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk.
+// A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
+// keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk.
 // Splits are merged afterwards (statistics.cu), so that few queries against a long bank still fill a GPU.
 #include "launch.cuh"
 #include "library.cuh"
@@ -34,13 +34,13 @@ struct Pass {
   int k, limit, capacity, quota;
 };
 
-/// Blocks that share a processor, as far as registers go: with exact products, or with everything at once, two.
+/// Blocks that a multiprocessor's registers have room for: two with exact products, or with everything at once.
 template <class Math, bool BOTH>
 constexpr int kResident = BOTH ? 2 : 3;
 template <bool BOTH>
 constexpr int kResident<Exact, BOTH> = 2;
 
-/// Rows of a warp that there are.
+/// How many of a warp's rows exist.
 __device__ int present(int64_t first, int64_t end) {
   const int64_t rows = end - first;
   return static_cast<int>(rows < 0 ? 0 : rows < kWarpRows ? rows : kWarpRows);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && SELECT>) 
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const int64_t queries = p.student.rows, blocks = (queries + kBlock - 1) / kBlock;
-  // The selection needs scratch per block: there fewer blocks than blocks of work walk through all of it.
+  // The selection needs scratch per block, so a limited number of blocks takes all the pieces of work in turn.
   for (int64_t work = blockIdx.x; work < p.works; work += gridDim.x) {
     const int64_t split = work % p.num_splits, tile = work / p.num_splits;
     const int64_t first = tile % blocks * kBlock, group = tile / blocks;

@@ -18,8 +18,8 @@ struct BankGradient {
   bool normalize;
 };
 
-/// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per row of the bank; its warps
-/// divide the entries up, and add up in their own order.
+/// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per bank row; its warps
+/// divide the entries among them, and their sums are added in a fixed order.
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p) {
   float4* partial = reinterpret_cast<float4*>(shared_memory);  // [kWarps, 32]

@@ -1,5 +1,5 @@
-// Bank rows that an index names: a warp takes a query, and eight of its lanes a row, so that four rows are on their way
-// at a time. Queries and positives come as prepared float32 rows (rows.cu); bank rows are read in place.
+// Bank rows that an index names: a warp handles a query, and eight of its lanes handle a row, so that four rows are
+// loaded at a time. Queries and positives come as prepared float32 rows (rows.cu); bank rows are read in place.
 #pragma once
 
 #include "launch.cuh"
@@ -30,7 +30,7 @@ struct Indexed {
   bool normalize, vectors;  // vectors: bank rows can be read four features at a time
 };
 
-/// Four features of a row, zeros behind its end.
+/// Four features of a row; zeros beyond its end.
 template <class T>
 __device__ float4 four(const T* row, int64_t stride, int first, int features, bool vectors) {
   if (vectors) {
@@ -112,7 +112,7 @@ __device__ Compared compare(const Indexed& p, int64_t group, int64_t named, int 
   }
   if (!p.normalize) return {product * query_scale, 1.0f};
   const float factor = unit_factor(__fsqrt_rn(squares) * unguard);
-  // The length goes in first: it brings the product near 1, whatever the row's length.
+  // Multiply by the length's inverse first: that brings the product near 1, however long the row is.
   return {similarity(product, factor * unguard, query_scale), factor};
 }
 

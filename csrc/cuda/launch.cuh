@@ -12,7 +12,7 @@
 
 namespace action {
 
-/// Where tensors have to lie; the kernels can be compiled for the CPU, for tests.
+/// The kind of device that tensors must be on; for tests, the kernels can be compiled for the CPU.
 #ifdef ACTION_CUDA_HOST
 constexpr Device kDevice = Device::cpu;
 #else

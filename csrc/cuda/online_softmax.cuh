@@ -1,4 +1,4 @@
-// The divergence between two softmaxes in one pass: sums that follow running maxima.
+// The divergence between two softmaxes in one pass: sums relative to running maxima.
 //
 // Maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
 #pragma once
@@ -21,18 +21,18 @@ __device__ inline float exp2_fast(float x) {
 #endif
 }
 
-/// A product of two rows times their scales. Rounded here: fused with the subtraction of a maximum, it would not be the
-/// same number in every pass.
+/// A product of two rows times their scales. Rounded here: fused with the subtraction of a maximum, it would differ
+/// from pass to pass.
 __device__ inline float similarity(float product, float left, float right) { return __fmul_rn(product * left, right); }
 
-/// What was seen of one query's row of similarities. Factors are log2(e) / temperature.
+/// The sums over the part of a query's similarities seen so far. Factors are log2(e) / temperature.
 struct Divergence {
   float s_max = kLowest, s_sum = 0.0f;  // student: largest similarity, sum of 2^((s - s_max) factor)
   float t_max = kLowest, t_sum = 0.0f;  // teacher
   float s_there = 0.0f;                 // the student's similarity where the teacher's is largest
   float gap = 0.0f;  // sum of the teacher's terms times the difference of both exponents, relative to t_max and s_there
 
-  /// Refers the sums to other similarities. When those move, so does every difference in the gap.
+  /// Makes the sums relative to other similarities. When those move, so does every difference in the gap.
   __device__ void move(float s_top, float t_top, float there, float s_factor, float t_factor) {
     const float t_shift = (t_max - t_top) * t_factor, there_shift = (s_there - there) * s_factor;
     const float s_decay = exp2_fast((s_max - s_top) * s_factor), t_decay = exp2_fast(t_shift);
@@ -63,7 +63,7 @@ struct Divergence {
     gap += other.gap;
   }
 
-  /// Merges what LANES neighbouring lanes have seen of the same row.
+  /// Merges the sums of LANES neighbouring lanes that worked on the same row.
   template <int LANES>
   __device__ void merge_lanes(float s_factor, float t_factor) {
 #pragma unroll

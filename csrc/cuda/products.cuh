@@ -1,8 +1,8 @@
-// Products of tiles. Four warps hold a block of 64 x 64 similarities, 16 rows each; operands lie in shared memory.
+// Products of tiles. Four warps hold a block of 64 x 64 similarities, 16 rows each; operands are in shared memory.
 //
-// A tile is 64 rows of 128 bytes; the 16-byte parts of row r are permuted by r, so that neither the loads of fragments
-// nor those of single rows meet in a bank. In bytes, the fragments of m16n8k16 with 16-bit numbers and of m16n8k8 with
-// tf32 are the same, and so is all of the loading.
+// A tile is 64 rows of 128 bytes; the 16-byte parts of row r are permuted by r, so that neither loads of fragments
+// nor loads of single rows have bank conflicts. In bytes, the fragments of m16n8k16 with 16-bit numbers and of m16n8k8
+// with tf32 are the same, and so is all of the loading.
 #pragma once
 
 #include "async_copy.cuh"
@@ -19,7 +19,7 @@ constexpr int kTile = kBlock * kChunk;        // bytes
 constexpr int kWeightPitch = kBlock + 8;      // floats: rows of weights that threads exchange start in other banks
 constexpr int kWeights = kWarpRows * kWeightPitch * 4;  // bytes for a warp
 
-// How products are taken, and of what.
+// How products are computed, and of what.
 struct Exact {  // float32 without tensor cores
   using Element = float;
 };
@@ -43,7 +43,7 @@ __device__ inline const char* part_of(const char* tile, int row, int part) {
   return tile + row * kChunk + ((part ^ (row & 7)) << 4);
 }
 
-/// Of the rows `first` to before `end`, those in the first tile.
+/// How many of the rows from `first` to before `end` are in the first tile.
 __device__ inline int rows_of_tile(int64_t first, int64_t end) {
   return end - first < kBlock ? static_cast<int>(end - first) : kBlock;
 }
@@ -191,7 +191,7 @@ struct Sums {
     if constexpr (sizeof(typename Math::Element) == 2) {
 #pragma unroll
       for (int step = 0; step < kBlock / 16; ++step) {
-        // A weight goes in as two terms, which keeps 16 or more of its bits. Two tiles of an accumulator are laid out
+        // A weight is split into two terms, which keep 16 or more of its bits. Two tiles of an accumulator are laid out
         // like one left operand.
         uint32_t high[4], low[4];
 #pragma unroll
@@ -216,7 +216,7 @@ struct Sums {
       const int g = lane >> 2, t = lane & 3;
 #pragma unroll
       for (int step = 0; step < kBlock / 8; ++step) {
-        // The sum over rows has no order of its own: their numbers are permuted to what the accumulator holds.
+        // The sum over rows may be taken in any order: row numbers are permuted to match the accumulator's layout.
         const float* w = weights.v + 4 * step;
         uint32_t x[4];
 #pragma unroll

@@ -1,9 +1,9 @@
-// Rows on their way in and gradients on their way out: what happens once per row, not once per pair. A warp per row.
+// Preparing rows and finishing gradients: what happens once per row, not once per pair. A warp per row.
 //
 // In: rows become contiguous, of one type, padded with zeros, and, if normalised, scaled by a power of two to a length
 // in (128, 256]. That is exact, so that 16-bit rows enter the tensor cores with all their bits and float16 neither
 // overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products.
-// Out: partial sums are added in a fixed order, the radial part is cut and the length divided out.
+// Out: partial sums are added in a fixed order, the radial part is removed, and the result divided by the length.
 #include "rows.cuh"
 
 #include "launch.cuh"

@@ -57,7 +57,7 @@ __device__ inline float lanes_max(float x) {
   return x;
 }
 
-/// A row's sum of squares. Those of huge elements would overflow, so a second sum is kept of smaller ones.
+/// A row's sum of squares. Squares of huge elements overflow, so a second sum is kept of scaled-down elements.
 struct Squares {
   float plain = 0.0f, guarded = 0.0f, largest = 0.0f;
 
@@ -77,7 +77,7 @@ struct Squares {
   }
 };
 
-/// 1 / max(norm, 1e-12); a NaN stays one.
+/// 1 / max(norm, 1e-12); NaN stays NaN.
 __device__ inline float unit_factor(float norm) {
   return __fdiv_rn(1.0f, norm <= kSmallestNorm ? kSmallestNorm : norm);
 }

@@ -4,11 +4,12 @@
 // unique, and the larger key is the better candidate: more similar, or equally similar and earlier in the bank. Only
 // candidates that beat the row's threshold enter the buffer; when it is full, bisection finds a key that at least k and
 // at most `limit` of them reach, those stay, and that key's similarity is the new threshold. A tile without a candidate
-// costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so k has no limit.
+// costs its comparisons and a vote. Buffers are in global memory (their hot parts in the caches), so k is not limited.
 //
-// Where a bank is split between several blocks, each would take k candidates and more of its own before its threshold is
-// a good one. So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach:
-// the lowest of these is reached by k candidates altogether. Floors only rise, so it does not matter when one is read.
+// Where several blocks work on splits of one bank, each would collect k candidates of its own, and more until its
+// threshold is tight. So after 1, 2, 4... tiles each publishes the similarity that k / num_splits of its candidates
+// reach, its floor: the lowest floor is reached by at least k candidates in all. Floors only rise, so a stale one does
+// no harm.
 #pragma once
 
 #include "products.cuh"
@@ -17,7 +18,7 @@ namespace action {
 
 constexpr int64_t kEmptyKey = INT64_MIN;
 
-/// Bits of a float32 as an integer of the same order.
+/// The bits of a float32 as an integer that sorts the same way.
 __device__ inline int ordered(float x) {
   const int bits = __float_as_int(x == 0.0f ? 0.0f : x);  // -0 and 0 are a tie
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
@@ -50,7 +51,7 @@ __device__ __forceinline__ float pick(const float (&v)[N], int i) {
   }
 }
 
-/// A key that at least k and at most `limit` of `count` keys are not below; there are more than `limit`.
+/// A key that at least k and at most `limit` of the `count` keys reach or exceed. Needs count > limit.
 __device__ inline int64_t bisect(const int64_t* keys, int count, int k, int limit) {
   const int lane = lane_id();
   int smallest = INT32_MAX, largest = INT32_MIN;
@@ -59,7 +60,7 @@ __device__ inline int64_t bisect(const int64_t* keys, int count, int k, int limi
     smallest = smallest < word ? smallest : word;
     largest = largest > word ? largest : word;
   }
-  int reach = count;  // keys that are not below `low`
+  int reach = count;  // keys that reach `low`
   int64_t low = static_cast<int64_t>(__reduce_min_sync(kAllLanes, smallest)) * (int64_t{1} << 32);
   int64_t high = (static_cast<int64_t>(__reduce_max_sync(kAllLanes, largest)) + 1) * (int64_t{1} << 32);  // too high
   while (reach > limit) {

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kBlockThreads) terms(Terms p) {
   center(p.teacher_lse[row], p.teacher_temp, out[4], out[5]);
   for (int i = 6; i < kTerms; ++i) out[i] = 0.0f;
   if (!p.grad_kl) return;
-  // Weights stay of order 1: the power of two of the largest upstream gradient goes in at the end.
+  // Weights stay of order 1: the power of two of the largest upstream gradient is applied at the end.
   int exponent = 0;
   const float largest = *p.largest;
   if (largest > 0.0f && largest <= 3.4028235e38f) frexpf(largest, &exponent);

@@ -1,8 +1,8 @@
 // A block's walk: it keeps 64 rows on the left (or two sets of them) and streams rows on the right past them, tile by
 // tile, through two stages of shared memory: while one is used, the other is being filled.
 //
-// Few features: a step brings a whole tile. Many: a step brings one chunk of 128 bytes a row, with the left rows' chunk
-// where those do not stay, and a kernel that sums rows up gets its columns of the tile in a further step.
+// With few features a step loads a whole tile. With many it loads one chunk of 128 bytes per row, and the left rows'
+// chunk too where those do not stay; a kernel that sums rows then loads its columns of the tile in one more step.
 #pragma once
 
 #include "../params/checks.h"
@@ -59,7 +59,7 @@ inline int shared_bytes(const Plan& p, int terms, int besides) {
   return (p.left_tiles + 2 * p.stage_tiles) * kTile + 2 * kBlock * terms * 4 + besides;
 }
 
-/// TERMS float32 come with every row on the right. SUMS: the use of a tile's similarities is to sum its rows up.
+/// TERMS float32 come with every row on the right. SUMS: a tile's similarities become weights in a sum of its rows.
 template <class Math, int LEFTS, int RIGHTS, int TERMS, bool SUMS>
 struct Stream {
   static constexpr bool kPair = LEFTS == 2 || RIGHTS == 2;
@@ -75,7 +75,7 @@ struct Stream {
   __device__ float* term_slot(int i) const {
     return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS;
   }
-  /// Shared memory behind that of the stream.
+  /// The shared memory after the stream's.
   __device__ char* besides() const { return reinterpret_cast<char*>(term_slot(2)); }
 
   __device__ int width(int chunk) const {

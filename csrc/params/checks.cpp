@@ -9,7 +9,7 @@ namespace {
 constexpr int kErrorBytes = 512;
 thread_local char error_text[kErrorBytes];
 
-// Appends to this thread's error text, as far as there is room.
+// Appends to this thread's error text and cuts off what does not fit.
 class Text {
  public:
   Text() { *error_text = 0; }

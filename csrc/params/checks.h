@@ -1,6 +1,6 @@
-// What a launcher makes sure of before a kernel sees an address. No exceptions: CUDA's host code is compiled without.
-// The code is in checks.cpp and not here: kernels are compiled once per instruction set, and functions that their
-// objects share would be taken from any of them.
+// What a launcher checks before a kernel sees an address. No exceptions: CUDA's host code is compiled without them.
+// The code is in checks.cpp and not here: kernels are compiled once per instruction set, and the linker would take
+// inline functions that their objects have in common from any one of them.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace action {
 
 #define ACTION_INLINE inline __attribute__((always_inline))
 
-// The text of this thread's last failure; a library has its own.
+// The text of this thread's last failure. Each library has its own.
 const char* last_error();
 
 // Remembers the text and returns the status.
@@ -39,16 +39,16 @@ struct DtypeOf<int32_t> {
 
 using Sizes = std::initializer_list<int64_t>;
 
-// Collects what is wrong with a launcher's tensors; the first fault is kept. A kernel runs only if all have passed.
+// Checks a launcher's tensors and keeps the first fault. A kernel runs only if all have passed.
 class Checks {
  public:
-  // All tensors have to lie on the device of `anchor`, which is of this kind.
+  // All tensors must be on the device of `anchor`, which must be of this kind.
   Checks(Device device, const Tensor& anchor);
 
   ACTION_INLINE bool passed() const { return passed_; }
   ACTION_INLINE int32_t status() const { return passed_ ? kDone : kBadArgument; }
 
-  // Size of a dimension, of so many; 0 where the tensor has another number of them.
+  // Size of dimension `dim` of a tensor that must have `dims` dimensions; 0 if it has another number.
   int64_t size(const Tensor& x, const char* name, int dim, int dims);
 
   // Rows [G, N, D] of float32, float16 or bfloat16 to read, with any strides.
@@ -62,7 +62,7 @@ class Checks {
     return static_cast<T*>(contiguous(x, name, DtypeOf<T>::value, sizes));
   }
 
-  // The same, or null for a tensor that is not given.
+  // The same, or null if the tensor is not given.
   template <class T>
   ACTION_INLINE T* optional(const Tensor& x, const char* name, Sizes sizes) {
     return x.dims == Tensor::kNone ? nullptr : static_cast<T*>(contiguous(x, name, DtypeOf<T>::value, sizes));

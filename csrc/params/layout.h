@@ -13,7 +13,7 @@
 
 namespace action {
 
-// Types that a field may have, by what Python calls them.
+// The types that a field may have, with the names that Python has for them.
 template <class T>
 struct KindOf;
 template <>
@@ -62,7 +62,7 @@ struct Launcher {
   Layout layout;
 };
 
-// All that a library offers. `tensor_size` and `launcher_size` tell a library that was built with other headers.
+// All that a library offers. `tensor_size` and `launcher_size` reveal a library built with other headers.
 struct Library {
   int64_t tensor_size, launcher_size;
   const Launcher* const* launchers;
@@ -73,8 +73,8 @@ struct Library {
 #define ACTION_DECLARE_FIELD(type, name) type name;
 #define ACTION_DESCRIBE_FIELD(type, name) {#name, KindOf<type>::value, offsetof(Self, name)},
 
-// The table is data alone: kernels are compiled once per instruction set, and code that their objects share would be
-// taken from any of them.
+// The table is pure data: kernels are compiled once per instruction set, and the linker would take code that their
+// objects have in common from any one of them.
 #define ACTION_PARAMS(Struct, FIELDS)                   \
   struct Struct {                                       \
     FIELDS(ACTION_DECLARE_FIELD)                        \

@@ -1,11 +1,11 @@
-// A tensor as it crosses the border between Python and native code: one value that says all that a kernel relies on.
+// A tensor as it crosses the border between Python and native code: one value with everything that a kernel relies on.
 #pragma once
 
 #include <cstdint>
 
 namespace action {
 
-// dtypes that some kernel takes, and every other.
+// The dtypes that kernels take; `other` stands for all the rest.
 enum class Dtype : int32_t { float32, float16, bfloat16, float64, int64, int32, other };
 
 inline const char* name_of(Dtype dtype) {
@@ -16,7 +16,7 @@ inline const char* name_of(Dtype dtype) {
 enum class Device : int32_t { cpu, cuda, other };
 
 struct Tensor {
-  static constexpr int kMostDims = 4;  // sizes and strides beyond are left out
+  static constexpr int kMostDims = 4;  // further sizes and strides are left out
   static constexpr int kNone = -1;     // dims of a tensor that is not given: None in Python
 
   void* data;

@@ -83,12 +83,12 @@ class Clocks:
 
     @property
     def overlapped(self) -> float:
-        """If every unit works while the others do."""
+        """If all units work at the same time."""
         return getattr(self, self.binding)
 
     @property
     def serial(self) -> float:
-        """If products wait for everything else, and everything else for them."""
+        """If products and everything else take turns."""
         rest = max(getattr(self, x.name) for x in fields(self) if x.name != "tensor")
         return self.tensor + rest
 

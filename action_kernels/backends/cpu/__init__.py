@@ -1,11 +1,11 @@
 """The native CPU backend: tensors in, down to ``csrc/cpu``, tensors out.
 
 Every allocation names its dtype and device, and the native side checks each tensor's dtype, shape and layout before it
-reads or writes: a tensor that does not fit is a ValueError which names it.
+reads or writes: a tensor that does not fit is a ValueError that names it.
 
 Runs on ``torch.get_num_threads()`` threads and on one instruction set of :func:`variants`, the best that the processor
-has. Working memory besides inputs and outputs stays within :func:`scratch_limit` (a few rows a thread at least) and one
-float per bank row (two per query in the bank gradient).
+has. Working memory besides inputs and outputs stays within :func:`scratch_limit` (at least a few rows per thread) and
+one float per bank row (two per query in the bank gradient).
 """
 
 from __future__ import annotations

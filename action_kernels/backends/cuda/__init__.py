@@ -1,16 +1,16 @@
 """The CUDA C++ backend: tensors in, down to ``csrc/cuda``, tensors out.
 
 Works like the Triton backend: a pass over the bank that keeps similarities in registers, one more pass for either
-gradient, and warps that read the rows which an index names. Float32 products follow PyTorch's setting for CUDA matrix
+gradient, and warps that read indexed rows in place. Float32 products follow PyTorch's setting for CUDA matrix
 products: exact, or on tensor cores in tf32. Kernels run on the tensors' device and its current stream; nothing
 synchronises with the host; the same input gives the same bits.
 
     library       the library and its launchers
-    rows          rows on their way in, gradients on their way out
-    plan          how a bank is walked through
+    rows          preparing rows, finishing gradients
+    plan          how a bank is divided among blocks
     bank_pass     one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
-    selection     candidates in order
-    indexed_rows  the gradient of a bank whose rows an index names
+    selection     sorting the candidates
+    indexed_rows  the gradient of indexed rows in the bank
 
 Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
 selection a buffer per running block (up to 256 MiB altogether, more only where a single block needs it).

@@ -102,7 +102,7 @@ def action_contrast_bank_gradient(
     terms, factor = _terms(
         rows[0], rows[1], *lses, student_temp, teacher_temp, grad_kl.contiguous(), logit_gap.contiguous()
     )
-    temp = min(student_temp, teacher_temp)  # goes in at the end, as the factor does
+    temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
     slopes = temp / student_temp, temp / teacher_temp / _LOG2E, boost(normalize)
     partial = _gradient(rows, tf32, True, terms, student_temp, teacher_temp, slopes)
     return finish_gradient(partial, bank, normalize, 1.0 / (temp * boost(normalize)), factor)
@@ -122,7 +122,7 @@ def _terms(
     device = student_lse.device
     terms = torch.empty((*student.scale.shape, _TERMS), dtype=torch.float32, device=device)
     factor = torch.empty(1, dtype=torch.float32, device=device)
-    # A NaN stays in its own group and does not measure the others.
+    # A NaN must stay in its own group, so it does not set the scale of the others.
     largest = None if grad_kl is None else grad_kl.abs().nan_to_num(0.0, 0.0, 0.0).amax()
     _query_terms(
         QueryTermsParams(

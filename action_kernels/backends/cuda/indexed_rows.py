@@ -1,4 +1,4 @@
-"""The gradient of a bank whose rows an index names."""
+"""The gradient of indexed rows in the bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a bank is walked through: decided by sizes alone, without the library of the kernels."""
+"""How a bank is divided among blocks: decided by sizes alone, without the kernels' library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows on their way in and gradients on their way out: what happens once per row, not once per pair."""
+"""Preparing rows and finishing gradients: what happens once per row, not once per pair."""
 
 from __future__ import annotations
 

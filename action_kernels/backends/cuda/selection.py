@@ -1,4 +1,4 @@
-"""Candidates of a selection in order."""
+"""Sorting the candidates of a selection."""
 
 from __future__ import annotations
 

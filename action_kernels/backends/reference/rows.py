@@ -32,5 +32,5 @@ def raw_gradient(grad: Tensor, x: Tensor, normalize: bool) -> Tensor:
 
 
 def without_nan(rows: Tensor) -> Tensor:
-    """Rows with a NaN as zero. Where one counts its weight is NaN already; elsewhere 0 * NaN would spread it."""
+    """Rows with a NaN as zero. A NaN row that contributes has a NaN weight already; elsewhere 0 * NaN would spread."""
     return rows.masked_fill(rows.isnan().any(-1, keepdim=True), 0.0)

@@ -4,7 +4,7 @@
     selection     an exact top-k by a buffer of candidates
     statistics    the splits' sums into log-sum-exps; what a gradient reads of every query
     indexed_rows  bank rows that an index names, and sums over them
-    rows          rows on their way in, gradients on their way out
+    rows          preparing rows, finishing gradients
     products      products of tiles
     tiles         which configuration a kernel runs with; `tuned`: the one that was measured to be the fastest
     launch        where kernels run
@@ -20,7 +20,7 @@ import torch
 from ..interface import Unusable, unsupported
 from . import release
 
-if reason := release.problem():  # said before an older Triton fails in words of its own
+if reason := release.problem():  # before an older Triton fails with a message of its own
     raise Unusable(reason)
 
 from .launch import INTERPRETED

@@ -1,12 +1,12 @@
 """Both softmaxes over the bank, their divergence with its gradients, and the hard negatives.
 
-A gradient is one more pass, which takes every probability again from the saved log-sum-exp.
+A gradient is one more pass, which recomputes every probability from the saved log-sum-exp.
 Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
 With 16-bit rows that is 8 N M D flop, after 4 in the bank pass: two products for similarities, one in two terms for
-the sum. Carrying sum p_s bank and sum p_t bank along in that pass, in two terms each, would be 12 as well; it spares
-exponentials, but takes twice the accumulators and loses the difference of nearly equal distributions to rounding.
+the sum. Carrying sum p_s bank and sum p_t bank along in that pass, in two terms each, would be 12 as well; it saves
+exponentials, but needs twice the accumulators and loses the difference of nearly equal distributions to rounding.
 Bank: the same pass with the roles exchanged, 12 N M D flop. Wide features are split: a program owns some columns of the
-result and takes the similarities over all features again.
+result and recomputes the similarities over all features.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _bank_grad(
         t = tl.where(inside, t * t_scale * b_scale, LOWEST)
         t_logit = (t - t_center) * teacher_factor
         p_s, p_t = tl.exp2((s - s_center) * student_factor - s_rest), tl.exp2(t_logit - t_rest)
-        # log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. No weight, no term: at the
-        # smallest temperatures a logit that counts for nothing is infinite.
+        # log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. A weight of zero makes the
+        # term zero: at the smallest temperatures its logit may be infinite.
         beyond = t_logit - ((s - m_center) * student_factor - m_rest)
         weight = tl.where(p_t == 0.0, 0.0, p_t * beyond)
         s_weight = grad * s_scale * student_slope * (p_s - p_t)
@@ -245,7 +245,7 @@ def _bank_gradient(
     num_splits, span = splits(processors(device), blocks, queries, tile.block_n)
     partial = torch.empty((num_splits, groups, rows, features), dtype=torch.float32, device=device)
     centers, upstream, factor = terms(student_lse, teacher_lse, student_temp, teacher_temp, grad_kl, logit_gap)
-    temp = min(student_temp, teacher_temp)  # goes in at the end, as the factor does
+    temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
     with on_device(raw):
         _bank_grad[(blocks * num_splits,)](
             *student, *teacher, *bank, partial, centers, upstream,

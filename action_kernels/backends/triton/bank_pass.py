@@ -1,6 +1,6 @@
 """One pass over the bank: both log-sum-exps, the divergence between the two softmaxes, and the selection.
 
-A program keeps a block of queries and walks through its split of the bank. Similarities live in registers only. Running
+A program keeps a block of queries and walks through its split of the bank. Similarities stay in registers. Running
 maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
 Splits are merged afterwards, so that few queries against a long bank still fill a GPU.
 """
@@ -21,11 +21,11 @@ from .selection import LOWEST, append, buffer_shape, clear
 from .statistics import Statistics, merge
 from .tiles import Tile
 
-LINES = 128  # queries of the selection's buffer on a multiprocessor: more programs than that are hardly resident
+LINES = 128  # queries with a selection buffer, per multiprocessor: more programs would hardly be resident
 
 
 class BankPass(NamedTuple):
-    """What is left of a pass over the bank."""
+    """The results of a pass over the bank."""
 
     statistics: Statistics | None  # of the softmaxes
     keys: Tensor | None  # [G, N, any number] candidates among which the selection is
@@ -39,7 +39,7 @@ def _bank_pass(
     DISTILL: tl.constexpr, SELECT: tl.constexpr, LABELLED: tl.constexpr, FEATURES: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # The selection needs scratch per program: there fewer programs than blocks of work walk through all of it.
+    # The selection needs scratch per program, so a limited number of programs takes all the pieces of work in turn.
     for work in range(tl.program_id(0), works, tl.num_programs(0)):
         split = work % num_splits
         blocks = tl.cdiv(queries, BLOCK_N)

@@ -15,7 +15,7 @@ def dot(a, b, c, PRECISION: tl.constexpr):
     """a @ b + c in float32."""
     if INTERPRETED:
         # In float64: as in a GPU's tiles, an element is then the same whatever the tile's shape; a float32 BLAS rounds
-        # as it likes. (NumPy also has no bfloat16: its products would be those of the bit patterns.)
+        # in its own way. (NumPy also has no bfloat16: its products would be those of the bit patterns.)
         product = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
         return (c.to(tl.float64) + product).to(tl.float32)
     return tl.dot(a, b, c, input_precision=PRECISION)
@@ -23,7 +23,7 @@ def dot(a, b, c, PRECISION: tl.constexpr):
 
 @triton.jit
 def weighted(w, rows, c, PRECISION: tl.constexpr):
-    """w @ rows + c for float32 weights. With 16-bit rows a weight goes in as two terms, which keeps 16 or more bits."""
+    """w @ rows + c for float32 weights. With 16-bit rows a weight is split in two terms, which keep 16 or more bits."""
     high = w.to(rows.dtype)
     c = dot(high, rows, c, PRECISION)
     if rows.dtype != tl.float32:
@@ -66,6 +66,6 @@ def pair_products(
 
 @triton.jit
 def load_vector(values, start, end, BLOCK: tl.constexpr):
-    """Elements start... of a vector of length `end`, zeros behind."""
+    """Elements start... of a vector of length `end`; zeros beyond."""
     i = tl.arange(0, BLOCK)
     return tl.load(values + tl.cast(start, tl.int64) + i, mask=i < end - start, other=0)

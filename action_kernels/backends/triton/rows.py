@@ -1,9 +1,9 @@
-"""Rows on their way in and gradients on their way out: everything that happens once per row, not once per pair.
+"""Preparing rows and finishing gradients: everything that happens once per row, not once per pair.
 
 In: rows become contiguous, of one dtype, padded with zeros to whole feature blocks, and, if normalised, scaled by a
 power of two to a length in (128, 256]. That is exact, so that 16-bit rows enter the tensor cores with all their bits
 and float16 neither overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products.
-Out: partial sums are added in a fixed order, the radial part is cut and the length divided out.
+Out: partial sums are added in a fixed order, the radial part is removed, and the result divided by the length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def unit_factor(x, AXIS: tl.constexpr):
     huge = tl.max(tl.abs(x), AXIS) > 1e15  # their squares would overflow; those that underflow do not count
     guarded = x * tl.expand_dims(tl.where(huge, 2.0**-80, 1.0), AXIS)
     norm = tl.sqrt_rn(tl.sum(guarded * guarded, AXIS)) * tl.where(huge, 2.0**80, 1.0)
-    clamped = norm <= SMALLEST_NORM  # not NaN, which has to stay
+    clamped = norm <= SMALLEST_NORM  # not NaN, which must stay NaN
     one = tl.full(norm.shape, 1.0, tl.float32)
     return tl.div_rn(one, tl.where(clamped, SMALLEST_NORM, norm)), norm > SMALLEST_NORM
 

@@ -69,7 +69,7 @@ def _load_keys(lines, count, first):
 
 
 # A function of its own: inlined, its loops and barriers would keep the loop over the bank from being pipelined. Such a
-# function takes scalars only, so that the counts go through memory.
+# function takes scalars only, so the counts are passed through memory.
 @triton.jit(noinline=True)
 def _clear(buffer, counts, thresholds, target, target_line, k, limit, capacity, BLOCK_N: tl.constexpr):
     tl.debug_barrier()  # what some threads stored others read, here and at the end

@@ -103,7 +103,7 @@ def _terms(
     _center(student_whole, row, inside, step, centers, student_inverse)
     center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
-        # Weights stay of order 1: the power of two of the largest possible one goes in at the end.
+        # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
         exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
         tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
         # The student's logit that lies the mean gap below the teacher's center.
@@ -147,7 +147,7 @@ def terms(
     if grad_kl is not None and logit_gap is not None:
         upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        # A NaN stays in its own group and does not measure the others.
+        # A NaN must stay in its own group, so it does not set the scale of the others.
         kl = (logit_gap - teacher_lse + student_lse).float()
         largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
         grad_kl, logit_gap = grad_kl.contiguous(), logit_gap.contiguous()

@@ -2,7 +2,7 @@
 
 ``python -m tools.machine_code.triton_kernels`` compiles every choice without a GPU and checks it: no spills on the way
 through the loop, shared memory within the chip's, tensor-core instructions. A choice that fails is not made here. Where
-``python -m tools.tuning.tiles`` has measured the GPU, its table goes before the rules.
+``python -m tools.tuning.tiles`` has measured the GPU, its table takes precedence over these rules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Tile(NamedTuple):
 
 
 def width(features: int, dtype: torch.dtype) -> int:
-    """Features that a product takes at a time: all, which then stay where they were loaded, or a part."""
+    """Features that a product takes at a time: all, which then stay loaded, or a part."""
     return max(16, power_of_two(features)) if features <= _kept(dtype) else min(_kept(dtype), 64)
 
 
@@ -42,7 +42,7 @@ def _kept(dtype: torch.dtype) -> int:
 
 
 def _tile(features: int, dtype: torch.dtype, block_n: int, block_m: int, warps: int, stages: int) -> Tile:
-    if INTERPRETED:  # programs and operations cost, elements hardly do
+    if INTERPRETED:  # here programs and operations cost time, elements hardly any
         block_n = block_m = 128
     return Tile(block_n, block_m, width(features, dtype), warps, stages)
 
@@ -92,7 +92,7 @@ def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -
 
 
 def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
-    """For the bank's gradient, where queries pass by a block of bank rows."""
+    """For the bank's gradient, where queries are streamed past a block of bank rows."""
     if found := tuned("bank_grad", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
