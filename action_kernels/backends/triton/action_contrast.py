@@ -156,15 +156,26 @@ def action_contrast(
     normalize: bool,
     with_student_grad: bool,
 ) -> ContrastResult:
-    rows = prepare_all(normalize, student, teacher, bank)
-    kind = student.shape[2], rows[0].data.dtype, student.device
+    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
+    kind = student.shape[2], student_rows.data.dtype, student.device
     tile = bank_pass_tile(*kind, selects=k > 0)
-    found = bank_pass(*rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels)
+    found = bank_pass(
+        student_rows, teacher_rows, bank_rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels
+    )
+    assert found.statistics is not None  # there is a teacher
     student_grad = student.new_empty(0, dtype=torch.float32)
     if with_student_grad:
         lses = found.statistics.student_lse, found.statistics.teacher_lse
         student_grad = _student_gradient(
-            *rows, student_grad_tile(*kind), student, *lses, student_temp, teacher_temp, normalize
+            student_rows,
+            teacher_rows,
+            bank_rows,
+            student_grad_tile(*kind),
+            student,
+            *lses,
+            student_temp,
+            teacher_temp,
+            normalize,
         )
     if found.keys is None:
         shape = (*student.shape[:2], 0)
@@ -186,10 +197,21 @@ def action_contrast_bank_gradient(
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
-    rows = prepare_all(normalize, student, teacher, bank)
-    tile = bank_grad_tile(bank.shape[2], rows[0].data.dtype, bank.device)
+    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
+    tile = bank_grad_tile(bank.shape[2], student_rows.data.dtype, bank.device)
     return _bank_gradient(
-        grad_kl, *rows, tile, bank, logit_gap, student_lse, teacher_lse, student_temp, teacher_temp, normalize
+        grad_kl,
+        student_rows,
+        teacher_rows,
+        bank_rows,
+        tile,
+        bank,
+        logit_gap,
+        student_lse,
+        teacher_lse,
+        student_temp,
+        teacher_temp,
+        normalize,
     )
 
 

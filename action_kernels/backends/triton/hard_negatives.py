@@ -25,6 +25,7 @@ def hard_negatives(
     query_rows, bank_rows = prepare_all(normalize, query, bank)
     tile = bank_pass_tile(query.shape[2], query_rows.data.dtype, query.device, selects=True)
     keys = bank_pass(query_rows, None, bank_rows, tile, k, query_labels=query_labels, bank_labels=bank_labels).keys
+    assert keys is not None  # k > 0
     return in_order(keys, k)
 
 
