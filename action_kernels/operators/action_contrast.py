@@ -139,7 +139,7 @@ def _fake(
     index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
     return (
         kl,
-        torch.empty_like(student_lse),
+        logit_gap,
         student_lse,
         teacher_lse,
         like(student, dtype, with_student_grad),

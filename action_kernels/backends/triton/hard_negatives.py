@@ -31,10 +31,26 @@ def hard_negatives(
 
 @kernel
 def _query_grad(
-    query, bank, index, weights, query_grad, queries, rows, features, k,
-    query_g, query_n, query_d, bank_g, bank_n, bank_d,
-    NORMALIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    query,
+    bank,
+    index,
+    weights,
+    query_grad,
+    queries,
+    rows,
+    features,
+    k,
+    query_g,
+    query_n,
+    query_d,
+    bank_g,
+    bank_n,
+    bank_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """grad_i = sum of weights[i, e] unit(bank row that entry e names)."""
     blocks = tl.cdiv(queries, BLOCK_Q)
     group = (tl.program_id(0) // blocks).to(tl.int64)
@@ -73,11 +89,23 @@ def hard_negatives_gradient(
         sizes = tile_sizes(features, k)
         with on_device(query):
             _query_grad[(groups * -(-queries // sizes["outer"]),)](
-                query, bank, index, grad_similarity, query_grad, queries, bank.shape[1], features, k,
-                *query.stride(), *bank.stride(), NORMALIZE=normalize,
-                BLOCK_Q=sizes["outer"], BLOCK_K=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+                query,
+                bank,
+                index,
+                grad_similarity,
+                query_grad,
+                queries,
+                bank.shape[1],
+                features,
+                k,
+                *query.stride(),
+                *bank.stride(),
+                NORMALIZE=normalize,
+                BLOCK_Q=sizes["outer"],
+                BLOCK_K=sizes["inner"],
+                BLOCK_D=sizes["BLOCK_D"],
                 maxnreg=REGISTERS,
-            )  # fmt: skip
+            )
     if with_bank_grad:
         bank_grad = bank_gradient(grad_similarity, query, bank, index, normalize)
     return query_grad, bank_grad
