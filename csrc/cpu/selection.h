@@ -58,14 +58,14 @@ struct Kept {
   float bound;  // a later score is among the k largest only if it exceeds this
 };
 
-// Keeps the `least` to `most` largest of `count` scores (least <= most < count) in their order, with their indices. None
-// lies below `floor`, or all exceed -inf.
+// Keeps the `least` to `most` largest of `count` scores (least <= most < count) in their order, with their indices.
+// None lies below `floor`, or all exceed -inf.
 __attribute__((noinline)) inline Kept keep_largest(float* scores, int32_t* index, int64_t count, int64_t least,
                                                    int64_t most, float floor) {
   // Search for a bound that so many scores exceed: `least` or more exceed `low`, fewer exceed `high`. The tail of a
   // distribution falls about exponentially, so that a bound which n times too many exceed is too low by log(n) times
-  // the mean distance from the floor. Where a few such guesses fail (equal scores, say) bisection ends the search: there
-  // may be no such bound, and `high` ends as the score of rank `least`.
+  // the mean distance from the floor. Where a few such guesses fail (equal scores, say) bisection ends the search:
+  // there may be no such bound, and `high` ends as the score of rank `least`.
   constexpr int kGuesses = 6;
   const bool first = floor == -INFINITY;  // then take the scores for centred at 0
   float guess = first ? 0.0f : floor;
@@ -132,7 +132,7 @@ class Selection {
   static constexpr int64_t kBatch = 64;  // bank rows compared with the same thresholds
 
  public:
-  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of a buffer that is all but full.
+  // Entries of a lane's buffer for the k best of `rows` scores: a batch may come on top of an almost full one.
   static int64_t entries(int64_t k, int64_t rows) { return std::min(full(k) + kBatch, rows); }
 
   // `scores` and `index` hold L * entries each. `labels` of the panel's `count` queries, or nullptr.
@@ -153,11 +153,13 @@ class Selection {
 
   // Raises the thresholds to bounds that k of the scores exceed, before any score is taken. Laid out as for take().
   //
-  // The maxima of short runs of rows are fewer than the scores, and a bound that k of them exceed is one. Each lane's is
-  // found by bisection, between the least and the largest maximum.
-  __attribute__((noinline)) void look(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+  // The maxima of short runs of rows are fewer than the scores, and a bound that k of them exceed is one. Each lane's
+  // is found by bisection, between the least and the largest maximum.
+  __attribute__((noinline)) void look(const float* scores, int64_t stride, int64_t first, int64_t count,
+                                      BankLabels bank) {
     if (bank.label && !bank.fit) return;
-    const int64_t run = std::max(count / std::max<int64_t>(2 * k_, kRuns / 2), (count + kRuns - 1) / kRuns), runs = count / run;
+    const int64_t run = std::max(count / std::max<int64_t>(2 * k_, kRuns / 2), (count + kRuns - 1) / kRuns),
+                  runs = count / run;
     float maxima[kRuns * L];
     const vf lowest = set1(-INFINITY);
     for (int v = 0; v < NV; ++v) {
@@ -194,7 +196,8 @@ class Selection {
   }
 
   // scores[j * stride + lane] belongs to bank row first + j.
-  __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+  __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count,
+                                      BankLabels bank) {
     for (int64_t j = 0; j < count; j += kBatch) {
       const float* batch = scores + j * stride;
       const int64_t rows = std::min(count - j, kBatch);

@@ -6,9 +6,9 @@
 // at most `limit` of them reach, those stay, and that key's similarity is the new threshold. A tile without a candidate
 // costs its comparisons and a vote. Buffers lie in global memory (their hot parts in the caches), so that any k goes.
 //
-// Where several blocks share a bank, each would take k candidates of its own and more until its threshold is a good one.
-// So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach: the lowest of
-// these is reached by k candidates altogether. Floors only rise, so that it does not matter when one is read.
+// Where several blocks share a bank, each would take k candidates of its own and more until its threshold is a good
+// one. So they tell each other, after 1, 2, 4... tiles, which similarity k / num_splits of their candidates reach: the
+// lowest of these is reached by k candidates altogether. Floors only rise, so that it does not matter when one is read.
 #pragma once
 
 #include "products.cuh"

@@ -47,9 +47,7 @@ struct Stream {
   int out;  // first chunk of the columns that are summed up
 
   __device__ char* stage(int i) const { return shared_memory + (plan.left_tiles + i * plan.stage_tiles) * kTile; }
-  __device__ float* term_slot(int i) const {
-    return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS;
-  }
+  __device__ float* term_slot(int i) const { return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS; }
   /// Shared memory behind that of the stream.
   __device__ char* besides() const { return reinterpret_cast<char*>(term_slot(2)); }
 

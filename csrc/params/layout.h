@@ -75,19 +75,18 @@ struct Library {
 
 // The table is data alone: kernels are compiled once per instruction set, and code that their objects share would be
 // taken from any of them.
-#define ACTION_PARAMS(Struct, FIELDS)                   \
-  struct Struct {                                       \
-    FIELDS(ACTION_DECLARE_FIELD)                        \
-  };                                                    \
-  namespace fields_of_##Struct {                        \
-  using Self = Struct;                                  \
-  static constexpr Field fields[] = {FIELDS(ACTION_DESCRIBE_FIELD)}; \
+#define ACTION_PARAMS(Struct, FIELDS)                                  \
+  struct Struct {                                                      \
+    FIELDS(ACTION_DECLARE_FIELD)                                       \
+  };                                                                   \
+  namespace fields_of_##Struct {                                       \
+    using Self = Struct;                                               \
+    static constexpr Field fields[] = {FIELDS(ACTION_DESCRIBE_FIELD)}; \
   }
 
-#define ACTION_LAYOUT(Struct)                                            \
-  Layout {                                                               \
-    fields_of_##Struct::fields,                                          \
-        sizeof fields_of_##Struct::fields / sizeof *fields_of_##Struct::fields, sizeof(Struct) \
+#define ACTION_LAYOUT(Struct)                                                                                          \
+  Layout {                                                                                                             \
+    fields_of_##Struct::fields, sizeof fields_of_##Struct::fields / sizeof *fields_of_##Struct::fields, sizeof(Struct) \
   }
 
 }  // namespace action
