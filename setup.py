@@ -7,6 +7,6 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # installers run this file without its folder on the path
 
-from build_support.build_ext import BuildNative, extensions  # noqa: E402
+from build_support.build_ext import BuildNative, extensions
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

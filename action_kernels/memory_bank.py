@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class MemoryBank(nn.Module):
 
     @property
     def _filled(self) -> int:
-        return torch.sym_min(self._count, self.capacity)
+        return cast(int, torch.sym_min(self._count, self.capacity))
 
     def __len__(self) -> int:
         """Rows stored so far, per group."""
@@ -144,7 +144,7 @@ class MemoryBank(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MemoryBank:
         """Move or convert the rows with the module; rows that come from ``meta`` have no values and are forgotten."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         unreal = self.features.is_meta
         self.features = fn(self.features)
         self.classes = None if self.classes is None else fn(self.classes)

@@ -106,9 +106,13 @@ def study(
         for name in arms:
             arm, run = (ARMS | ABLATION)[name], RunFolder(output / f"{name}-seed{seed}")
             own = [
-                *flags, f"--method={arm.method}", f"--labeled={every if arm.every_label else labeled}",
-                f"--seed={seed}", f"--output={run.root}", *arm.overrides,
-            ]  # fmt: skip
+                *flags,
+                f"--method={arm.method}",
+                f"--labeled={every if arm.every_label else labeled}",
+                f"--seed={seed}",
+                f"--output={run.root}",
+                *arm.overrides,
+            ]
             runs[name].append(run)
             if run.summary.is_file():
                 check_same(resolve(parse_config(own)), run)

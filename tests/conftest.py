@@ -3,13 +3,13 @@ on a CPU; set up before anything imports Triton."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 # Tests run in several processes; each, and what it starts, computes on one thread unless it says otherwise.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# ruff: noqa: E402
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -43,10 +43,8 @@ def _patch_language_once() -> None:
 
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    try:
+    with contextlib.suppress(ImportError, AttributeError):  # no Triton here, or another version: slower
         _patch_language_once()
-    except (ImportError, AttributeError):  # no Triton here, or another version: slower
-        pass
 
 
 @pytest.fixture(autouse=True)

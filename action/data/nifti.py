@@ -49,7 +49,7 @@ class Volume:
     header: nib.Nifti1Header
     spacing: tuple[float, float, float]
     path: Path
-    turn: Turn = Turn()
+    turn: Turn = Turn()  # noqa: RUF009  frozen, so one may serve all
 
     def turned(self, turn: Turn) -> Volume:
         """This stored volume with its axes in another order and direction; ``write_label`` turns back."""

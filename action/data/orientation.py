@@ -45,7 +45,7 @@ class Turn:
 
     def undo(self, array: np.ndarray) -> np.ndarray:
         """The stored array of a turned one [Z, Y, X]; contiguous."""
-        back = nib.orientations.ornt_transform(Turn()._orientation, self._orientation)
+        back = nib.orientations.ornt_transform(Turn()._orientation, self._orientation)  # noqa: SLF001  its own class
         return np.ascontiguousarray(nib.apply_orientation(array.T, back).T)
 
     def sizes(self, sizes: tuple[T, T, T]) -> tuple[T, T, T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -78,9 +79,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], rates, strict=True))
         self.pool = nn.MaxPool2d(2)
         coarse_to_fine = self.channels[::-1]
-        self.decoder = nn.ModuleList(
-            UpBlock(a, b) for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
-        )
+        self.decoder = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(coarse_to_fine))
         self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
         # Convolutions and pooling read pixel-major maps without reordering them.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -38,13 +38,15 @@ class ContrastResult(NamedTuple):
     teacher_lse: Tensor  # [G, N] float64 log-sum-exp of the teacher's similarity / teacher_temp
     student_grad: Tensor  # [G, N, D] d kl_i / d student_i; [0] when not wanted
     similarity: Tensor  # [G, N, k] student similarities of the selected rows, descending; -inf where none is left
-    index: Tensor  # [G, N, k] int64 bank rows of the selection; -1 where none is left
+    index: Tensor  # type: ignore[assignment]  # [G, N, k] int64 bank rows of the selection; -1 where none is left
 
 
 class Backend(Protocol):
     """A backend's package, registered by name in :mod:`action_kernels.backends`."""
 
     __name__: str
+
+    def __hash__(self) -> int: ...
 
     def unavailable(self) -> str | None:
         """Why this backend cannot run in this process, or None when it can. Cheap after the first call."""

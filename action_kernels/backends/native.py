@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 import torch  # before the native module, so that both share one OpenMP runtime
 
@@ -26,14 +26,14 @@ Launchers = Mapping[str, Any]
 def module() -> ModuleType | str:
     """The native module, or why there is none."""
     try:
-        from action_kernels import _native
+        from action_kernels import _native  # type: ignore[attr-defined]  # compiled
     except ImportError as error:
         file = _PACKAGE / "_native_build.txt"
         reason = f"is not installed or does not load: {error}"
         if file.exists():
             reason = f"was not built: {file.read_text().strip()}"
         return f"the native module {reason} (needs a C++17 compiler at `pip install`)"
-    return _native
+    return cast(ModuleType, _native)
 
 
 def load(path: Path) -> tuple[ctypes.CDLL, Launchers]:
@@ -63,7 +63,7 @@ def bind(launchers: Launchers, name: str, params: type[Params]) -> Callable[...,
     if launcher.parameters != ours:
         other = dict(set(launcher.parameters) ^ set(ours)) or "their order"
         raise ImportError(f"the library's {name} takes other parameters ({other}): build it from these sources")
-    return launcher
+    return cast("Callable[..., None]", launcher)
 
 
 def _kind(hint: Any) -> str:

@@ -7,7 +7,7 @@ Distillation", IPMI 2023, arXiv 2206.02307.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..backends import pinned
 from ..dtypes import working_dtype
 from . import arguments, temperature
-from .registration import call, keep, register, register_gradient
+from .registration import Gradients, call, keep, register, register_gradient
 from .shapes import banked, grouped, grouped_labels, like, nothing, reduce, ungrouped, zero
 from .temperature import Temperature
 
@@ -25,7 +25,7 @@ class ActionContrastResult(NamedTuple):
 
     distillation: Tensor  # KL divergence, reduced
     similarity: Tensor  # [(G,) N, k] student similarities of the hard negatives, descending; -inf where none is left
-    index: Tensor  # [(G,) N, k] int64 bank rows of the hard negatives; -1 where none is left
+    index: Tensor  # type: ignore[assignment]  # [(G,) N, k] int64 bank rows of the hard negatives; -1 where none is left
 
 
 def action_contrast(
@@ -121,8 +121,17 @@ def contrast(
 
 
 def _fake(
-    student, teacher, bank, k, student_temp, teacher_temp, query_labels, bank_labels, normalize, with_student_grad
-):  # fmt: skip
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    k: int,
+    student_temp: float,
+    teacher_temp: float,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    normalize: bool,
+    with_student_grad: bool,
+) -> tuple[Tensor, ...]:
     dtype = working_dtype(student, teacher, bank)
     kl = student.new_empty(student.shape[:-1], dtype=dtype)
     logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
@@ -130,7 +139,7 @@ def _fake(
     index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
     return (
         kl,
-        torch.empty_like(student_lse),
+        logit_gap,
         student_lse,
         teacher_lse,
         like(student, dtype, with_student_grad),
@@ -139,7 +148,7 @@ def _fake(
     )
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     student, teacher, bank, k, student_temp, teacher_temp, _, _, normalize, with_student_grad = inputs
     _, logit_gap, student_lse, teacher_lse, student_grad, _, index = output
     ctx.mark_non_differentiable(logit_gap, student_lse, teacher_lse, student_grad, index)
@@ -150,12 +159,21 @@ def _save(ctx, inputs, output):
     # A graph traced with a student that required no gradient lacks it: its backward pass computes it.
     missing = to_student and not with_student_grad
     again = (student, bank) if to_bank or missing or k > 0 else (None, None)
-    student_grad = student_grad if to_student and with_student_grad else None
+    of_student = student_grad if to_student and with_student_grad else None
     distilled = (logit_gap, student_lse, teacher_lse) if to_bank else (None,) * 3
-    keep(ctx, *again, index, student_grad, teacher if to_bank or missing else None, *distilled)
+    keep(ctx, *again, index, of_student, teacher if to_bank or missing else None, *distilled)
 
 
-def _backward(ctx, grad_kl, _logit_gap, _student_lse, _teacher_lse, _student_grad, grad_similarity, _index):
+def _backward(
+    ctx: Any,
+    grad_kl: Tensor | None,
+    _logit_gap: None,
+    _student_lse: None,
+    _teacher_lse: None,
+    _student_grad: None,
+    grad_similarity: Tensor | None,
+    _index: None,
+) -> Gradients:
     student, bank, index, student_grad, teacher, logit_gap, student_lse, teacher_lse = ctx.saved_tensors
     k, student_temp, teacher_temp, normalize = ctx.settings
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
@@ -207,8 +225,18 @@ register(
 
 
 def _bank_gradient_fake(
-    grad_kl, student, teacher, bank, logit_gap, student_lse, teacher_lse, student_temp, teacher_temp, normalize, backend
-):
+    grad_kl: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    logit_gap: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+    backend: str,
+) -> Tensor:
     return like(bank, working_dtype(student, teacher, bank))
 
 

@@ -6,12 +6,14 @@ Distillation", IPMI 2023, arXiv 2206.02307.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..dtypes import working_dtype
 from . import arguments, temperature
-from .registration import call, keep, register, register_gradient
+from .registration import Gradients, call, keep, register, register_gradient
 from .shapes import banked, grouped, like, reduce, zero
 from .temperature import Temperature
 
@@ -75,18 +77,20 @@ def anatomical_contrast(
 # ---------------------------------------------------------------------------------------------- as PyTorch sees it
 
 
-def _fake(query, positive, bank, index, temp, normalize):
+def _fake(
+    query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float, normalize: bool
+) -> tuple[Tensor, Tensor]:
     loss = query.new_empty(query.shape[:-1], dtype=working_dtype(query, positive, bank))
     return loss, torch.empty_like(loss, dtype=torch.float64)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, positive, bank, index, ctx.temp, ctx.normalize = inputs
     ctx.mark_non_differentiable(output[1])
     keep(ctx, query, positive, bank, index, output[1])
 
 
-def _backward(ctx, grad_loss, _lse):
+def _backward(ctx: Any, grad_loss: Tensor | None, _lse: None) -> Gradients:
     if grad_loss is None:
         return (None,) * 6
     query, positive, bank, index, lse = ctx.saved_tensors
@@ -110,19 +114,19 @@ register(
 
 
 def _gradient_fake(
-    grad_loss,
-    query,
-    positive,
-    bank,
-    index,
-    lse,
-    temp,
-    normalize,
-    with_query_grad,
-    with_positive_grad,
-    with_bank_grad,
-    backend,
-):
+    grad_loss: Tensor,
+    query: Tensor,
+    positive: Tensor,
+    bank: Tensor,
+    index: Tensor,
+    lse: Tensor,
+    temp: float,
+    normalize: bool,
+    with_query_grad: bool,
+    with_positive_grad: bool,
+    with_bank_grad: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = working_dtype(query, positive, bank)
     return (
         like(query, dtype, with_query_grad),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..dtypes import working_dtype
 from . import arguments
-from .registration import call, keep, register, register_gradient
+from .registration import Gradients, call, keep, register, register_gradient
 from .shapes import banked, grouped, grouped_labels, like, nothing, ungrouped, zero
 
 
@@ -54,18 +56,20 @@ def hard_negatives(
 # ---------------------------------------------------------------------------------------------- as PyTorch sees it
 
 
-def _fake(query, bank, k, query_labels, bank_labels, normalize):
+def _fake(
+    query: Tensor, bank: Tensor, k: int, query_labels: Tensor | None, bank_labels: Tensor | None, normalize: bool
+) -> tuple[Tensor, Tensor]:
     shape = (*query.shape[:-1], k)
     return query.new_empty(shape, dtype=working_dtype(query, bank)), query.new_empty(shape, dtype=torch.int64)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, bank, _, _, _, ctx.normalize = inputs
     ctx.mark_non_differentiable(output[1])
     keep(ctx, query, bank, output[1])
 
 
-def _backward(ctx, grad_similarity, _index):
+def _backward(ctx: Any, grad_similarity: Tensor | None, _index: None) -> Gradients:
     if grad_similarity is None:
         return (None,) * 6
     query, bank, index = ctx.saved_tensors
@@ -89,7 +93,16 @@ register(
 )
 
 
-def _gradient_fake(grad_similarity, query, bank, index, normalize, with_query_grad, with_bank_grad, backend):
+def _gradient_fake(
+    grad_similarity: Tensor,
+    query: Tensor,
+    bank: Tensor,
+    index: Tensor,
+    normalize: bool,
+    with_query_grad: bool,
+    with_bank_grad: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(query, bank)
     return like(query, dtype, with_query_grad), like(bank, dtype, with_bank_grad)
 

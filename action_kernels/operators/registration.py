@@ -111,7 +111,7 @@ class _SecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _refuse(ctx, grad)
+        raise RuntimeError(transforms.NO_SECOND_DERIVATIVE)
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> Any:
@@ -126,7 +126,8 @@ def _once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gra
             return formula(ctx, *grads)
         with torch.no_grad():
             results = formula(ctx, *grads)
-        return tuple(None if g is None else _SecondDerivative.apply(g.requires_grad_()) for g in results)
+        refusing: Callable[[Tensor], Tensor] = _SecondDerivative.apply
+        return tuple(None if g is None else refusing(g.requires_grad_()) for g in results)
 
     return backward
 

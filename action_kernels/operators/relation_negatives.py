@@ -43,6 +43,7 @@ def relation_negatives(
     if not (query_labels.numel() and bank_labels.numel() and class_relation.shape[-1]):
         return torch.full((*query_labels.shape, k), -1, dtype=torch.int64, device=query_labels.device)
     query, bank = grouped_labels(query_labels), grouped_labels(bank_labels)
+    assert query is not None and bank is not None
     classes = class_relation.shape[-1]
 
     # Bank rows sorted by class; rows without a class come last.
@@ -97,7 +98,7 @@ def _check_relation(query_labels: Tensor, bank_labels: Tensor, class_relation: T
 # ---------------------------------------------------------------------------------------------- as PyTorch sees it
 
 
-def _fake(query_labels, thresholds, class_start, rows, k, seed):
+def _fake(query_labels: Tensor, thresholds: Tensor, class_start: Tensor, rows: Tensor, k: int, seed: int) -> Tensor:
     return query_labels.new_empty((*query_labels.shape, k), dtype=torch.int64)
 
 

@@ -106,11 +106,11 @@ def unit(x: Tensor, normalize: bool, dtype: torch.dtype) -> Tensor:
     if not normalize:
         return x
     # In float64: the squares of huge elements overflow float32.
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
     return x / norm.to(dtype).clamp_min(_SMALLEST_NORM)
 
 
-def absorbed(rows: Tensor, temp: Temperature, dtype: torch.dtype) -> tuple[Tensor, float, Temperature]:
+def absorbed(rows: Tensor, temp: Temperature, dtype: torch.dtype) -> tuple[Tensor, Temperature, Temperature]:
     """Unit rows divided by a varying ``temp``, the temperature that is left to the kernel, and the divisor."""
     if not varies(temp):
         return rows, temp, 1.0

@@ -28,7 +28,8 @@ def active() -> bool:
     Raises:
         RuntimeError: one is, while ``torch.compile`` traces: there PyTorch would lose the gradient.
     """
-    found = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    # PyTorch has no public question for either.
+    found = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # noqa: SLF001
     if found and torch.compiler.is_compiling():
         raise RuntimeError(
             "the operators of action_kernels do not run under torch.func or torch.autograd.forward_ad inside "
@@ -67,7 +68,7 @@ def function(
             return tuple(gradients[i] for i in wanted)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             """Nothing is kept: there is no second derivative."""
 
         @staticmethod
@@ -75,7 +76,7 @@ def function(
             raise RuntimeError(NO_SECOND_DERIVATIVE)
 
         @staticmethod
-        def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
             return _folded(Gradient.apply, info.batch_size, in_dims, args)
 
         jvp = staticmethod(no_forward_mode)
@@ -86,7 +87,7 @@ def function(
             return operator(*args)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             wanted = tuple(i for i, needed in enumerate(ctx.needs_input_grad) if needed)
             kept = SimpleNamespace(
                 needs_input_grad=ctx.needs_input_grad,
@@ -106,12 +107,13 @@ def function(
             present = tuple(x is not None for x in values)
             if not (wanted and any(present[: kept.results])):
                 return (None,) * len(kept.needs_input_grad)
-            results = Gradient.apply(kept, wanted, present, *(x for x in values if x is not None))
+            given = (x for x in values if x is not None)
+            results = Gradient.apply(kept, wanted, present, *given)  # type: ignore[no-untyped-call]
             found = dict(zip(wanted, results, strict=True))
             return tuple(found.get(i) for i in range(len(kept.needs_input_grad)))
 
         @staticmethod
-        def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
             return _folded(Function.apply, info.batch_size, in_dims, args)
 
         jvp = staticmethod(no_forward_mode)
@@ -119,7 +121,9 @@ def function(
     return Function
 
 
-def _folded(apply: Callable[..., Any], size: int, in_dims: tuple, args: tuple) -> tuple[tuple, tuple]:
+def _folded(
+    apply: Callable[..., Any], size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[Any, tuple[int | None, ...]]:
     """``apply`` mapped over a batch, as one call with ``size`` times as many groups, and where its results have it.
 
     Every tensor of an operator has its groups in front; only a result that was not wanted, [0], has none.

@@ -144,8 +144,9 @@ PYBIND11_MODULE(_native, m) {
   });
   m.def("variant", [] { return variant().name; });
   m.def("use_variant", use_variant);
-  m.def("read_attributes_only", [](bool only) { TensorReader::instance().use_attributes(only); },
-        "Read tensors by their attributes alone, as with a PyTorch that has no exchange interface.");
+  m.def(
+      "read_attributes_only", [](bool only) { TensorReader::instance().use_attributes(only); },
+      "Read tensors by their attributes alone, as with a PyTorch that has no exchange interface.");
 #ifdef _OPENMP
   m.attr("openmp") = true;
 #else

@@ -14,7 +14,7 @@ namespace action {
 // tensor, by the tensor's attributes (about a microsecond). Needs the interpreter lock.
 class TensorReader {
  public:
-  static TensorReader& instance() {  // first called when the module is imported
+  static TensorReader& instance() {          // first called when the module is imported
     static auto* reader = new TensorReader;  // never destroyed: the interpreter ends before static objects do
     return *reader;
   }
@@ -37,7 +37,8 @@ class TensorReader {
     type_ = torch.attr("Tensor");
     for (int i = 0; i < kKnown; ++i) dtypes_[i] = torch.attr(name_of(static_cast<Dtype>(i)));
     dtype_ = name("dtype"), shape_ = name("shape"), stride_ = name("stride");
-    data_ptr_ = name("data_ptr"), is_cpu_ = name("is_cpu"), is_cuda_ = name("is_cuda"), get_device_ = name("get_device");
+    data_ptr_ = name("data_ptr"), is_cpu_ = name("is_cpu"), is_cuda_ = name("is_cuda"),
+    get_device_ = name("get_device");
     const pybind11::object capsule = pybind11::getattr(type_, "__dlpack_c_exchange_api__", pybind11::none());
     if (PyCapsule_IsValid(capsule.ptr(), kCapsule)) {
       exchange_ = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), kCapsule));
@@ -71,7 +72,8 @@ class TensorReader {
       return false;
     }
     const bool cpu = view.device_type == dlpack::kCpu;
-    if (!(cpu || view.device_type == dlpack::kCuda) || view.ndim < 0 || (view.ndim > 0 && (!view.shape || !view.strides)))
+    if (!(cpu || view.device_type == dlpack::kCuda) || view.ndim < 0 ||
+        (view.ndim > 0 && (!view.shape || !view.strides)))
       return false;
     result.data = static_cast<char*>(view.data) + view.byte_offset;
     result.dtype = dtype_of(view);

@@ -23,7 +23,7 @@ struct BankGradient {
   bool normalize;
   const float* grad_kl;                                 // [G, N]
   const double *logit_gap, *student_lse, *teacher_lse;  // [G, N]
-  float* bank_grad;                         // [G, M, D]
+  float* bank_grad;                                     // [G, M, D]
 };
 
 template <int NV>
@@ -37,7 +37,8 @@ class BankGradientPass {
         features(a.shape.features),
         tile_(tile_rows(features, queries)) {
     threads_ = useful_threads(resources.threads, 4.0 * groups * queries * rows * features);
-    chunks_ = Chunks(groups, (rows + L - 1) / L, threads_, resources.scratch_bytes, [this](int64_t p) { return floats(p); });
+    chunks_ =
+        Chunks(groups, (rows + L - 1) / L, threads_, resources.scratch_bytes, [this](int64_t p) { return floats(p); });
   }
 
   void run() {
@@ -47,8 +48,7 @@ class BankGradientPass {
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t item = 0; item < chunks_.count; ++item) {
       const int64_t group = item / chunks_.per_group, first = item % chunks_.per_group * chunks_.panels * L;
-      chunk(group, first, student_inverse.group(group), teacher_inverse.group(group),
-            scratch.thread(thread_number()));
+      chunk(group, first, student_inverse.group(group), teacher_inverse.group(group), scratch.thread(thread_number()));
     }
   }
 
@@ -57,12 +57,12 @@ class BankGradientPass {
 
   // A thread's scratch for that many panels.
   struct Buffers {
-    float* row;                                // [D]
-    float *student, *teacher;                  // a tile's rows
-    float *student_packed, *teacher_packed;    // and the same as features
-    float* tile;                               // its scores
-    float* inverse;                            // [panels][L] 1 / norm of the bank's rows
-    float *panel, *gradient;                   // [panels][panel_floats()], of which [D][L] are used
+    float* row;                              // [D]
+    float *student, *teacher;                // a tile's rows
+    float *student_packed, *teacher_packed;  // and the same as features
+    float* tile;                             // its scores
+    float* inverse;                          // [panels][L] 1 / norm of the bank's rows
+    float *panel, *gradient;                 // [panels][panel_floats()], of which [D][L] are used
   };
 
   int64_t panel_floats() const { return (features * L + 15) / 16 * 16; }  // aligned to a cache line
@@ -124,9 +124,9 @@ class BankGradientPass {
     }
   }
 
-  // Scores become weights: (p_s - p_t) / student_temp and p_t (t - s - logit_gap) / teacher_temp with the logits t and s,
-  // times the query's upstream gradient. The gap is taken apart like a log-sum-exp: t - s - gap is (t less the teacher's
-  // reference) less (s less the student's score of that reference), differences in which nothing large is rounded.
+  // Scores become weights: (p_s - p_t) / student_temp and p_t (t - s - logit_gap) / teacher_temp with the logits t and
+  // s, times the query's upstream gradient. The gap is taken apart like a log-sum-exp: t - s - gap is (t less the
+  // teacher's reference) less (s less the student's score of that reference), and neither rounds anything large.
   void weights(float* tile, int64_t first, int64_t count, const float* inverse) const {
     const vf cs = set1(static_cast<float>(kLog2e / a.student_temp));
     const vf ct = set1(static_cast<float>(kLog2e / a.teacher_temp));
@@ -164,8 +164,8 @@ int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p)
   check.rows(p.student, "student", {g, n, d});
   check.rows(p.teacher, "teacher", {g, n, d});
   check.rows(p.bank, "bank", {g, m, d});
-  BankGradient call{{g, n, m, d}, p.student, p.teacher, p.bank, p.student_temp, p.teacher_temp, p.normalize,
-                    nullptr, nullptr, nullptr, nullptr, nullptr};
+  BankGradient call{{g, n, m, d}, p.student, p.teacher, p.bank,  p.student_temp, p.teacher_temp,
+                    p.normalize,  nullptr,   nullptr,   nullptr, nullptr,        nullptr};
   call.grad_kl = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
   call.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
   call.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});

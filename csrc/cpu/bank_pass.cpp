@@ -94,11 +94,11 @@ class Pass {
     float *student, *student_inverse, *teacher, *teacher_inverse;
     Softmax<NV>* softmax;
     Selection<NV>* selection;
-    float* candidates;         // of the selection: scores
-    int32_t* candidate_rows;   // and their bank rows
-    float* kept;               // exponentials of the part's bank rows [rows][width], or scores of its first tiles
-    float* maxima;             // what they are relative to, by tile (or of the last tile only)
-    float* gradient;           // [D][L]
+    float* candidates;        // of the selection: scores
+    int32_t* candidate_rows;  // and their bank rows
+    float* kept;              // exponentials of the part's bank rows [rows][width], or scores of its first tiles
+    float* maxima;            // what they are relative to, by tile (or of the last tile only)
+    float* gradient;          // [D][L]
   };
 
   // A chunk's panels and the tiles of the bank that they sweep.
@@ -177,8 +177,8 @@ class Pass {
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
   }
 
-  // Selection, both softmaxes and their exponentials. The selection sees the scores of the first tiles together before it
-  // takes any.
+  // Selection, both softmaxes and their exponentials. The selection sees the scores of the first tiles together before
+  // it takes any.
   void sweep(const Part& part) const {
     const BankLabels labels{a.bank_labels ? a.bank_labels + part.group * rows : nullptr, labels_fit_};
     const int64_t ahead = part.tiles >= ahead_ ? ahead_ : 0;
@@ -252,7 +252,8 @@ class Pass {
     const FlushSubnormals flush;
     for (int64_t p = 0; p < part->panels; ++p) {
       const Panel& q = part->panel[p];
-      for (int64_t other = 1; other < parts_; ++other) axpy(1.0f, part[other].panel[p].gradient, q.gradient, features * L);
+      for (int64_t other = 1; other < parts_; ++other)
+        axpy(1.0f, part[other].panel[p].gradient, q.gradient, features * L);
       unpack_gradient<NV>(q.gradient, q.student, q.student_inverse, a.normalize, features, q.first, q.count,
                           a.student_grad + part->group * queries * features);
     }

@@ -12,14 +12,14 @@ struct BankPass {
   Tensor student, teacher, bank;  // without a teacher there is only a selection
   bool normalize;
   double student_temp = 1.0, teacher_temp = 1.0;
-  int64_t k = 0;                                       // 0: no selection
+  int64_t k = 0;                                                  // 0: no selection
   const int64_t *query_labels = nullptr, *bank_labels = nullptr;  // [G, N] and [G, M], or nullptr
-  float* kl = nullptr;                                 // [G, N]
-  double* logit_gap = nullptr;                         // [G, N]
-  double *student_lse = nullptr, *teacher_lse = nullptr;  // [G, N]
-  float* student_grad = nullptr;                       // [G, N, D], or nullptr: not wanted
-  float* similarity = nullptr;                         // [G, N, k]
-  int64_t* index = nullptr;                            // [G, N, k]
+  float* kl = nullptr;                                            // [G, N]
+  double* logit_gap = nullptr;                                    // [G, N]
+  double *student_lse = nullptr, *teacher_lse = nullptr;          // [G, N]
+  float* student_grad = nullptr;                                  // [G, N, D], or nullptr: not wanted
+  float* similarity = nullptr;                                    // [G, N, k]
+  int64_t* index = nullptr;                                       // [G, N, k]
 };
 
 void bank_pass(const BankPass&, Resources);

@@ -86,7 +86,9 @@ class GradientPass {
     const float scale = static_cast<float>(1.0 / a.temp);
     const float upstream = infonce ? a.grad_loss[row] * scale : 1.0f;
     const Reference lse(infonce ? a.lse[row] : 0.0, a.temp);
-    auto log_probability = [&](float score) { return (score - lse.score) * scale + lse.rest * static_cast<float>(kLn2); };
+    auto log_probability = [&](float score) {
+      return (score - lse.score) * scale + lse.rest * static_cast<float>(kLn2);
+    };
     if (infonce) {
       const float positive_inverse = unit_row(group_rows(a.positive, group), i, a.normalize, y);
       const float weight = upstream * std::expm1(log_probability(dot(x, y, features)));

@@ -53,8 +53,8 @@ void draw(const Draws& a, int wanted_threads) {
         index[draw] = -1;
         continue;
       }
-      Words word = philox({{static_cast<uint32_t>(draw), static_cast<uint32_t>(query), static_cast<uint32_t>(group), 0}},
-                          key0, key1);
+      Words word = philox(
+          {{static_cast<uint32_t>(draw), static_cast<uint32_t>(query), static_cast<uint32_t>(group), 0}}, key0, key1);
       const int64_t target = static_cast<int64_t>((word.w[0] * sum) >> 32);
       int64_t v = 0;
       while (threshold[v] <= target) ++v;

@@ -20,7 +20,8 @@ namespace action::ACTION_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;
-constexpr int kBlock = 12;  // rows of a register block: kBlock x 2 accumulators, 2 operands and a broadcast fit the registers
+// Rows of a register block: kBlock x 2 accumulators, 2 operands and a broadcast fit the registers.
+constexpr int kBlock = 12;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kBlock = 6;

@@ -34,7 +34,8 @@ inline Sums moved(Sums sums, vf student, vf teacher, vf student_there) {
 // Adds a tile of scores to the softmaxes and replaces it with the exponentials. `maxima` (student lanes, teacher
 // lanes) gets the maxima that they are relative to: the largest so far.
 template <int NV>
-__attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax<NV>& state, float* maxima) {
+__attribute__((noinline)) void softmax_tile(float* tile, int64_t count, Scales scales, bool first, Softmax<NV>& state,
+                                            float* maxima) {
   constexpr int L = kLanes<NV>;
   const vf cs = set1(scales.student), ct = set1(scales.teacher);
   for (int v = 0; v < NV; ++v) {
@@ -107,10 +108,11 @@ __attribute__((noinline)) void exponential_tile(float* tile, int64_t count, Scal
   }
 }
 
-// Exponentials relative to `maxima` become (p_s - p_t) / student_temp * row_scale[j] (1 if null), in the students' place.
+// Exponentials relative to `maxima` become (p_s - p_t) / student_temp * row_scale[j] (1 if null), in place of the
+// students'.
 template <int NV>
-__attribute__((noinline)) void weight_tile(float* tile, int64_t count, Scales scales, const float* maxima, const Softmax<NV>& state,
-                 float student_temp, const float* row_scale) {
+__attribute__((noinline)) void weight_tile(float* tile, int64_t count, Scales scales, const float* maxima,
+                                           const Softmax<NV>& state, float student_temp, const float* row_scale) {
   constexpr int L = kLanes<NV>;
   vf as[NV], at[NV];
   for (int v = 0; v < NV; ++v) {

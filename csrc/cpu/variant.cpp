@@ -17,7 +17,7 @@
 
 namespace action {
 
-#define EXP2_FIELDS(FIELD)          \
+#define EXP2_FIELDS(FIELD)           \
   FIELD(Tensor, x) /* [n] float32 */ \
   FIELD(Tensor, y) /* [n] float32, the result */
 ACTION_PARAMS(Exp2Params, EXP2_FIELDS)

@@ -138,8 +138,8 @@ InfoNce call_of(const Params& p, Checks& check) {
   FIELD(Tensor, index)            /* [G, N, k] int64 */                        \
   FIELD(double, temp)                                                          \
   FIELD(bool, normalize)
-#define INFO_NCE_LOSS_FIELDS(FIELD)                          \
-  INFO_NCE_FIELDS(FIELD)                                     \
+#define INFO_NCE_LOSS_FIELDS(FIELD)                           \
+  INFO_NCE_FIELDS(FIELD)                                      \
   FIELD(Tensor, loss) /* [G, N] float32, a result like lse */ \
   FIELD(Tensor, lse)  /* [G, N] float64 */
 ACTION_PARAMS(InfoNceParams, INFO_NCE_LOSS_FIELDS)
@@ -156,12 +156,12 @@ int32_t info_nce_launcher(const InfoNceParams& p, void* stream) {
   return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
 }
 
-#define INFO_NCE_GRADIENT_FIELDS(FIELD)                                           \
-  INFO_NCE_FIELDS(FIELD)                                                          \
-  FIELD(Tensor, lse)           /* [G, N] float64 */                               \
-  FIELD(Tensor, grad_loss)     /* [G, N] float32 */                               \
+#define INFO_NCE_GRADIENT_FIELDS(FIELD)                                                                \
+  INFO_NCE_FIELDS(FIELD)                                                                               \
+  FIELD(Tensor, lse)           /* [G, N] float64 */                                                    \
+  FIELD(Tensor, grad_loss)     /* [G, N] float32 */                                                    \
   FIELD(Tensor, weights)       /* [G, N, k] float32 of the entries, a result like the next; or none */ \
-  FIELD(Tensor, query_grad)    /* [G, N, D] float32, or none: not wanted */       \
+  FIELD(Tensor, query_grad)    /* [G, N, D] float32, or none: not wanted */                            \
   FIELD(Tensor, positive_grad) /* [G, N, D] float32, or none */
 ACTION_PARAMS(InfoNceGradientParams, INFO_NCE_GRADIENT_FIELDS)
 

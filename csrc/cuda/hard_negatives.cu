@@ -34,15 +34,15 @@ __global__ void __launch_bounds__(32 * kWarps, 4) query_grad(Selected p) {
   finish_row(in, in.query, line, sums);
 }
 
-#define SELECTED_QUERY_GRADIENT_FIELDS(FIELD)                             \
+#define SELECTED_QUERY_GRADIENT_FIELDS(FIELD)                               \
   FIELD(Tensor, query)         /* [G, N, padded D] prepared float32 rows */ \
-  FIELD(Tensor, query_scale)   /* [G, N] float32 */                       \
-  FIELD(Tensor, query_inverse) /* [G, N] float32 */                       \
-  FIELD(Tensor, bank)          /* [G, M, D] */                            \
-  FIELD(Tensor, index)         /* [G, N, k] int64 */                      \
-  FIELD(bool, normalize)                                                  \
-  FIELD(Tensor, weights)       /* [G, N, k] float32 */                    \
-  FIELD(Tensor, query_grad)    /* [G, N, D] float32, the result */
+  FIELD(Tensor, query_scale)   /* [G, N] float32 */                         \
+  FIELD(Tensor, query_inverse) /* [G, N] float32 */                         \
+  FIELD(Tensor, bank)          /* [G, M, D] */                              \
+  FIELD(Tensor, index)         /* [G, N, k] int64 */                        \
+  FIELD(bool, normalize)                                                    \
+  FIELD(Tensor, weights)    /* [G, N, k] float32 */                         \
+  FIELD(Tensor, query_grad) /* [G, N, D] float32, the result */
 ACTION_PARAMS(SelectedQueryGradientParams, SELECTED_QUERY_GRADIENT_FIELDS)
 
 int32_t selected_query_gradient(const SelectedQueryGradientParams& p, void* stream) {

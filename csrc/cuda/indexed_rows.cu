@@ -12,7 +12,7 @@ struct BankGradient {
   const int64_t* order;   // [G, N k] entries sorted by the row they name
   const int64_t* starts;  // [G, M + 1] where each row's begin
   const float* weights;   // [G, N, k]
-  float* result;       // [G, M, D]
+  float* result;          // [G, M, D]
   int64_t queries, rows, total, k;
   int features, width;
   bool normalize;
@@ -82,15 +82,15 @@ __global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p)
   }
 }
 
-#define INDEXED_BANK_GRADIENT_FIELDS(FIELD)                                       \
-  FIELD(Tensor, query)       /* [G, N, padded D] prepared float32 rows */         \
-  FIELD(Tensor, query_scale) /* [G, N] float32 */                                 \
-  FIELD(Tensor, bank)        /* [G, M, D] */                                      \
+#define INDEXED_BANK_GRADIENT_FIELDS(FIELD)                                           \
+  FIELD(Tensor, query)       /* [G, N, padded D] prepared float32 rows */             \
+  FIELD(Tensor, query_scale) /* [G, N] float32 */                                     \
+  FIELD(Tensor, bank)        /* [G, M, D] */                                          \
   FIELD(Tensor, order)       /* [G, N k] int64 entries sorted by the row they name */ \
-  FIELD(Tensor, starts)      /* [G, M + 1] int64 where each row's begin */        \
-  FIELD(Tensor, weights)     /* [G, N, k] float32 */                              \
-  FIELD(bool, normalize)                                                          \
-  FIELD(Tensor, bank_grad)   /* [G, M, D] float32, the result */
+  FIELD(Tensor, starts)      /* [G, M + 1] int64 where each row's begin */            \
+  FIELD(Tensor, weights)     /* [G, N, k] float32 */                                  \
+  FIELD(bool, normalize)                                                              \
+  FIELD(Tensor, bank_grad) /* [G, M, D] float32, the result */
 ACTION_PARAMS(IndexedBankGradientParams, INDEXED_BANK_GRADIENT_FIELDS)
 
 int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) {
@@ -108,7 +108,13 @@ int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) 
                           check.contiguous<int64_t>(p.starts, "starts", {g, m + 1}),
                           check.contiguous<float>(p.weights, "weights", {g, n, k}),
                           check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d}),
-                          n, m, g * m, k, static_cast<int>(d), static_cast<int>(width), p.normalize};
+                          n,
+                          m,
+                          g * m,
+                          k,
+                          static_cast<int>(d),
+                          static_cast<int>(width),
+                          p.normalize};
   if (!check.passed()) return check.status();
   auto* kernel = p.bank.dtype == Dtype::float16    ? indexed_bank_grad<__half>
                  : p.bank.dtype == Dtype::bfloat16 ? indexed_bank_grad<__nv_bfloat16>

@@ -78,7 +78,7 @@ struct Compared {
 /// the factors are found.
 template <class T>
 __device__ Compared compare(const Indexed& p, int64_t group, int64_t named, int count, const float* query,
-                         float query_scale) {
+                            float query_scale) {
   const int lane = threadIdx.x % 32, place = lane % kLanes;
   float product = 0.0f, squares = 0.0f, unguard = 1.0f;
 #pragma unroll 1
@@ -176,8 +176,17 @@ Indexed indexed_of(const Params& p, Checks& check) {
   const Prepared query{check.contiguous<float>(p.query, "query", {g, n, width}),
                        check.contiguous<float>(p.query_scale, "query_scale", {g, n}),
                        check.contiguous<float>(p.query_inverse, "query_inverse", {g, n})};
-  return {query, matrix_of(p.bank), check.contiguous<int64_t>(p.index, "index", {g, n, k}), n, m, g * n,
-          static_cast<int>(k), static_cast<int>(d), static_cast<int>(width), p.normalize, vector_rows(p.bank)};
+  return {query,
+          matrix_of(p.bank),
+          check.contiguous<int64_t>(p.index, "index", {g, n, k}),
+          n,
+          m,
+          g * n,
+          static_cast<int>(k),
+          static_cast<int>(d),
+          static_cast<int>(width),
+          p.normalize,
+          vector_rows(p.bank)};
 }
 
 }  // namespace

@@ -10,17 +10,16 @@ template <class Params, int32_t (*Launch)(const Params&, void*)>
 int32_t untyped(const void* params, void* stream) {
   return Launch(*static_cast<const Params*>(params), stream);
 }
-#define ACTION_LAUNCHER(name, Params) \
-  { #name, untyped<Params, name>, ACTION_LAYOUT(Params) }
+#define ACTION_LAUNCHER(name, Params) {#name, untyped<Params, name>, ACTION_LAYOUT(Params)}
 
-extern const Launcher kPrepareRows, kFinishGradient;                // rows.cu
-extern const Launcher kBankPass;                                    // bank_pass.cu
-extern const Launcher kMergeSplits, kQueryTerms;                    // statistics.cu
-extern const Launcher kOrderKeys;                                   // order.cu
-extern const Launcher kContrastGradient;                            // action_contrast.cu
-extern const Launcher kSelectedQueryGradient;                       // hard_negatives.cu
-extern const Launcher kInfoNce, kInfoNceGradient;                   // anatomical_contrast.cu
-extern const Launcher kIndexedBankGradient;                         // indexed_rows.cu
-extern const Launcher kRelationNegatives;                           // relation_negatives.cu
+extern const Launcher kPrepareRows, kFinishGradient;  // rows.cu
+extern const Launcher kBankPass;                      // bank_pass.cu
+extern const Launcher kMergeSplits, kQueryTerms;      // statistics.cu
+extern const Launcher kOrderKeys;                     // order.cu
+extern const Launcher kContrastGradient;              // action_contrast.cu
+extern const Launcher kSelectedQueryGradient;         // hard_negatives.cu
+extern const Launcher kInfoNce, kInfoNceGradient;     // anatomical_contrast.cu
+extern const Launcher kIndexedBankGradient;           // indexed_rows.cu
+extern const Launcher kRelationNegatives;             // relation_negatives.cu
 
 }  // namespace action

@@ -12,11 +12,11 @@
 namespace action {
 
 constexpr int kThreads = 128;
-constexpr int kBlock = 64;                    // rows of a tile
-constexpr int kWarpRows = 16;                 // of the left tile, for each of the four warps
-constexpr int kChunk = 128;                   // bytes of a row in a tile
-constexpr int kTile = kBlock * kChunk;        // bytes
-constexpr int kWeightPitch = kBlock + 8;      // floats: rows of weights that threads exchange start in other banks
+constexpr int kBlock = 64;                // rows of a tile
+constexpr int kWarpRows = 16;             // of the left tile, for each of the four warps
+constexpr int kChunk = 128;               // bytes of a row in a tile
+constexpr int kTile = kBlock * kChunk;    // bytes
+constexpr int kWeightPitch = kBlock + 8;  // floats: rows of weights that threads exchange start in other banks
 constexpr int kWeights = kWarpRows * kWeightPitch * 4;  // bytes for a warp
 
 // How products are computed, and of what.
@@ -105,8 +105,8 @@ __device__ inline void mma(Tf32, float* c, const uint32_t* a, const uint32_t* b)
 /// either.
 template <class Math, bool TWO_X, bool TWO_Z>
 struct Products {
-  __device__ static void add(const char* x0, const char* x1, const char* z0, const char* z1, int width,
-                             Scores<Math>& a, Scores<Math>& b) {
+  __device__ static void add(const char* x0, const char* x1, const char* z0, const char* z1, int width, Scores<Math>& a,
+                             Scores<Math>& b) {
     const int lane = lane_id(), matrix = lane >> 3, row = lane & 7;
     const int x_row = warp_id() * kWarpRows + (matrix & 1) * 8 + row, z_row = (matrix >> 1) * 8 + row;
 #pragma unroll

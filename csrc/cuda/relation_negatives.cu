@@ -28,8 +28,9 @@ __global__ void __launch_bounds__(kThreads) relation_negatives(Relation p) {
     const int64_t* threshold = p.thresholds + (group * p.classes + label) * p.classes;
     const uint64_t sum = threshold[p.classes - 1];
     if (sum != 0) {
-      const Words word = philox({{static_cast<uint32_t>(draw), static_cast<uint32_t>(query),
-                                  static_cast<uint32_t>(group), 0}}, p.key0, p.key1);
+      const Words word =
+          philox({{static_cast<uint32_t>(draw), static_cast<uint32_t>(query), static_cast<uint32_t>(group), 0}}, p.key0,
+                 p.key1);
       const int64_t target = static_cast<int64_t>((word.w[0] * sum) >> 32);
       int64_t low = 0, high = p.classes - 1;  // the first class with a threshold above the target
       while (low < high) {
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) relation_negatives(Relation p) {
   FIELD(Tensor, class_start)  /* [G, C + 1] int64 places in `rows` */      \
   FIELD(Tensor, rows)         /* [G, M] int64 bank rows sorted by class */ \
   FIELD(int64_t, seed)                                                     \
-  FIELD(Tensor, index)        /* [G, N, k] int64, the result */
+  FIELD(Tensor, index) /* [G, N, k] int64, the result */
 ACTION_PARAMS(RelationNegativesParams, RELATION_NEGATIVES_FIELDS)
 
 int32_t draw(const RelationNegativesParams& p, void* stream) {
@@ -69,7 +70,13 @@ int32_t draw(const RelationNegativesParams& p, void* stream) {
                       check.contiguous<int64_t>(p.class_start, "class_start", {g, c + 1}),
                       check.contiguous<int64_t>(p.rows, "rows", {g, m}),
                       check.contiguous<int64_t>(p.index, "index", {g, n, k}),
-                      n, m, c, k, g * n * k, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+                      n,
+                      m,
+                      c,
+                      k,
+                      g * n * k,
+                      static_cast<uint32_t>(seed),
+                      static_cast<uint32_t>(seed >> 32)};
   if (!check.passed()) return check.status();
   const int64_t blocks = (call.total + kThreads - 1) / kThreads;
   return enqueue(relation_negatives, static_cast<unsigned>(blocks), kThreads, 0, stream, call);

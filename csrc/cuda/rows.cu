@@ -101,12 +101,12 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) finish(Finish p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
-#define PREPARE_ROWS_FIELDS(FIELD)                                                           \
-  FIELD(Tensor, x)       /* [G, N, D] */                                                     \
-  FIELD(bool, normalize)                                                                     \
-  FIELD(bool, tf32)      /* round float32 rows to it */                                      \
-  FIELD(Tensor, data)    /* [G, N, padded D], a result like those below */                   \
-  FIELD(Tensor, scale)   /* [G, N or more] float32 */                                        \
+#define PREPARE_ROWS_FIELDS(FIELD)                                         \
+  FIELD(Tensor, x) /* [G, N, D] */                                         \
+  FIELD(bool, normalize)                                                   \
+  FIELD(bool, tf32)      /* round float32 rows to it */                    \
+  FIELD(Tensor, data)    /* [G, N, padded D], a result like those below */ \
+  FIELD(Tensor, scale)   /* [G, N or more] float32 */                      \
   FIELD(Tensor, inverse) /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count; or none */
 ACTION_PARAMS(PrepareRowsParams, PREPARE_ROWS_FIELDS)
 
@@ -118,9 +118,17 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
   check.contiguous(p.data, "data", p.data.dtype == Dtype::float32 ? Dtype::float32 : p.x.dtype, {g, n, width});
   if (width < d) check.refuse(p.data, "data", "as wide as the rows");
   if (scale_rows < n) check.refuse(p.scale, "scale", "as long as the rows");
-  Prepare call{matrix_of(p.x), p.data.data, check.contiguous<float>(p.scale, "scale", {g, scale_rows}),
-               check.optional<float>(p.inverse, "inverse", {g, n}), n, g * n, scale_rows, static_cast<int>(d),
-               static_cast<int>(width), p.normalize, p.tf32};
+  Prepare call{matrix_of(p.x),
+               p.data.data,
+               check.contiguous<float>(p.scale, "scale", {g, scale_rows}),
+               check.optional<float>(p.inverse, "inverse", {g, n}),
+               n,
+               g * n,
+               scale_rows,
+               static_cast<int>(d),
+               static_cast<int>(width),
+               p.normalize,
+               p.tf32};
   if (!check.passed()) return check.status();
   auto* kernel = prepare<float, float>;
   if (p.x.dtype == Dtype::float16)
@@ -130,13 +138,13 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
   return enqueue(kernel, blocks(call.total), 32 * kRowsPerBlock, 0, stream, call);
 }
 
-#define FINISH_GRADIENT_FIELDS(FIELD)                           \
-  FIELD(Tensor, partial) /* [parts, G, N, padded D] float32 */  \
-  FIELD(Tensor, factor)  /* [1] float32, or none */             \
-  FIELD(double, constant)                                       \
-  FIELD(Tensor, x)       /* [G, N, D] the raw rows */           \
-  FIELD(bool, normalize)                                        \
-  FIELD(Tensor, grad)    /* [G, N, D] float32, the result */
+#define FINISH_GRADIENT_FIELDS(FIELD)                          \
+  FIELD(Tensor, partial) /* [parts, G, N, padded D] float32 */ \
+  FIELD(Tensor, factor)  /* [1] float32, or none */            \
+  FIELD(double, constant)                                      \
+  FIELD(Tensor, x) /* [G, N, D] the raw rows */                \
+  FIELD(bool, normalize)                                       \
+  FIELD(Tensor, grad) /* [G, N, D] float32, the result */
 ACTION_PARAMS(FinishGradientParams, FINISH_GRADIENT_FIELDS)
 
 int32_t finish_gradient(const FinishGradientParams& p, void* stream) {
@@ -145,10 +153,17 @@ int32_t finish_gradient(const FinishGradientParams& p, void* stream) {
   const int64_t parts = check.size(p.partial, "partial", 0, 4), width = check.size(p.partial, "partial", 3, 4);
   check.rows(p.x, "x", {g, n, d});
   if (width < d) check.refuse(p.partial, "partial", "as wide as the rows");
-  const Finish call{matrix_of(p.x), check.contiguous<float>(p.partial, "partial", {parts, g, n, width}),
-                    check.optional<float>(p.factor, "factor", {1}), check.contiguous<float>(p.grad, "grad", {g, n, d}),
-                    n, g * n, static_cast<int>(parts), static_cast<int>(d), static_cast<int>(width),
-                    static_cast<float>(p.constant), p.normalize};
+  const Finish call{matrix_of(p.x),
+                    check.contiguous<float>(p.partial, "partial", {parts, g, n, width}),
+                    check.optional<float>(p.factor, "factor", {1}),
+                    check.contiguous<float>(p.grad, "grad", {g, n, d}),
+                    n,
+                    g * n,
+                    static_cast<int>(parts),
+                    static_cast<int>(d),
+                    static_cast<int>(width),
+                    static_cast<float>(p.constant),
+                    p.normalize};
   if (!check.passed()) return check.status();
   auto* kernel = p.x.dtype == Dtype::float16    ? finish<__half>
                  : p.x.dtype == Dtype::bfloat16 ? finish<__nv_bfloat16>

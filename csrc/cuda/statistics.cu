@@ -90,13 +90,13 @@ __global__ void __launch_bounds__(kBlockThreads) terms(Terms p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kBlockThreads - 1) / kBlockThreads); }
 
-#define MERGE_SPLITS_FIELDS(FIELD)                                       \
-  FIELD(Tensor, statistics)  /* [6, num_splits, G, N] float32 */         \
-  FIELD(double, student_temp)                                            \
-  FIELD(double, teacher_temp)                                            \
+#define MERGE_SPLITS_FIELDS(FIELD)                                        \
+  FIELD(Tensor, statistics) /* [6, num_splits, G, N] float32 */           \
+  FIELD(double, student_temp)                                             \
+  FIELD(double, teacher_temp)                                             \
   FIELD(Tensor, kl)          /* [G, N] float32, a result like the next */ \
-  FIELD(Tensor, logit_gap)   /* [G, N] float64 */                        \
-  FIELD(Tensor, student_lse) /* [G, N] float64 */                        \
+  FIELD(Tensor, logit_gap)   /* [G, N] float64 */                         \
+  FIELD(Tensor, student_lse) /* [G, N] float64 */                         \
   FIELD(Tensor, teacher_lse) /* [G, N] float64 */
 ACTION_PARAMS(MergeSplitsParams, MERGE_SPLITS_FIELDS)
 
@@ -109,22 +109,25 @@ int32_t merge_splits(const MergeSplitsParams& p, void* stream) {
                    check.contiguous<double>(p.logit_gap, "logit_gap", {g, n}),
                    check.contiguous<double>(p.student_lse, "student_lse", {g, n}),
                    check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n}),
-                   splits, g * n, p.student_temp, p.teacher_temp};
+                   splits,
+                   g * n,
+                   p.student_temp,
+                   p.teacher_temp};
   return check.passed() ? enqueue(merge, blocks(call.total), kBlockThreads, 0, stream, call) : check.status();
 }
 
-#define QUERY_TERMS_FIELDS(FIELD)                                                                  \
-  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                          \
-  FIELD(Tensor, teacher_scale) /* [G, N padded] float32 */                                         \
-  FIELD(Tensor, student_lse)   /* [G, N] float64 */                                                \
-  FIELD(Tensor, teacher_lse)   /* [G, N] float64 */                                                \
+#define QUERY_TERMS_FIELDS(FIELD)                                                                    \
+  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                            \
+  FIELD(Tensor, teacher_scale) /* [G, N padded] float32 */                                           \
+  FIELD(Tensor, student_lse)   /* [G, N] float64 */                                                  \
+  FIELD(Tensor, teacher_lse)   /* [G, N] float64 */                                                  \
   FIELD(Tensor, grad_kl)       /* [G, N] float32, or none: the student's gradient alone is wanted */ \
-  FIELD(Tensor, logit_gap)     /* [G, N] float64, or none */                                       \
-  FIELD(Tensor, largest)       /* [] float32 at least every |grad_kl|, or none */                  \
-  FIELD(double, student_temp)                                                                      \
-  FIELD(double, teacher_temp)                                                                      \
-  FIELD(Tensor, terms)         /* [G, N padded, 12] float32, a result like the next */             \
-  FIELD(Tensor, factor)        /* [1] float32: what sums of weights have to be multiplied by */
+  FIELD(Tensor, logit_gap)     /* [G, N] float64, or none */                                         \
+  FIELD(Tensor, largest)       /* [] float32 at least every |grad_kl|, or none */                    \
+  FIELD(double, student_temp)                                                                        \
+  FIELD(double, teacher_temp)                                                                        \
+  FIELD(Tensor, terms)  /* [G, N padded, 12] float32, a result like the next */                      \
+  FIELD(Tensor, factor) /* [1] float32: what sums of weights have to be multiplied by */
 ACTION_PARAMS(QueryTermsParams, QUERY_TERMS_FIELDS)
 
 int32_t query_terms(const QueryTermsParams& p, void* stream) {

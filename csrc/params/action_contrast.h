@@ -5,39 +5,39 @@
 
 namespace action {
 
-#define ACTION_CONTRAST_FIELDS(FIELD)                                          \
-  FIELD(Tensor, student)      /* [G, N, D] */                                  \
-  FIELD(Tensor, teacher)      /* [G, N, D] */                                  \
-  FIELD(Tensor, bank)         /* [G, M, D] */                                  \
-  FIELD(Tensor, query_labels) /* [G, N] int64, or none: every row may do */    \
-  FIELD(Tensor, bank_labels)  /* [G, M] int64, together with query_labels */   \
-  FIELD(double, student_temp)                                                  \
-  FIELD(double, teacher_temp)                                                  \
-  FIELD(bool, normalize)                                                       \
-  FIELD(Tensor, kl)           /* [G, N] float32, a result like those below */  \
-  FIELD(Tensor, logit_gap)    /* [G, N] float64 */                             \
-  FIELD(Tensor, student_lse)  /* [G, N] float64 */                             \
-  FIELD(Tensor, teacher_lse)  /* [G, N] float64 */                             \
-  FIELD(Tensor, student_grad) /* [G, N, D] float32, or none: not wanted */     \
-  FIELD(Tensor, similarity)   /* [G, N, k] float32; k = 0: no selection */     \
-  FIELD(Tensor, index)        /* [G, N, k] int64 */                            \
-  FIELD(int64_t, threads)                                                      \
+#define ACTION_CONTRAST_FIELDS(FIELD)                                         \
+  FIELD(Tensor, student)      /* [G, N, D] */                                 \
+  FIELD(Tensor, teacher)      /* [G, N, D] */                                 \
+  FIELD(Tensor, bank)         /* [G, M, D] */                                 \
+  FIELD(Tensor, query_labels) /* [G, N] int64, or none: every row may do */   \
+  FIELD(Tensor, bank_labels)  /* [G, M] int64, together with query_labels */  \
+  FIELD(double, student_temp)                                                 \
+  FIELD(double, teacher_temp)                                                 \
+  FIELD(bool, normalize)                                                      \
+  FIELD(Tensor, kl)           /* [G, N] float32, a result like those below */ \
+  FIELD(Tensor, logit_gap)    /* [G, N] float64 */                            \
+  FIELD(Tensor, student_lse)  /* [G, N] float64 */                            \
+  FIELD(Tensor, teacher_lse)  /* [G, N] float64 */                            \
+  FIELD(Tensor, student_grad) /* [G, N, D] float32, or none: not wanted */    \
+  FIELD(Tensor, similarity)   /* [G, N, k] float32; k = 0: no selection */    \
+  FIELD(Tensor, index)        /* [G, N, k] int64 */                           \
+  FIELD(int64_t, threads)                                                     \
   FIELD(int64_t, scratch_bytes)
 ACTION_PARAMS(ActionContrastParams, ACTION_CONTRAST_FIELDS)
 
-#define ACTION_CONTRAST_BANK_GRADIENT_FIELDS(FIELD) \
-  FIELD(Tensor, grad_kl)     /* [G, N] float32 */   \
-  FIELD(Tensor, student)     /* [G, N, D] */        \
-  FIELD(Tensor, teacher)     /* [G, N, D] */        \
-  FIELD(Tensor, bank)        /* [G, M, D] */        \
-  FIELD(Tensor, logit_gap)   /* [G, N] float64 */   \
-  FIELD(Tensor, student_lse) /* [G, N] float64 */   \
-  FIELD(Tensor, teacher_lse) /* [G, N] float64 */   \
-  FIELD(double, student_temp)                       \
-  FIELD(double, teacher_temp)                       \
-  FIELD(bool, normalize)                            \
+#define ACTION_CONTRAST_BANK_GRADIENT_FIELDS(FIELD)            \
+  FIELD(Tensor, grad_kl)     /* [G, N] float32 */              \
+  FIELD(Tensor, student)     /* [G, N, D] */                   \
+  FIELD(Tensor, teacher)     /* [G, N, D] */                   \
+  FIELD(Tensor, bank)        /* [G, M, D] */                   \
+  FIELD(Tensor, logit_gap)   /* [G, N] float64 */              \
+  FIELD(Tensor, student_lse) /* [G, N] float64 */              \
+  FIELD(Tensor, teacher_lse) /* [G, N] float64 */              \
+  FIELD(double, student_temp)                                  \
+  FIELD(double, teacher_temp)                                  \
+  FIELD(bool, normalize)                                       \
   FIELD(Tensor, bank_grad) /* [G, M, D] float32, the result */ \
-  FIELD(int64_t, threads)                           \
+  FIELD(int64_t, threads)                                      \
   FIELD(int64_t, scratch_bytes)
 ACTION_PARAMS(ActionContrastBankGradientParams, ACTION_CONTRAST_BANK_GRADIENT_FIELDS)
 

@@ -11,21 +11,21 @@ namespace action {
   FIELD(Tensor, query_labels) /* [G, N] int64, or none: every row may do */  \
   FIELD(Tensor, bank_labels)  /* [G, M] int64, together with query_labels */ \
   FIELD(bool, normalize)                                                     \
-  FIELD(Tensor, similarity)   /* [G, N, k] float32, a result like the next */ \
-  FIELD(Tensor, index)        /* [G, N, k] int64 */                          \
+  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */  \
+  FIELD(Tensor, index)      /* [G, N, k] int64 */                            \
   FIELD(int64_t, threads)                                                    \
   FIELD(int64_t, scratch_bytes)
 ACTION_PARAMS(HardNegativesParams, HARD_NEGATIVES_FIELDS)
 
-#define HARD_NEGATIVES_GRADIENT_FIELDS(FIELD)                             \
-  FIELD(Tensor, grad_similarity) /* [G, N, k] float32 */                  \
-  FIELD(Tensor, query)           /* [G, N, D] */                          \
-  FIELD(Tensor, bank)            /* [G, M, D] */                          \
-  FIELD(Tensor, index)           /* [G, N, k] int64 */                    \
-  FIELD(bool, normalize)                                                  \
-  FIELD(Tensor, query_grad)      /* [G, N, D] float32, or none: not wanted */ \
-  FIELD(Tensor, bank_grad)       /* [G, M, D] float32, or none */         \
-  FIELD(int64_t, threads)                                                 \
+#define HARD_NEGATIVES_GRADIENT_FIELDS(FIELD)                            \
+  FIELD(Tensor, grad_similarity) /* [G, N, k] float32 */                 \
+  FIELD(Tensor, query)           /* [G, N, D] */                         \
+  FIELD(Tensor, bank)            /* [G, M, D] */                         \
+  FIELD(Tensor, index)           /* [G, N, k] int64 */                   \
+  FIELD(bool, normalize)                                                 \
+  FIELD(Tensor, query_grad) /* [G, N, D] float32, or none: not wanted */ \
+  FIELD(Tensor, bank_grad)  /* [G, M, D] float32, or none */             \
+  FIELD(int64_t, threads)                                                \
   FIELD(int64_t, scratch_bytes)
 ACTION_PARAMS(HardNegativesGradientParams, HARD_NEGATIVES_GRADIENT_FIELDS)
 

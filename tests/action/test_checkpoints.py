@@ -15,8 +15,11 @@ from action.errors import InputError
 def finished(acdc_root, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "run"
     run(
-        ["--data", acdc_root, "--method=supervised", "--baseline.iterations=1", "--labeled=2", f"--output={output}"]
-        + SHORT
+        [
+            *("--data", acdc_root, "--method=supervised", "--baseline.iterations=1", "--labeled=2"),
+            f"--output={output}",
+            *SHORT,
+        ]
     )
     return output
 

@@ -142,9 +142,8 @@ def test_a_set_without_any_foreground_is_refused_by_training(root, patients, wha
 
 def test_only_warnings_for_the_user_become_notes():
     notes: list[str] = []
-    with pytest.warns(DeprecationWarning, match="of a library"):
-        with findings.collected(notes):
-            for _ in range(2):
-                warnings.warn("odd", stacklevel=1)
-            warnings.warn("of a library", DeprecationWarning, stacklevel=1)
+    with pytest.warns(DeprecationWarning, match="of a library"), findings.collected(notes):  # noqa: PT031
+        for _ in range(2):
+            warnings.warn("odd", stacklevel=1)
+        warnings.warn("of a library", DeprecationWarning, stacklevel=1)
     assert notes == ["odd"]

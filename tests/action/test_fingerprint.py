@@ -22,14 +22,14 @@ CT_AFFINE = np.diag([3.0, 3.0, 5.0, 1.0])
 
 def ct(seed: int, size: int = 48) -> np.ndarray:
     """A body of 40 HU with an organ of 110 in air, [Z, Y, X]."""
-    z, y, x = np.indices((8, size, size))
+    _, y, x = np.indices((8, size, size))
     body, organ = np.hypot(x - 24, y - 24) < 19, np.hypot(x - 18 - seed % 3, y - 22) < 7
     return np.select([organ, body], [110, 40], -1000) + np.random.default_rng(seed).normal(0, 12, x.shape).round()
 
 
 def mri(seed: int) -> np.ndarray:
     """Rings of three tissues, in a unit of its own."""
-    z, y, x = np.indices((4, 48, 48))
+    _, y, x = np.indices((4, 48, 48))
     r = np.hypot(x - 24 - seed % 3, y - 24)
     picture = np.select([r < 6, r < 11, r < 17], [190, 90, 140], 40) + np.random.default_rng(seed).normal(0, 8, x.shape)
     return (picture * (8 + seed)).clip(0).round()

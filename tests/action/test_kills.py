@@ -20,12 +20,22 @@ from action.run_folder import RunFolder, load_checkpoint
 
 KILLS = int(os.environ.get("ACTION_KILLS", "4"))
 SHORT = [
-    "--labeled=2", "--model.channels=[4,6,8]", "--model.embedding=8", "--model.window=16", "--model.stride=8",
-    "--model.pooled=4", "--global_distillation.iterations=2", "--local_distillation.iterations=2",
-    "--anatomical_contrast.iterations=3", "--anatomical_contrast.queries=8", "--anatomical_contrast.keys=8",
-    "--anatomical_contrast.negatives_per_query=8", "--evaluation.every=2", "--evaluation.checkpoint_every=2",
+    "--labeled=2",
+    "--model.channels=[4,6,8]",
+    "--model.embedding=8",
+    "--model.window=16",
+    "--model.stride=8",
+    "--model.pooled=4",
+    "--global_distillation.iterations=2",
+    "--local_distillation.iterations=2",
+    "--anatomical_contrast.iterations=3",
+    "--anatomical_contrast.queries=8",
+    "--anatomical_contrast.keys=8",
+    "--anatomical_contrast.negatives_per_query=8",
+    "--evaluation.every=2",
+    "--evaluation.checkpoint_every=2",
     "--device=cpu",
-]  # fmt: skip
+]
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
@@ -58,7 +68,7 @@ def processes():
         patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
         patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()
-    yield context
+    return context
 
 
 def start(processes, arguments, root, dies_at=0):

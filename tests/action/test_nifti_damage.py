@@ -108,7 +108,7 @@ def test_thousands_of_mutations(tmp_path):
             try:
                 volume = read_image(path)
             except InputError as error:
-                assert path.name in str(error)
+                assert path.name in str(error)  # noqa: PT017  many of them can be read
                 continue
         read += 1
         assert volume.array.ndim == 3 and np.isfinite(volume.array).all() and min(volume.spacing) > 0

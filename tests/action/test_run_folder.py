@@ -16,9 +16,14 @@ from action.run_folder import RunFolder, load_checkpoint
 from action.trainer import Trainer
 
 SHORT = [
-    "--method=supervised", "--labeled=2", "--baseline.iterations=3", "--model.channels=[4,6,8]", "--device=cpu",
-    "--evaluation.every=2", "--evaluation.checkpoint_every=1",
-]  # fmt: skip
+    "--method=supervised",
+    "--labeled=2",
+    "--baseline.iterations=3",
+    "--model.channels=[4,6,8]",
+    "--device=cpu",
+    "--evaluation.every=2",
+    "--evaluation.checkpoint_every=1",
+]
 
 
 def run(*arguments):

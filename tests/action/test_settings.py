@@ -200,8 +200,12 @@ def test_a_baseline_needs_no_updates_of_the_stages():
 
 @pytest.mark.parametrize(
     ("flag", "words"),
-    [("--seed=-1", "seed is -1"), ("--seed=99999999999999999999", "seed"), ("--patients=-3", "-3 phantom patients")]
-    + [("--patients=100000000000", "100000000000 phantom patients")],
+    [
+        ("--seed=-1", "seed is -1"),
+        ("--seed=99999999999999999999", "seed"),
+        ("--patients=-3", "-3 phantom patients"),
+        ("--patients=100000000000", "100000000000 phantom patients"),
+    ],
 )
 def test_numbers_of_the_phantom_are_refused_and_nothing_is_written(flag, words, tmp_path):
     with pytest.raises(InputError, match=words):

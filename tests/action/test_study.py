@@ -44,10 +44,14 @@ def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
 
 def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, tmp_path, monkeypatch):
     flags = [
-        "--model.channels=[4,6]", "--model.embedding=4", "--baseline.iterations=1",
+        "--model.channels=[4,6]",
+        "--model.embedding=4",
+        "--baseline.iterations=1",
         "--global_distillation.iterations=1",
-        "--local_distillation.iterations=1", "--anatomical_contrast.iterations=1", "--device=cpu",
-    ]  # fmt: skip
+        "--local_distillation.iterations=1",
+        "--anatomical_contrast.iterations=1",
+        "--device=cpu",
+    ]
     arms = ["labeled-only", "fully-labeled"]
     first = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=2)
     splits = [json.loads((tmp_path / "study" / f"{arm}-seed0" / "split.json").read_text()) for arm in arms]

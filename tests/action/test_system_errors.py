@@ -48,8 +48,9 @@ def test_too_little_memory_names_a_remedy(error, capsys):
 
 def test_a_real_file_in_the_way(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
-    error = pytest.raises(OSError, (tmp_path / "taken" / "below").mkdir).value
-    assert "taken" in refused(error, capsys)
+    with pytest.raises(OSError) as raised:
+        (tmp_path / "taken" / "below").mkdir()
+    assert "taken" in refused(raised.value, capsys)
 
 
 @pytest.fixture

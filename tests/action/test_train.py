@@ -63,8 +63,10 @@ def finished(acdc_root, tmp_path_factory):
 def test_a_run_leaves_one_complete_folder(finished, acdc_root):
     names = [name for name in files(finished) if not name.startswith(("events", "predictions"))]
     assert names == sorted(
-        ["config.yaml", "fingerprint.json", "metrics.csv", "overlays.png", "progress.png", "split.json"]
-        + ["checkpoints/best.pt", "checkpoints/latest.pt", "checkpoints/previous.pt", "summary.json"]
+        [
+            *("config.yaml", "fingerprint.json", "metrics.csv", "overlays.png", "progress.png", "split.json"),
+            *("checkpoints/best.pt", "checkpoints/latest.pt", "checkpoints/previous.pt", "summary.json"),
+        ]
     )
     split = json.loads((finished / "split.json").read_text())
     assert len(split["labeled"]) == 2

@@ -113,7 +113,7 @@ CASES = [
     (relation_negatives, {"query_labels": torch.zeros(N)}, "query_labels must hold integers, got torch.float32"),
     (relation_negatives, {"bank_labels": torch.zeros(2, M).long()}, r"must be \[N\] and \[M\].*\(4,\) and \(2, 6\)"),
     (relation_negatives, {"bank_labels": torch.zeros(M, device="meta").long()}, "bank_labels on meta and query_labels"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

@@ -203,9 +203,8 @@ def test_choice_belongs_to_its_thread() -> None:
         thread.join()
         assert registry.chosen() == "reference"
     assert seen == [None] and registry.chosen() is None
-    with pytest.raises(KeyError):
-        with use_backend("reference"):
-            raise KeyError
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
     assert registry.chosen() is None
 
 

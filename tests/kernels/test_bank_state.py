@@ -113,10 +113,9 @@ def test_a_state_in_part_leaves_the_bank_as_it_was(absent: str, capacity: int) -
     bank = filled(capacity, 3)
     before = copy.deepcopy(bank)
     state = {name: value for name, value in filled(8, 7).state_dict().items() if name not in absent.split()}
-    with pytest.raises(RuntimeError, match="Missing key"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            bank.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="Missing key"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bank.load_state_dict(state)
     assert_goes_on(copy.deepcopy(bank), before)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -201,9 +201,12 @@ def test_splits_of_a_bank_that_know_of_each_other(
     query = torch.full((3, 1), 1e-30 if values.startswith("zeros") else 1.0)
     labels = torch.randint(classes, (3,)), torch.randint(-1, classes, (m,))
     _, index = hard_negatives(
-        *(x.to(DEVICE) for x in (query, bank)), k, normalize=False,
-        query_labels=labels[0].to(DEVICE), bank_labels=labels[1].to(DEVICE),
-    )  # fmt: skip
+        *(x.to(DEVICE) for x in (query, bank)),
+        k,
+        normalize=False,
+        query_labels=labels[0].to(DEVICE),
+        bank_labels=labels[1].to(DEVICE),
+    )
     exact = (query @ bank.T).double()
     assert torch.equal(index.cpu(), torch.tensor(formulas.selection(exact, k, *labels)))
     if HOST:  # a GPU is large enough for splits that are too short for a floor

@@ -36,12 +36,27 @@ ROWS = {"student": (G, N, D), "teacher": (G, N, D), "query": (G, N, D), "positiv
 RESULTS = {"kl", "student_grad", "query_grad", "positive_grad", "bank_grad", "similarity", "loss"}
 DOUBLES = {"logit_gap", "student_lse", "teacher_lse", "lse"}
 SHAPES = ROWS | {
-    "query_labels": (G, N), "bank_labels": (G, M), "index": (G, N, K), "rows": (G, M),
-    "thresholds": (G, C, C), "class_start": (G, C + 1),
-    "kl": (G, N), "grad_kl": (G, N), "loss": (G, N), "grad_loss": (G, N), "logit_gap": (G, N),
-    "student_lse": (G, N), "teacher_lse": (G, N), "lse": (G, N), "similarity": (G, N, K), "grad_similarity": (G, N, K),
-    "student_grad": (G, N, D), "query_grad": (G, N, D), "positive_grad": (G, N, D), "bank_grad": (G, M, D),
-}  # fmt: skip
+    "query_labels": (G, N),
+    "bank_labels": (G, M),
+    "index": (G, N, K),
+    "rows": (G, M),
+    "thresholds": (G, C, C),
+    "class_start": (G, C + 1),
+    "kl": (G, N),
+    "grad_kl": (G, N),
+    "loss": (G, N),
+    "grad_loss": (G, N),
+    "logit_gap": (G, N),
+    "student_lse": (G, N),
+    "teacher_lse": (G, N),
+    "lse": (G, N),
+    "similarity": (G, N, K),
+    "grad_similarity": (G, N, K),
+    "student_grad": (G, N, D),
+    "query_grad": (G, N, D),
+    "positive_grad": (G, N, D),
+    "bank_grad": (G, M, D),
+}
 FLOATS = set(ROWS) | RESULTS | {"grad_kl", "grad_loss", "grad_similarity"}
 NUMBERS = {"student_temp": 0.1, "teacher_temp": 0.1, "temp": 0.5, "normalize": True, "seed": 1}
 NUMBERS |= {"threads": 1, "scratch_bytes": 1 << 20}

@@ -343,7 +343,7 @@ def test_two_threads_at_once(backend: str, device: str) -> None:
                 for _ in range(20 if backend != "triton" else 3):  # whose interpreter takes seconds
                     for a, b in zip(expected, gradients(function, rows), strict=True):
                         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
-        except BaseException as failure:  # noqa: BLE001  carried to the main thread
+        except BaseException as failure:  # carried to the main thread
             failures.append(failure)
 
     threads = [threading.Thread(target=work) for _ in range(2)]

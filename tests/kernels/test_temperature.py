@@ -178,7 +178,7 @@ WRONG = [
     (True, "got True"),
     (0.1 + 0j, r"got \(0.1\+0j\)"),
     ([0.1], r"got \[0.1\]"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("value", "match"), WRONG, ids=[str(value) for value, _ in WRONG])

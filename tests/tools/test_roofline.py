@@ -56,11 +56,26 @@ def launch(name: str, **changes: object) -> Launch:
     """One group, N = 6 and M = 10 with D = 16, in tiles of 4 x 4; the bank in two splits of 8 and 2."""
     rows = torch.empty(1, 6, 16, dtype=torch.bfloat16, device="meta")
     values: dict[str, object] = {
-        "student": rows, "FEATURES": 16, "WIDTH": 16, "OUT": 16, "DISTILL": True, "SELECT": False, "LABELLED": False,
-        "queries": 6, "rows": 10, "total": 10 if name == "_bank_grad" else 6, "works": 4, "num_splits": 2, "span": 8,
-        "BLOCK_N": 4, "BLOCK_M": 4, "k": 0, "statistics": torch.empty(6, 2, 1, 6, device="meta"), "keys": None,
+        "student": rows,
+        "FEATURES": 16,
+        "WIDTH": 16,
+        "OUT": 16,
+        "DISTILL": True,
+        "SELECT": False,
+        "LABELLED": False,
+        "queries": 6,
+        "rows": 10,
+        "total": 10 if name == "_bank_grad" else 6,
+        "works": 4,
+        "num_splits": 2,
+        "span": 8,
+        "BLOCK_N": 4,
+        "BLOCK_M": 4,
+        "k": 0,
+        "statistics": torch.empty(6, 2, 1, 6, device="meta"),
+        "keys": None,
         "partial": torch.empty(2, 1, 6, 16, device="meta"),
-    }  # fmt: skip
+    }
     return Launch(Function(name), (), (4,), {**values, **changes}, A100)
 
 

@@ -241,11 +241,17 @@ def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
             events = simulate(planned)
             x = estimate(rates, planned, events, found, queries, rows)
             cells = (
-                rates.chip.name, queries, planned.num_splits, f"{events.candidates * planned.num_splits:.0f}",
-                f"{events.turns / events.tiles:.2f}", f"{x.product:.3g}", f"{x.written:.3g}",
-                f"{x.overlapped:.3g}", f"{x.serial:.3g}",
+                rates.chip.name,
+                queries,
+                planned.num_splits,
+                f"{events.candidates * planned.num_splits:.0f}",
+                f"{events.turns / events.tiles:.2f}",
+                f"{x.product:.3g}",
+                f"{x.written:.3g}",
+                f"{x.overlapped:.3g}",
+                f"{x.serial:.3g}",
                 f"{x.overlapped / x.written:.1f} to {x.serial / x.written:.1f}",
-            )  # fmt: skip
+            )
             yield f"| {' | '.join(map(str, cells))} |"
 
 

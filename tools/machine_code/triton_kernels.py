@@ -51,9 +51,17 @@ class KernelReport:
     def __str__(self) -> str:
         hot, cold = self.spills
         cells = (
-            self.chip, self.kernel, self.dtype, self.features, self.tile, self.registers, f"{self.shared / 1024:.0f}",
-            f"{hot} ({cold} in the branch)" if cold else hot, self.programs, f"{self.occupancy:.0%}",
-        )  # fmt: skip
+            self.chip,
+            self.kernel,
+            self.dtype,
+            self.features,
+            self.tile,
+            self.registers,
+            f"{self.shared / 1024:.0f}",
+            f"{hot} ({cold} in the branch)" if cold else hot,
+            self.programs,
+            f"{self.occupancy:.0%}",
+        )
         return f"| {' | '.join(map(str, cells))} |" + "".join(f" FAILS: {fault}" for fault in self.faults)
 
 

@@ -29,7 +29,7 @@ class ActionContrastParams(NamedTuple):
     teacher_lse: Tensor
     student_grad: Tensor | None
     similarity: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     threads: int
     scratch_bytes: int
 

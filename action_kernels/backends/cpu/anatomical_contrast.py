@@ -17,7 +17,7 @@ class AnatomicalContrastParams(NamedTuple):
     query: Tensor
     positive: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     temp: float
     normalize: bool
     loss: Tensor
@@ -32,7 +32,7 @@ class AnatomicalContrastGradientParams(NamedTuple):
     query: Tensor
     positive: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     lse: Tensor
     temp: float
     normalize: bool

@@ -20,7 +20,7 @@ class HardNegativesParams(NamedTuple):
     bank_labels: Tensor | None
     normalize: bool
     similarity: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     threads: int
     scratch_bytes: int
 
@@ -31,7 +31,7 @@ class HardNegativesGradientParams(NamedTuple):
     grad_similarity: Tensor
     query: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     normalize: bool
     query_grad: Tensor | None
     bank_grad: Tensor | None

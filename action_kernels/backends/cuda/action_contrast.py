@@ -72,7 +72,10 @@ def action_contrast(
     with_student_grad: bool,
 ) -> ContrastResult:
     rows, tf32 = prepare_all(normalize, student, teacher, bank)
-    sums, keys = bank_pass(*rows, tf32, k, student_temp, teacher_temp, query_labels, bank_labels)
+    student_rows, teacher_rows, bank_rows = rows
+    sums, keys = bank_pass(
+        student_rows, teacher_rows, bank_rows, tf32, k, student_temp, teacher_temp, query_labels, bank_labels
+    )
     assert sums is not None  # there is a teacher
     statistics = merge_splits(sums, student_temp, teacher_temp)
     student_grad = torch.empty(0, dtype=torch.float32, device=student.device)

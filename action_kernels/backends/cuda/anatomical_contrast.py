@@ -22,7 +22,7 @@ class InfoNceParams(NamedTuple):
     positive_scale: Tensor
     positive_inverse: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     temp: float
     normalize: bool
     loss: Tensor
@@ -39,7 +39,7 @@ class InfoNceGradientParams(NamedTuple):
     positive_scale: Tensor
     positive_inverse: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     temp: float
     normalize: bool
     lse: Tensor

@@ -20,7 +20,7 @@ class SelectedQueryGradientParams(NamedTuple):
     query_scale: Tensor
     query_inverse: Tensor
     bank: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     normalize: bool
     weights: Tensor
     query_grad: Tensor

@@ -18,7 +18,7 @@ class RelationNegativesParams(NamedTuple):
     class_start: Tensor
     rows: Tensor
     seed: int
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
 
 
 _draw = bind("relation_negatives", RelationNegativesParams)

@@ -18,7 +18,7 @@ class OrderKeysParams(NamedTuple):
 
     keys: Tensor
     similarity: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
 
 
 _order_keys = bind("order_keys", OrderKeysParams)

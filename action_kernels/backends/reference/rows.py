@@ -16,7 +16,7 @@ def rows(x: Tensor, normalize: bool, dtype: torch.dtype) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     # In float64: the squares of huge elements overflow float32.
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
     return length.to(x.dtype).clamp_min(_SMALLEST_NORM)
 
 

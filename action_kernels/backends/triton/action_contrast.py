@@ -28,11 +28,29 @@ from .tiles import Tile, bank_grad_tile, bank_pass_tile, student_grad_tile
 
 @kernel
 def _student_grad(
-    student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    centers, num_splits, span, total, queries, rows, student_factor, teacher_factor, boost,
-    FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
+    student,
+    student_scale,
+    teacher,
+    teacher_scale,
+    bank,
+    bank_scale,
+    partial,
+    centers,
+    num_splits,
+    span,
+    total,
+    queries,
+    rows,
+    student_factor,
+    teacher_factor,
+    boost,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OUT: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     work = tl.program_id(0)
     out = work % (FEATURES // OUT) * OUT
     work = work // (FEATURES // OUT)
@@ -60,9 +78,23 @@ def _student_grad(
     for start in range(begin, end, BLOCK_M):
         b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH)
         s, t = pair_products(
-            s_rows, t_rows, s_tile, t_tile, first, queries, b_rows, b_tile, start, end,
-            True, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
-        )  # fmt: skip
+            s_rows,
+            t_rows,
+            s_tile,
+            t_tile,
+            first,
+            queries,
+            b_rows,
+            b_tile,
+            start,
+            end,
+            True,
+            FEATURES,
+            WIDTH,
+            BLOCK_N,
+            BLOCK_M,
+            PRECISION,
+        )
         b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
         # As in the bank pass: a choice keeps the similarity from being fused, unrounded, with the subtraction after it.
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :] & (row < queries)[:, None]
@@ -80,12 +112,33 @@ def _student_grad(
 
 @kernel
 def _bank_grad(
-    student, student_scale, teacher, teacher_scale, bank, bank_scale, partial,
-    centers, upstream, num_splits, span, total, lines, queries, rows,
-    student_factor, teacher_factor, student_slope, teacher_slope, boost,
-    FEATURES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr,
+    student,
+    student_scale,
+    teacher,
+    teacher_scale,
+    bank,
+    bank_scale,
+    partial,
+    centers,
+    upstream,
+    num_splits,
+    span,
+    total,
+    lines,
+    queries,
+    rows,
+    student_factor,
+    teacher_factor,
+    student_slope,
+    teacher_slope,
+    boost,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    OUT: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     work = tl.program_id(0)
     out = work % (FEATURES // OUT) * OUT
     work = work // (FEATURES // OUT)
@@ -107,14 +160,42 @@ def _bank_grad(
     for start in range(begin, end, BLOCK_N):
         s_tile = load_rows(s_rows, start, end, FEATURES, 0, BLOCK_N, WIDTH)
         s, _ = pair_products(
-            b_rows, b_rows, b_tile, b_tile, first, rows, s_rows, s_tile, start, end,
-            False, FEATURES, WIDTH, BLOCK_M, BLOCK_N, PRECISION,
-        )  # fmt: skip
+            b_rows,
+            b_rows,
+            b_tile,
+            b_tile,
+            first,
+            rows,
+            s_rows,
+            s_tile,
+            start,
+            end,
+            False,
+            FEATURES,
+            WIDTH,
+            BLOCK_M,
+            BLOCK_N,
+            PRECISION,
+        )
         t_tile = load_rows(t_rows, start, end, FEATURES, 0, BLOCK_N, WIDTH)
         t, _ = pair_products(
-            b_rows, b_rows, b_tile, b_tile, first, rows, t_rows, t_tile, start, end,
-            False, FEATURES, WIDTH, BLOCK_M, BLOCK_N, PRECISION,
-        )  # fmt: skip
+            b_rows,
+            b_rows,
+            b_tile,
+            b_tile,
+            first,
+            rows,
+            t_rows,
+            t_tile,
+            start,
+            end,
+            False,
+            FEATURES,
+            WIDTH,
+            BLOCK_M,
+            BLOCK_N,
+            PRECISION,
+        )
         s_scale = load_vector(student_scale + q, start, end, BLOCK_N)[None, :]
         t_scale = load_vector(teacher_scale + q, start, end, BLOCK_N)[None, :]
         s_center = load_vector(centers + q, start, end, BLOCK_N)[None, :]
@@ -156,15 +237,26 @@ def action_contrast(
     normalize: bool,
     with_student_grad: bool,
 ) -> ContrastResult:
-    rows = prepare_all(normalize, student, teacher, bank)
-    kind = student.shape[2], rows[0].data.dtype, student.device
+    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
+    kind = student.shape[2], student_rows.data.dtype, student.device
     tile = bank_pass_tile(*kind, selects=k > 0)
-    found = bank_pass(*rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels)
+    found = bank_pass(
+        student_rows, teacher_rows, bank_rows, tile, k, student_temp, teacher_temp, query_labels, bank_labels
+    )
+    assert found.statistics is not None  # there is a teacher
     student_grad = student.new_empty(0, dtype=torch.float32)
     if with_student_grad:
         lses = found.statistics.student_lse, found.statistics.teacher_lse
         student_grad = _student_gradient(
-            *rows, student_grad_tile(*kind), student, *lses, student_temp, teacher_temp, normalize
+            student_rows,
+            teacher_rows,
+            bank_rows,
+            student_grad_tile(*kind),
+            student,
+            *lses,
+            student_temp,
+            teacher_temp,
+            normalize,
         )
     if found.keys is None:
         shape = (*student.shape[:2], 0)
@@ -186,10 +278,21 @@ def action_contrast_bank_gradient(
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
-    rows = prepare_all(normalize, student, teacher, bank)
-    tile = bank_grad_tile(bank.shape[2], rows[0].data.dtype, bank.device)
+    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
+    tile = bank_grad_tile(bank.shape[2], student_rows.data.dtype, bank.device)
     return _bank_gradient(
-        grad_kl, *rows, tile, bank, logit_gap, student_lse, teacher_lse, student_temp, teacher_temp, normalize
+        grad_kl,
+        student_rows,
+        teacher_rows,
+        bank_rows,
+        tile,
+        bank,
+        logit_gap,
+        student_lse,
+        teacher_lse,
+        student_temp,
+        teacher_temp,
+        normalize,
     )
 
 
@@ -215,11 +318,29 @@ def _student_gradient(
     centers, _, _ = terms(student_lse, teacher_lse, student_temp, teacher_temp)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
-            *student, *teacher, *bank, partial, centers, num_splits, span, groups * queries, queries, rows,
-            LOG2E / student_temp, LOG2E / teacher_temp, boost(normalize),
-            FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
-            PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-        )  # fmt: skip
+            *student,
+            *teacher,
+            *bank,
+            partial,
+            centers,
+            num_splits,
+            span,
+            groups * queries,
+            queries,
+            rows,
+            LOG2E / student_temp,
+            LOG2E / teacher_temp,
+            boost(normalize),
+            FEATURES=features,
+            BLOCK_N=tile.block_n,
+            BLOCK_M=tile.block_m,
+            WIDTH=tile.width,
+            OUT=out,
+            PRECISION=float32_precision(),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
     return finish(partial, raw, normalize, 1.0 / (student_temp * boost(normalize)))
 
 
@@ -248,11 +369,31 @@ def _bank_gradient(
     temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
     with on_device(raw):
         _bank_grad[(blocks * num_splits,)](
-            *student, *teacher, *bank, partial, centers, upstream,
-            num_splits, span, groups * rows, groups * queries, queries, rows,
-            LOG2E / student_temp, LOG2E / teacher_temp, temp / student_temp, temp / teacher_temp / LOG2E,
+            *student,
+            *teacher,
+            *bank,
+            partial,
+            centers,
+            upstream,
+            num_splits,
+            span,
+            groups * rows,
+            groups * queries,
+            queries,
+            rows,
+            LOG2E / student_temp,
+            LOG2E / teacher_temp,
+            temp / student_temp,
+            temp / teacher_temp / LOG2E,
             boost(normalize),
-            FEATURES=features, BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, OUT=out,
-            PRECISION=float32_precision(), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-        )  # fmt: skip
+            FEATURES=features,
+            BLOCK_N=tile.block_n,
+            BLOCK_M=tile.block_m,
+            WIDTH=tile.width,
+            OUT=out,
+            PRECISION=float32_precision(),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
     return finish(partial, raw, normalize, 1.0 / (temp * boost(normalize)), factor)

@@ -16,10 +16,32 @@ _LOG2E = tl.constexpr(LOG2E)
 
 @kernel
 def _info_nce(
-    query, positive, bank, index, center, log_sum, loss, queries, rows, features, k, inverse_temp,
-    query_g, query_n, query_d, positive_g, positive_n, positive_d, bank_g, bank_n, bank_d,
-    NORMALIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    query,
+    positive,
+    bank,
+    index,
+    center,
+    log_sum,
+    loss,
+    queries,
+    rows,
+    features,
+    k,
+    inverse_temp,
+    query_g,
+    query_n,
+    query_d,
+    positive_g,
+    positive_n,
+    positive_d,
+    bank_g,
+    bank_n,
+    bank_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     blocks = tl.cdiv(queries, BLOCK_Q)
     group = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -44,11 +66,35 @@ def _info_nce(
 
 @kernel
 def _info_nce_grad(
-    query, positive, bank, index, slope, center, rest, weights, query_grad, positive_grad,
-    queries, rows, features, k, inverse_temp,
-    query_g, query_n, query_d, positive_g, positive_n, positive_d, bank_g, bank_n, bank_d,
-    NORMALIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    query,
+    positive,
+    bank,
+    index,
+    slope,
+    center,
+    rest,
+    weights,
+    query_grad,
+    positive_grad,
+    queries,
+    rows,
+    features,
+    k,
+    inverse_temp,
+    query_g,
+    query_n,
+    query_d,
+    positive_g,
+    positive_n,
+    positive_d,
+    bank_g,
+    bank_n,
+    bank_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Weights of the indexed similarities, and the gradients that they make in query and positive."""
     blocks = tl.cdiv(queries, BLOCK_Q)
     group = (tl.program_id(0) // blocks).to(tl.int64)
@@ -100,11 +146,27 @@ def anatomical_contrast(
     sizes = tile_sizes(features, k)
     with on_device(query):
         _info_nce[(groups * -(-queries // sizes["outer"]),)](
-            query, positive, bank, index, center, log_sum, loss, queries, bank.shape[1], features, k, 1.0 / temp,
-            *query.stride(), *positive.stride(), *bank.stride(), NORMALIZE=normalize,
-            BLOCK_Q=sizes["outer"], BLOCK_K=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+            query,
+            positive,
+            bank,
+            index,
+            center,
+            log_sum,
+            loss,
+            queries,
+            bank.shape[1],
+            features,
+            k,
+            1.0 / temp,
+            *query.stride(),
+            *positive.stride(),
+            *bank.stride(),
+            NORMALIZE=normalize,
+            BLOCK_Q=sizes["outer"],
+            BLOCK_K=sizes["inner"],
+            BLOCK_D=sizes["BLOCK_D"],
             maxnreg=REGISTERS,
-        )  # fmt: skip
+        )
     return loss, center.double() / temp + log_sum
 
 
@@ -133,14 +195,30 @@ def anatomical_contrast_gradient(
     sizes = tile_sizes(features, k)
     with on_device(query):
         _info_nce_grad[(groups * -(-queries // sizes["outer"]),)](
-            query, positive, bank, index,
-            (grad_loss / temp).contiguous(), center.contiguous(), rest.contiguous(), weights,
-            query_grad if with_query_grad else None, positive_grad if with_positive_grad else None,
-            queries, bank.shape[1], features, k, 1.0 / temp,
-            *query.stride(), *positive.stride(), *bank.stride(), NORMALIZE=normalize,
-            BLOCK_Q=sizes["outer"], BLOCK_K=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+            query,
+            positive,
+            bank,
+            index,
+            (grad_loss / temp).contiguous(),
+            center.contiguous(),
+            rest.contiguous(),
+            weights,
+            query_grad if with_query_grad else None,
+            positive_grad if with_positive_grad else None,
+            queries,
+            bank.shape[1],
+            features,
+            k,
+            1.0 / temp,
+            *query.stride(),
+            *positive.stride(),
+            *bank.stride(),
+            NORMALIZE=normalize,
+            BLOCK_Q=sizes["outer"],
+            BLOCK_K=sizes["inner"],
+            BLOCK_D=sizes["BLOCK_D"],
             maxnreg=REGISTERS,
-        )  # fmt: skip
+        )
     if weights is not None:
         bank_grad = bank_gradient(weights, query, bank, index, normalize)
     return query_grad, positive_grad, bank_grad

@@ -33,12 +33,39 @@ class BankPass(NamedTuple):
 
 @kernel
 def _bank_pass(
-    student, student_scale, teacher, teacher_scale, bank, bank_scale, statistics,
-    query_labels, bank_labels, keys, buffer, counts, thresholds,
-    works, num_splits, span, total, queries, rows, student_factor, teacher_factor, k, limit, capacity,
-    DISTILL: tl.constexpr, SELECT: tl.constexpr, LABELLED: tl.constexpr, FEATURES: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
+    student,
+    student_scale,
+    teacher,
+    teacher_scale,
+    bank,
+    bank_scale,
+    statistics,
+    query_labels,
+    bank_labels,
+    keys,
+    buffer,
+    counts,
+    thresholds,
+    works,
+    num_splits,
+    span,
+    total,
+    queries,
+    rows,
+    student_factor,
+    teacher_factor,
+    k,
+    limit,
+    capacity,
+    DISTILL: tl.constexpr,
+    SELECT: tl.constexpr,
+    LABELLED: tl.constexpr,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     # The selection needs scratch per program, so a limited number of programs takes all the pieces of work in turn.
     for work in range(tl.program_id(0), works, tl.num_programs(0)):
         split = work % num_splits
@@ -72,9 +99,23 @@ def _bank_pass(
         for start in range(begin, end, BLOCK_M):
             b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH)
             s, t = pair_products(
-                s_rows, t_rows, s_tile, t_tile, first, queries, b_rows, b_tile, start, end,
-                DISTILL, FEATURES, WIDTH, BLOCK_N, BLOCK_M, PRECISION,
-            )  # fmt: skip
+                s_rows,
+                t_rows,
+                s_tile,
+                t_tile,
+                first,
+                queries,
+                b_rows,
+                b_tile,
+                start,
+                end,
+                DISTILL,
+                FEATURES,
+                WIDTH,
+                BLOCK_N,
+                BLOCK_M,
+                PRECISION,
+            )
             column = start + tl.arange(0, BLOCK_M)
             inside = (column < end)[None, :]
             b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
@@ -108,9 +149,18 @@ def _bank_pass(
                     count = append(buffer + line * capacity, count, s, column, better, capacity, BLOCK_N)
                     if tl.max(count, 0) > capacity - BLOCK_M:
                         count, threshold = clear(
-                            buffer + line * capacity, counts + line, thresholds + line, count, threshold,
-                            buffer + line * capacity, capacity, k, limit, capacity, BLOCK_N,
-                        )  # fmt: skip
+                            buffer + line * capacity,
+                            counts + line,
+                            thresholds + line,
+                            count,
+                            threshold,
+                            buffer + line * capacity,
+                            capacity,
+                            k,
+                            limit,
+                            capacity,
+                            BLOCK_N,
+                        )
 
         if DISTILL:
             place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
@@ -123,9 +173,18 @@ def _bank_pass(
             tl.store(place + 5 * step, s_there, mask=row < queries)
         if SELECT:
             clear(
-                buffer + line * capacity, counts + line, thresholds + line, count, threshold,
-                keys + ((group * queries + first) * num_splits + split) * k, num_splits * k, k, k, capacity, BLOCK_N,
-            )  # fmt: skip
+                buffer + line * capacity,
+                counts + line,
+                thresholds + line,
+                count,
+                threshold,
+                keys + ((group * queries + first) * num_splits + split) * k,
+                num_splits * k,
+                k,
+                k,
+                capacity,
+                BLOCK_N,
+            )
 
 
 def bank_pass(
@@ -161,14 +220,39 @@ def bank_pass(
             query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
     with on_device(student.data):
         _bank_pass[(programs,)](
-            *student, *(teacher or student), *bank, statistics,
-            query_labels, bank_labels, keys, buffer, counts, thresholds,
-            works, num_splits, span, groups * queries, queries, rows,
-            LOG2E / student_temp, LOG2E / teacher_temp, kept, limit, capacity,
-            DISTILL=teacher is not None, SELECT=k > 0, LABELLED=query_labels is not None, FEATURES=features,
-            BLOCK_N=tile.block_n, BLOCK_M=tile.block_m, WIDTH=tile.width, PRECISION=float32_precision(),
-            num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
-        )  # fmt: skip
+            *student,
+            *(teacher or student),
+            *bank,
+            statistics,
+            query_labels,
+            bank_labels,
+            keys,
+            buffer,
+            counts,
+            thresholds,
+            works,
+            num_splits,
+            span,
+            groups * queries,
+            queries,
+            rows,
+            LOG2E / student_temp,
+            LOG2E / teacher_temp,
+            kept,
+            limit,
+            capacity,
+            DISTILL=teacher is not None,
+            SELECT=k > 0,
+            LABELLED=query_labels is not None,
+            FEATURES=features,
+            BLOCK_N=tile.block_n,
+            BLOCK_M=tile.block_m,
+            WIDTH=tile.width,
+            PRECISION=float32_precision(),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
     if statistics is None:
         return BankPass(None, keys)
     return BankPass(merge(statistics, student_temp, teacher_temp), keys)

@@ -25,15 +25,32 @@ def hard_negatives(
     query_rows, bank_rows = prepare_all(normalize, query, bank)
     tile = bank_pass_tile(query.shape[2], query_rows.data.dtype, query.device, selects=True)
     keys = bank_pass(query_rows, None, bank_rows, tile, k, query_labels=query_labels, bank_labels=bank_labels).keys
+    assert keys is not None  # k > 0
     return in_order(keys, k)
 
 
 @kernel
 def _query_grad(
-    query, bank, index, weights, query_grad, queries, rows, features, k,
-    query_g, query_n, query_d, bank_g, bank_n, bank_d,
-    NORMALIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    query,
+    bank,
+    index,
+    weights,
+    query_grad,
+    queries,
+    rows,
+    features,
+    k,
+    query_g,
+    query_n,
+    query_d,
+    bank_g,
+    bank_n,
+    bank_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """grad_i = sum of weights[i, e] unit(bank row that entry e names)."""
     blocks = tl.cdiv(queries, BLOCK_Q)
     group = (tl.program_id(0) // blocks).to(tl.int64)
@@ -72,11 +89,23 @@ def hard_negatives_gradient(
         sizes = tile_sizes(features, k)
         with on_device(query):
             _query_grad[(groups * -(-queries // sizes["outer"]),)](
-                query, bank, index, grad_similarity, query_grad, queries, bank.shape[1], features, k,
-                *query.stride(), *bank.stride(), NORMALIZE=normalize,
-                BLOCK_Q=sizes["outer"], BLOCK_K=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+                query,
+                bank,
+                index,
+                grad_similarity,
+                query_grad,
+                queries,
+                bank.shape[1],
+                features,
+                k,
+                *query.stride(),
+                *bank.stride(),
+                NORMALIZE=normalize,
+                BLOCK_Q=sizes["outer"],
+                BLOCK_K=sizes["inner"],
+                BLOCK_D=sizes["BLOCK_D"],
                 maxnreg=REGISTERS,
-            )  # fmt: skip
+            )
     if with_bank_grad:
         bank_grad = bank_gradient(grad_similarity, query, bank, index, normalize)
     return query_grad, bank_grad

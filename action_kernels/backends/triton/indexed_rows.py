@@ -55,10 +55,27 @@ def index_entries(index, line, valid_line, first, k, rows, BLOCK_K: tl.constexpr
 
 @kernel
 def _indexed_bank_grad(
-    query, bank, order, starts, weights, bank_grad, queries, rows, features, k,
-    query_g, query_n, query_d, bank_g, bank_n, bank_d,
-    NORMALIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    query,
+    bank,
+    order,
+    starts,
+    weights,
+    bank_grad,
+    queries,
+    rows,
+    features,
+    k,
+    query_g,
+    query_n,
+    query_d,
+    bank_g,
+    bank_n,
+    bank_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """grad_j = sum of weights[e] unit(query of e) over the entries e = order[starts[j] : starts[j + 1]] that name j."""
     blocks = tl.cdiv(rows, BLOCK_M)
     group = (tl.program_id(0) // blocks).to(tl.int64)
@@ -97,9 +114,22 @@ def bank_gradient(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, n
     sizes = tile_sizes(features, max(1, queries * k // rows))
     with on_device(query):
         _indexed_bank_grad[(groups * -(-rows // sizes["outer"]),)](
-            query, bank, order, starts, weights, result, queries, rows, features, k,
-            *query.stride(), *bank.stride(), NORMALIZE=normalize,
-            BLOCK_M=sizes["outer"], BLOCK_E=sizes["inner"], BLOCK_D=sizes["BLOCK_D"],
+            query,
+            bank,
+            order,
+            starts,
+            weights,
+            result,
+            queries,
+            rows,
+            features,
+            k,
+            *query.stride(),
+            *bank.stride(),
+            NORMALIZE=normalize,
+            BLOCK_M=sizes["outer"],
+            BLOCK_E=sizes["inner"],
+            BLOCK_D=sizes["BLOCK_D"],
             maxnreg=REGISTERS,
-        )  # fmt: skip
+        )
     return result

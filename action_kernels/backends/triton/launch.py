@@ -58,7 +58,7 @@ def aimed_at(target: Target) -> Iterator[None]:
 class kernel:
     """Decorator of a Triton kernel that is launched from Python, as ``kernel[grid](...)``."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._jitted = triton.jit(function)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ class kernel:
 _one_at_a_time = threading.RLock()  # the interpreter patches triton.language while a kernel runs
 
 
-def on_device(x: Tensor) -> AbstractContextManager:
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
     """Launches inside the ``with`` block go to the device of ``x``."""
     if INTERPRETED:
         return _one_at_a_time

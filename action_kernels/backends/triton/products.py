@@ -42,10 +42,23 @@ def load_rows(data, start, end, FEATURES: tl.constexpr, first, BLOCK: tl.constex
 
 @triton.jit
 def pair_products(
-    x, y, x_tile, y_tile, x_start, x_end, z, z_tile, z_start, z_end,
-    PAIR: tl.constexpr, FEATURES: tl.constexpr, WIDTH: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Z: tl.constexpr,
+    x,
+    y,
+    x_tile,
+    y_tile,
+    x_start,
+    x_end,
+    z,
+    z_tile,
+    z_start,
+    z_end,
+    PAIR: tl.constexpr,
+    FEATURES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_Z: tl.constexpr,
     PRECISION: tl.constexpr,
-):  # fmt: skip
+):
     """x @ z^T and y @ z^T (the first again unless PAIR). Where all features fit, from the tiles that are there."""
     a = tl.zeros((BLOCK_X, BLOCK_Z), tl.float32)
     b = a

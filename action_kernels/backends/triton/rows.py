@@ -57,9 +57,19 @@ def raw_gradient(grad, x, AXIS: tl.constexpr):
 
 @kernel
 def _prepare(
-    x, data, scale, rows, features, padded, stride_g, stride_n, stride_d,
-    NORMALIZE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    x,
+    data,
+    scale,
+    rows,
+    features,
+    padded,
+    stride_g,
+    stride_n,
+    stride_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     blocks = tl.cdiv(rows, BLOCK_N)
     group = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -91,17 +101,39 @@ def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool) -> Row
     block = _block(wide)
     with on_device(x):
         _prepare[(groups * -(-rows // block),)](
-            x, data, scale, rows, features, padded, *x.stride(),
-            NORMALIZE=normalize, BLOCK_N=block, BLOCK_D=wide,
-        )  # fmt: skip
+            x,
+            data,
+            scale,
+            rows,
+            features,
+            padded,
+            *x.stride(),
+            NORMALIZE=normalize,
+            BLOCK_N=block,
+            BLOCK_D=wide,
+        )
     return Rows(data, scale)
 
 
 @kernel
 def _finish(
-    partial, factor, x, out, parts, rows, total, features, padded, constant, stride_g, stride_n, stride_d,
-    NORMALIZE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    partial,
+    factor,
+    x,
+    out,
+    parts,
+    rows,
+    total,
+    features,
+    padded,
+    constant,
+    stride_g,
+    stride_n,
+    stride_d,
+    NORMALIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     blocks = tl.cdiv(rows, BLOCK_N)
     group = (tl.program_id(0) // blocks).to(tl.int64)
     row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -128,9 +160,21 @@ def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor:
     block = _block(wide)
     with on_device(x):
         _finish[(groups * -(-rows // block),)](
-            partial, factor, x, out, parts, rows, groups * rows, x.shape[2], padded, constant, *x.stride(),
-            NORMALIZE=normalize, BLOCK_N=block, BLOCK_D=wide,
-        )  # fmt: skip
+            partial,
+            factor,
+            x,
+            out,
+            parts,
+            rows,
+            groups * rows,
+            x.shape[2],
+            padded,
+            constant,
+            *x.stride(),
+            NORMALIZE=normalize,
+            BLOCK_N=block,
+            BLOCK_D=wide,
+        )
     return out
 
 

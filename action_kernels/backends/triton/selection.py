@@ -47,9 +47,7 @@ def append(buffer, count, similarity, column, chosen, capacity, BLOCK_N: tl.cons
 
 
 @triton.jit
-def clear(
-    buffer, counts, thresholds, count, threshold, target, target_line, k, limit, capacity, BLOCK_N: tl.constexpr
-):  # fmt: skip
+def clear(buffer, counts, thresholds, count, threshold, target, target_line, k, limit, capacity, BLOCK_N: tl.constexpr):
     """Keep k to `limit` of the best keys of each line, in `target`; all of a line with no more than `limit`.
 
     Returns how many were kept, and the similarity that a later candidate has to exceed.
@@ -130,10 +128,8 @@ def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _write_in_order(keys: Tensor, similarity: Tensor, index: Tensor) -> None:
     k = similarity.shape[-1]
-    if keys.shape[-1] > 2 * k:
-        keys = keys.topk(k, sorted=True).values
-    else:
-        keys = keys.sort(dim=-1, descending=True).values
+    many = keys.shape[-1] > 2 * k
+    keys = keys.topk(k, sorted=True).values if many else keys.sort(dim=-1, descending=True).values
     part_similarity, part_index = selection_of(keys, k)
     similarity.copy_(part_similarity)
     index.copy_(part_index)

@@ -32,9 +32,19 @@ class Statistics(NamedTuple):
 
 @kernel
 def _merge(
-    sums, kl, logit_gap, student_lse, teacher_lse, num_splits, total,
-    student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
-):  # fmt: skip
+    sums,
+    kl,
+    logit_gap,
+    student_lse,
+    teacher_lse,
+    num_splits,
+    total,
+    student_high,
+    student_low,
+    teacher_high,
+    teacher_low,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(num_splits, tl.int64) * total
@@ -90,9 +100,21 @@ def _center(whole, row, inside, total, centers, inverse):
 
 @kernel
 def _terms(
-    student_lse, teacher_lse, centers, grad, logit_gap, largest, upstream, factor, total,
-    student_high, student_low, teacher_high, teacher_low, BLOCK: tl.constexpr,
-):  # fmt: skip
+    student_lse,
+    teacher_lse,
+    centers,
+    grad,
+    logit_gap,
+    largest,
+    upstream,
+    factor,
+    total,
+    student_high,
+    student_low,
+    teacher_high,
+    teacher_low,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(total, tl.int64)
@@ -119,9 +141,17 @@ def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
     logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
     with on_device(sums):
         _merge[(-(-kl.numel() // _BLOCK),)](
-            sums, kl, logit_gap, student_lse, teacher_lse, num_splits, kl.numel(),
-            *_reciprocal(student_temp), *_reciprocal(teacher_temp), BLOCK=_BLOCK,
-        )  # fmt: skip
+            sums,
+            kl,
+            logit_gap,
+            student_lse,
+            teacher_lse,
+            num_splits,
+            kl.numel(),
+            *_reciprocal(student_temp),
+            *_reciprocal(teacher_temp),
+            BLOCK=_BLOCK,
+        )
     return Statistics(kl, logit_gap, student_lse, teacher_lse)
 
 
@@ -154,10 +184,19 @@ def terms(
     total = student_lse.numel()
     with on_device(student_lse):
         _terms[(-(-total // _BLOCK),)](
-            student_lse.contiguous(), teacher_lse.contiguous(), centers, grad_kl, logit_gap, largest,
-            upstream, factor, total,
-            *_reciprocal(student_temp), *_reciprocal(teacher_temp), BLOCK=_BLOCK,
-        )  # fmt: skip
+            student_lse.contiguous(),
+            teacher_lse.contiguous(),
+            centers,
+            grad_kl,
+            logit_gap,
+            largest,
+            upstream,
+            factor,
+            total,
+            *_reciprocal(student_temp),
+            *_reciprocal(teacher_temp),
+            BLOCK=_BLOCK,
+        )
     return centers, upstream, factor
 
 

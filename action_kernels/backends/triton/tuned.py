@@ -86,7 +86,7 @@ def _checked(path: Path, key: str, tile: Any) -> tuple[int, int, int, int]:
     for field in FIELDS:
         value = tile.get(field)
         whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        if not whole or (field != "stages" and value != power_of_two(value)):
+        if not isinstance(value, int) or not whole or (field != "stages" and value != power_of_two(value)):
             kind = "a positive whole number" if field == "stages" else "a power of two"
             raise ValueError(f"{path}: {key!r}: {field} must be {kind}, not {value!r}")
         if field.startswith("block") and value < 16:

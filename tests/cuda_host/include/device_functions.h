@@ -136,9 +136,9 @@ unsigned __match_any_sync(unsigned mask, T value, CUDA_HOST_SITE) {
 // The caller alone: all that CUDA promises.
 inline unsigned __activemask() { return 1u << cuda_host::lane(); }
 
-#define CUDA_HOST_REDUCE(name, type, expression)                                                       \
-  inline type name(unsigned mask, type value, CUDA_HOST_SITE) {                                        \
-    return cuda_host::reduce(#name, mask, value, [](type a, type b) { return expression; }, site);     \
+#define CUDA_HOST_REDUCE(name, type, expression)                                                   \
+  inline type name(unsigned mask, type value, CUDA_HOST_SITE) {                                    \
+    return cuda_host::reduce(#name, mask, value, [](type a, type b) { return expression; }, site); \
   }
 CUDA_HOST_REDUCE(__reduce_add_sync, unsigned, a + b)
 CUDA_HOST_REDUCE(__reduce_add_sync, int, static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b)))
@@ -146,7 +146,7 @@ CUDA_HOST_REDUCE(__reduce_min_sync, unsigned, a < b ? a : b)
 CUDA_HOST_REDUCE(__reduce_min_sync, int, a < b ? a : b)
 CUDA_HOST_REDUCE(__reduce_max_sync, unsigned, a > b ? a : b)
 CUDA_HOST_REDUCE(__reduce_max_sync, int, a > b ? a : b)
-CUDA_HOST_REDUCE(__reduce_and_sync, unsigned, a & b)
+CUDA_HOST_REDUCE(__reduce_and_sync, unsigned, (a & b))
 CUDA_HOST_REDUCE(__reduce_or_sync, unsigned, a | b)
 CUDA_HOST_REDUCE(__reduce_xor_sync, unsigned, a ^ b)
 #undef CUDA_HOST_REDUCE
@@ -174,9 +174,8 @@ template <typename T>
 T atomicAdd(T* address, cuda_host::Same<T> value) {
   if constexpr (std::is_integral_v<T>) {
     using Unsigned = std::make_unsigned_t<T>;  // wraps
-    return cuda_host::atomic(address, [=](T old) {
-      return static_cast<T>(static_cast<Unsigned>(old) + static_cast<Unsigned>(value));
-    });
+    return cuda_host::atomic(
+        address, [=](T old) { return static_cast<T>(static_cast<Unsigned>(old) + static_cast<Unsigned>(value)); });
   } else {
     return cuda_host::atomic(address, [=](T old) { return static_cast<T>(old + value); });
   }

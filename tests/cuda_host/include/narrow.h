@@ -17,7 +17,7 @@ inline float from_bfloat16(uint16_t x) { return std::bit_cast<float>(static_cast
 inline uint16_t to_float16(float x) {
   uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffff;
   auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  if (magnitude > 0x7f800000) return 0x7fff;  // CUDA's NaN
+  if (magnitude > 0x7f800000) return 0x7fff;          // CUDA's NaN
   if (magnitude >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
   if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the result in the lowest bits, rounded by the addition
     float shifted = std::bit_cast<float>(magnitude) + 0.5f;
@@ -41,35 +41,35 @@ inline float from_float16(uint16_t x) {
 
 // Defines a type, its pair and their operators. float32 has more than twice the bits, so that a sum, product or
 // quotient taken there and rounded again is the correctly rounded one.
-#define CUDA_HOST_NARROW(type, pair, encode, decode)                                                                   \
-  struct type {                                                                                                        \
-    uint16_t bits;                                                                                                     \
-    type() = default;                                                                                                  \
-    type(float x) : bits(encode(x)) {}                                                                                 \
-    explicit type(double x) : bits(encode(static_cast<float>(x))) {}                                                   \
-    explicit type(int x) : bits(encode(static_cast<float>(x))) {}                                                      \
-    operator float() const { return decode(bits); }                                                                    \
-  };                                                                                                                   \
-  struct alignas(4) pair {                                                                                             \
-    type x, y;                                                                                                         \
-    pair() = default;                                                                                                  \
-    pair(type x, type y) : x(x), y(y) {}                                                                               \
-  };                                                                                                                   \
-  inline type __hadd(type a, type b) { return type(float(a) + float(b)); }                                             \
-  inline type __hsub(type a, type b) { return type(float(a) - float(b)); }                                             \
-  inline type __hmul(type a, type b) { return type(float(a) * float(b)); }                                             \
-  inline type __hdiv(type a, type b) { return type(float(a) / float(b)); }                                             \
-  inline type __hneg(type a) { return type(-float(a)); }                                                               \
-  inline type __hmax(type a, type b) { return float(a) != float(a) || float(a) < float(b) ? b : a; }                   \
-  inline type __hmin(type a, type b) { return float(a) != float(a) || float(b) < float(a) ? b : a; }                   \
-  inline bool __hisnan(type a) { return float(a) != float(a); }                                                        \
-  inline bool __hlt(type a, type b) { return float(a) < float(b); }                                                    \
-  inline bool __hgt(type a, type b) { return float(a) > float(b); }                                                    \
-  inline type operator+(type a, type b) { return __hadd(a, b); }                                                       \
-  inline type operator-(type a, type b) { return __hsub(a, b); }                                                       \
-  inline type operator*(type a, type b) { return __hmul(a, b); }                                                       \
-  inline type operator/(type a, type b) { return __hdiv(a, b); }                                                       \
-  inline pair __hadd2(pair a, pair b) { return {__hadd(a.x, b.x), __hadd(a.y, b.y)}; }                                 \
-  inline pair __hmul2(pair a, pair b) { return {__hmul(a.x, b.x), __hmul(a.y, b.y)}; }                                 \
-  inline float __low2float(pair a) { return a.x; }                                                                     \
+#define CUDA_HOST_NARROW(type, pair, encode, decode)                                                 \
+  struct type {                                                                                      \
+    uint16_t bits;                                                                                   \
+    type() = default;                                                                                \
+    type(float x) : bits(encode(x)) {}                                                               \
+    explicit type(double x) : bits(encode(static_cast<float>(x))) {}                                 \
+    explicit type(int x) : bits(encode(static_cast<float>(x))) {}                                    \
+    operator float() const { return decode(bits); }                                                  \
+  };                                                                                                 \
+  struct alignas(4) pair {                                                                           \
+    type x, y;                                                                                       \
+    pair() = default;                                                                                \
+    pair(type x, type y) : x(x), y(y) {}                                                             \
+  };                                                                                                 \
+  inline type __hadd(type a, type b) { return type(float(a) + float(b)); }                           \
+  inline type __hsub(type a, type b) { return type(float(a) - float(b)); }                           \
+  inline type __hmul(type a, type b) { return type(float(a) * float(b)); }                           \
+  inline type __hdiv(type a, type b) { return type(float(a) / float(b)); }                           \
+  inline type __hneg(type a) { return type(-float(a)); }                                             \
+  inline type __hmax(type a, type b) { return float(a) != float(a) || float(a) < float(b) ? b : a; } \
+  inline type __hmin(type a, type b) { return float(a) != float(a) || float(b) < float(a) ? b : a; } \
+  inline bool __hisnan(type a) { return float(a) != float(a); }                                      \
+  inline bool __hlt(type a, type b) { return float(a) < float(b); }                                  \
+  inline bool __hgt(type a, type b) { return float(a) > float(b); }                                  \
+  inline type operator+(type a, type b) { return __hadd(a, b); }                                     \
+  inline type operator-(type a, type b) { return __hsub(a, b); }                                     \
+  inline type operator*(type a, type b) { return __hmul(a, b); }                                     \
+  inline type operator/(type a, type b) { return __hdiv(a, b); }                                     \
+  inline pair __hadd2(pair a, pair b) { return {__hadd(a.x, b.x), __hadd(a.y, b.y)}; }               \
+  inline pair __hmul2(pair a, pair b) { return {__hmul(a.x, b.x), __hmul(a.y, b.y)}; }               \
+  inline float __low2float(pair a) { return a.x; }                                                   \
   inline float __high2float(pair a) { return a.y; }

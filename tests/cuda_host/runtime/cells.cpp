@@ -88,8 +88,9 @@ void check_cell(const Event& event, Cell& cell) {
     check_after_write(event, cell, "a read after a write by");
     note_read(cell);
   } else {
-    check_after_write(event, cell, event.access == Access::kAtomic ? "an atomic operation after a write by"
-                                                                   : "a write after a write by");
+    check_after_write(
+        event, cell,
+        event.access == Access::kAtomic ? "an atomic operation after a write by" : "a write after a write by");
     check_after_read(event, cell);
     note_write(cell, event.access == Access::kAtomic);
   }

@@ -11,8 +11,8 @@ namespace cuda_host {
 struct Cell {
   uint32_t written = 0, read = 0;  // when last
   uint16_t writer = 0, reader = 0;
-  bool atomic = false;     // the last write
-  bool in_flight = false;  // an asynchronous copy has been issued and not waited for
+  bool atomic = false;                          // the last write
+  bool in_flight = false;                       // an asynchronous copy has been issued and not waited for
   bool other_lane = false, other_warp = false;  // more than the last reader have read it since the last barrier
 };
 

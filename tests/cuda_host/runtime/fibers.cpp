@@ -109,12 +109,9 @@ bool run_threads() {
   gridDim = launch->grid;
   for (unsigned i = 0; i < threads(); ++i) make_ready(&fibers[i]);
   switch (_setjmp(home)) {
-    case kStart:
-      enter_next();
-    case kIdle:
-      return true;
-    default:
-      return false;
+    case kStart: enter_next();
+    case kIdle: return true;
+    default: return false;
   }
 }
 

@@ -6,12 +6,12 @@ using namespace cuda_host;
 
 #define CUDA_HOST_CALLER __builtin_return_address(0)
 
-#define CUDA_HOST_ACCESS(bytes)                                                                               \
-  void __tsan_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }               \
-  void __tsan_write##bytes(void* p) { check_access(p, bytes, Access::kWrite, CUDA_HOST_CALLER); }             \
-  void __tsan_unaligned_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }     \
-  void __tsan_unaligned_write##bytes(void* p) { check_access(p, bytes, Access::kWrite, CUDA_HOST_CALLER); }   \
-  void __tsan_volatile_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }      \
+#define CUDA_HOST_ACCESS(bytes)                                                                             \
+  void __tsan_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }             \
+  void __tsan_write##bytes(void* p) { check_access(p, bytes, Access::kWrite, CUDA_HOST_CALLER); }           \
+  void __tsan_unaligned_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }   \
+  void __tsan_unaligned_write##bytes(void* p) { check_access(p, bytes, Access::kWrite, CUDA_HOST_CALLER); } \
+  void __tsan_volatile_read##bytes(void* p) { check_access(p, bytes, Access::kRead, CUDA_HOST_CALLER); }    \
   void __tsan_volatile_write##bytes(void* p) { check_access(p, bytes, Access::kWrite, CUDA_HOST_CALLER); }
 
 namespace {

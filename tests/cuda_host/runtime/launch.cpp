@@ -113,14 +113,10 @@ cudaError_t cudaPeekAtLastError() { return cuda_host::last_error; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorInvalidValue:
-      return "invalid argument";
-    case cudaErrorInvalidConfiguration:
-      return "invalid configuration argument";
-    case cudaErrorLaunchFailure:
-      return cuda_host::report();
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorLaunchFailure: return cuda_host::report();
   }
   return "unrecognized error code";
 }
@@ -132,18 +128,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      return *value = cuda_host::kDefaultSharedLimit, cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      return *value = cuda_host::kSharedLimit, cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      return *value = cuda_host::kSharedLimit + 1024, cudaSuccess;
-    case cudaDevAttrMultiProcessorCount:
-      return *value = 4, cudaSuccess;  // few, so that small inputs fill them, too
-    case cudaDevAttrComputeCapabilityMajor:
-      return *value = 9, cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor:
-      return *value = 0, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock: return *value = cuda_host::kDefaultSharedLimit, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: return *value = cuda_host::kSharedLimit, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return *value = cuda_host::kSharedLimit + 1024, cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: return *value = 4, cudaSuccess;  // few, so that small inputs fill them, too
+    case cudaDevAttrComputeCapabilityMajor: return *value = 9, cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: return *value = 0, cudaSuccess;
   }
   return cudaErrorInvalidValue;
 }

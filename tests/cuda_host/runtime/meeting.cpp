@@ -67,8 +67,8 @@ void meet_warp(const char* operation, unsigned mask, const void* in, void* out, 
     const Thread& other = lane_of(first, i);
     if (other.mask != mask || !together(other, operation, site)) {
       fail(format("warp operations differ: %s at %s with mask 0x%08x while %s waits in %s at %s with mask 0x%08x",
-                  operation, place(site).c_str(), mask, name(other).c_str(), other.operation,
-                  place(other.site).c_str(), other.mask));
+                  operation, place(site).c_str(), mask, name(other).c_str(), other.operation, place(other.site).c_str(),
+                  other.mask));
     }
     arrived |= 1u << i;
   }

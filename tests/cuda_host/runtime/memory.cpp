@@ -22,7 +22,7 @@ struct Region {
   std::vector<Cell> cells;
 };
 
-Region dynamic, fixed;  // of the launching thread; `fixed` has `dynamic` in it, with margins around
+Region dynamic, fixed;                // of the launching thread; `fixed` has `dynamic` in it, with margins around
 constexpr size_t kMargin = 64 << 10;  // on both sides: an access there is known to have missed dynamic shared memory
 
 struct Segment {
@@ -52,9 +52,7 @@ int find_self(dl_phdr_info* info, size_t, void*) {
   return 1;
 }
 
-const std::string describe_dynamic(size_t offset) {
-  return format("at offset %zu of dynamic shared memory", offset);
-}
+const std::string describe_dynamic(size_t offset) { return format("at offset %zu of dynamic shared memory", offset); }
 const std::string describe_fixed(size_t offset) { return format("at offset %zu of static shared memory", offset); }
 
 size_t region_offset(const Region& region, uintptr_t address) {

@@ -31,9 +31,9 @@ struct Copy {
 
 struct Thread {
   jmp_buf context;
-  bool started = false;   // its stack holds a fiber
+  bool started = false;  // its stack holds a fiber
   bool exited = false;
-  unsigned number = 0;    // in the block
+  unsigned number = 0;  // in the block
   uint3 index{};
   const char* operation = nullptr;  // where it waits
   Site site{};
@@ -45,10 +45,10 @@ struct Thread {
 };
 
 struct Warp {
-  unsigned present = 0;   // lanes that exist
-  unsigned waiting = 0;   // lanes that wait in a warp operation
-  uint32_t met = 0;       // time of the last operation of all its lanes
-  uint32_t ordered = 0;   // time of the last one that ordered their memory accesses
+  unsigned present = 0;  // lanes that exist
+  unsigned waiting = 0;  // lanes that wait in a warp operation
+  uint32_t met = 0;      // time of the last operation of all its lanes
+  uint32_t ordered = 0;  // time of the last one that ordered their memory accesses
 };
 
 struct Block {
@@ -63,31 +63,31 @@ struct Block {
 
 extern Launch const* launch;
 extern Block block;
-extern Thread* current;        // null outside kernels
-extern uint32_t now;           // counts the events that order memory accesses
+extern Thread* current;  // null outside kernels
+extern uint32_t now;     // counts the events that order memory accesses
 extern uint32_t launch_started;
 Thread& thread(unsigned number);
 unsigned threads();
 
 // Fibers (fibers.cpp)
 void make_ready(Thread* thread);
-void suspend();                       // until made ready again
-bool run_threads();                   // all threads of the block; false after a failure
+void suspend();      // until made ready again
+bool run_threads();  // all threads of the block; false after a failure
 
 constexpr unsigned kMostThreads = 1024;  // of a block
 constexpr size_t kStack = 256 << 10;
-extern char* stacks;                  // of all fibers
+extern char* stacks;  // of all fibers
 inline bool on_fiber_stack(const void* address) {
   return static_cast<size_t>(static_cast<const char*>(address) - stacks) < kMostThreads * kStack;
 }
 
 // Memory (memory.cpp, buffers.cpp)
 const char* verb(Access access);
-void begin_memory();                  // of a launch
-void begin_shared();                  // of a block
+void begin_memory();  // of a launch
+void begin_shared();  // of a block
 void begin_flight(void* shared, int bytes, const void* code);
 void land(void* shared, int bytes);
-void begin_global();                  // of a launch
+void begin_global();  // of a launch
 void check_global(uintptr_t address, size_t bytes, Access access, const void* code);
 void forget_times();
 
@@ -98,6 +98,6 @@ const char* report();
 std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
 std::string name(const Thread& thread);
 std::string place(Site site);
-void leave_block();                   // back to run_threads(), which returns false
+void leave_block();  // back to run_threads(), which returns false
 
 }  // namespace cuda_host
