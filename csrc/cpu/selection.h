@@ -155,11 +155,13 @@ class Selection {
 
   // Raises the thresholds to bounds that k of the scores exceed, before any score is taken. Laid out as for take().
   //
-  // The maxima of short runs of rows are fewer than the scores, and a bound that k of them exceed is one. Each lane's is
-  // found by bisection, between the least and the largest maximum.
-  __attribute__((noinline)) void look(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+  // The maxima of short runs of rows are fewer than the scores, and a bound that k of them exceed is one. Each lane's
+  // is found by bisection, between the least and the largest maximum.
+  __attribute__((noinline)) void look(const float* scores, int64_t stride, int64_t first, int64_t count,
+                                      BankLabels bank) {
     if (bank.label && !bank.fit) return;
-    const int64_t run = std::max(count / std::max<int64_t>(2 * k_, kRuns / 2), (count + kRuns - 1) / kRuns), runs = count / run;
+    const int64_t run = std::max(count / std::max<int64_t>(2 * k_, kRuns / 2), (count + kRuns - 1) / kRuns),
+                  runs = count / run;
     float maxima[kRuns * L];
     const vf lowest = set1(-INFINITY);
     for (int v = 0; v < NV; ++v) {
@@ -196,7 +198,8 @@ class Selection {
   }
 
   // scores[j * stride + lane] belongs to bank row first + j.
-  __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count, BankLabels bank) {
+  __attribute__((noinline)) void take(const float* scores, int64_t stride, int64_t first, int64_t count,
+                                      BankLabels bank) {
     for (int64_t j = 0; j < count; j += kBatch) {
       const float* batch = scores + j * stride;
       const int64_t rows = std::min(count - j, kBatch);

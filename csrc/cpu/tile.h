@@ -49,8 +49,8 @@ inline void open_stream(const Rows& rows, int64_t first, int64_t count, const fl
 
 // The register blocks below are not inlined: there they would lose address registers to the caller.
 template <int R, int NV>
-__attribute__((noinline)) void score_block(const float* rows, const float* panel, int64_t features, const float* scale, float* out,
-                                           int64_t out_stride) {
+__attribute__((noinline)) void score_block(const float* rows, const float* panel, int64_t features, const float* scale,
+                                           float* out, int64_t out_stride) {
   vf acc[R][NV] = {};
   for (int64_t d = 0; d < features; ++d) {
     vf b[NV];
@@ -115,8 +115,8 @@ inline void pack_features(const float* rows, int64_t count, int64_t features, fl
 }
 
 template <int C, int NV>
-__attribute__((noinline)) void accumulate_block(const float* packed, int64_t count, const float* weights, int64_t weight_stride,
-                             float* out) {
+__attribute__((noinline)) void accumulate_block(const float* packed, int64_t count, const float* weights,
+                                                int64_t weight_stride, float* out) {
   vf acc[C][NV] = {};
   for (int64_t j = 0; j < count; ++j) {
     vf w[NV];
@@ -158,8 +158,7 @@ inline void unpack_gradient(const float* out, const float* panel, const float* i
   if (normalize) {
     for (int v = 0; v < NV; ++v) {
       vf total{};
-      for (int64_t d = 0; d < features; ++d)
-        total += load(out + d * L + v * kWidth) * load(panel + d * L + v * kWidth);
+      for (int64_t d = 0; d < features; ++d) total += load(out + d * L + v * kWidth) * load(panel + d * L + v * kWidth);
       store(along + v * kWidth, total);
     }
     for (int lane = 0; lane < L; ++lane)

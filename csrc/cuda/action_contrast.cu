@@ -2,10 +2,9 @@
 //
 // Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
 // Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
-// 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost to
-// rounding.
-// Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the result's
-// columns and recomputes the similarities over all features.
+// 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost
+// to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
+// result's columns and recomputes the similarities over all features.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -177,28 +176,28 @@ int shared_of(const Plan& plan, bool bank) {
 template <class Math>
 int32_t run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
   return enqueue(bank ? bank_grad<Math> : student_grad<Math>, static_cast<unsigned>(blocks), kThreads,
-                shared_of<Math>(p.plan, bank), stream, p);
+                 shared_of<Math>(p.plan, bank), stream, p);
 }
 
 Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, bank ? 2 : 1, true); }
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
-#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                     \
-  FIELD(bool, for_bank)      /* in the bank's rows, else in the student's */                 \
-  FIELD(Tensor, student)     /* [G, N, padded D] prepared rows */                            \
-  FIELD(Tensor, teacher)     /* [G, N, padded D] */                                          \
-  FIELD(Tensor, bank)        /* [G, M, padded D] */                                          \
-  FIELD(Tensor, bank_scale)  /* [G, M padded to whole tiles] float32 */                      \
-  FIELD(Tensor, terms)       /* [G, N padded, 12] float32 of query_terms */                  \
-  FIELD(bool, tf32)          /* float32 rows have been rounded to it */                      \
-  FIELD(int64_t, span)       /* rows of a split of those that stream by */                   \
-  FIELD(double, student_temp)                                                                \
-  FIELD(double, teacher_temp)                                                                \
+#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                        \
+  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                    \
+  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                               \
+  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                             \
+  FIELD(Tensor, bank)       /* [G, M, padded D] */                                             \
+  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                         \
+  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                     \
+  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                         \
+  FIELD(int64_t, span)      /* rows of a split of those that stream by */                      \
+  FIELD(double, student_temp)                                                                  \
+  FIELD(double, teacher_temp)                                                                  \
   FIELD(double, student_slope) /* factors on the weights through either side's similarities */ \
-  FIELD(double, teacher_slope)                                                               \
-  FIELD(double, boost)       /* on all weights */                                            \
-  FIELD(Tensor, partial)     /* [num_splits, G, N or M, padded D] float32, the result */
+  FIELD(double, teacher_slope)                                                                 \
+  FIELD(double, boost)   /* on all weights */                                                  \
+  FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result */
 ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
 
 int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {

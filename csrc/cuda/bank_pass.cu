@@ -181,27 +181,27 @@ int32_t run(const Pass& p, unsigned blocks, void* stream) {
 
 Plan plan_of(int64_t pitch, bool distill) { return make_plan(pitch, distill ? 2 : 1, 1, false); }
 
-#define BANK_PASS_FIELDS(FIELD)                                                                         \
-  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                                     \
-  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                               \
-  FIELD(Tensor, teacher)       /* [G, N, padded D], or none: a selection alone */                       \
-  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                                     \
-  FIELD(Tensor, bank)          /* [G, M, padded D] */                                                   \
-  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                              \
-  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                               \
-  FIELD(int64_t, num_splits)   /* of the bank */                                                        \
-  FIELD(int64_t, span)         /* bank rows of a split */                                               \
-  FIELD(double, student_temp)                                                                           \
-  FIELD(double, teacher_temp)                                                                           \
-  FIELD(Tensor, query_labels)  /* [G, N] int64, or none */                                              \
-  FIELD(Tensor, bank_labels)   /* [G, M] int64, or none */                                              \
-  FIELD(int64_t, kept)         /* candidates of a split; 0: no selection */                             \
-  FIELD(int64_t, limit)        /* of what a clearing may leave in a buffer */                           \
-  FIELD(int64_t, quota)        /* this many candidates of every split are enough altogether */          \
-  FIELD(Tensor, buffer)        /* [blocks, 64, capacity] int64, or none */                              \
-  FIELD(Tensor, floors)        /* [G, N, num_splits] int32, all the lowest; or none */                  \
-  FIELD(Tensor, statistics)    /* [6, num_splits, G, N] float32, a result like the next; or none */     \
-  FIELD(Tensor, keys)          /* [G, N, num_splits kept] int64 */
+#define BANK_PASS_FIELDS(FIELD)                                                                    \
+  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                                \
+  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                          \
+  FIELD(Tensor, teacher)       /* [G, N, padded D], or none: a selection alone */                  \
+  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                                \
+  FIELD(Tensor, bank)          /* [G, M, padded D] */                                              \
+  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                         \
+  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                          \
+  FIELD(int64_t, num_splits)   /* of the bank */                                                   \
+  FIELD(int64_t, span)         /* bank rows of a split */                                          \
+  FIELD(double, student_temp)                                                                      \
+  FIELD(double, teacher_temp)                                                                      \
+  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                          \
+  FIELD(Tensor, bank_labels)  /* [G, M] int64, or none */                                          \
+  FIELD(int64_t, kept)        /* candidates of a split; 0: no selection */                         \
+  FIELD(int64_t, limit)       /* of what a clearing may leave in a buffer */                       \
+  FIELD(int64_t, quota)       /* this many candidates of every split are enough altogether */      \
+  FIELD(Tensor, buffer)       /* [blocks, 64, capacity] int64, or none */                          \
+  FIELD(Tensor, floors)       /* [G, N, num_splits] int32, all the lowest; or none */              \
+  FIELD(Tensor, statistics)   /* [6, num_splits, G, N] float32, a result like the next; or none */ \
+  FIELD(Tensor, keys)         /* [G, N, num_splits kept] int64 */
 ACTION_PARAMS(BankPassParams, BANK_PASS_FIELDS)
 
 int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
@@ -226,8 +226,7 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
   check.require(p.teacher.given() || p.kept > 0, "there must be a teacher, a selection, or both");
   const int64_t works = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
   int64_t blocks = works, capacity = 0;
-  if (p.teacher.given())
-    call.statistics = check.contiguous<float>(p.statistics, "statistics", {6, p.num_splits, g, n});
+  if (p.teacher.given()) call.statistics = check.contiguous<float>(p.statistics, "statistics", {6, p.num_splits, g, n});
   if (p.kept > 0) {
     blocks = check.size(p.buffer, "buffer", 0, 3);
     capacity = check.size(p.buffer, "buffer", 2, 3);

@@ -7,9 +7,8 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kPrepareRows, &kFinishGradient,   &kBankPass,              &kMergeSplits,
-    &kQueryTerms,  &kContrastGradient, &kOrderKeys,             &kSelectedQueryGradient,
-    &kInfoNce,     &kInfoNceGradient,  &kIndexedBankGradient,   &kRelationNegatives,
+    &kPrepareRows, &kFinishGradient,        &kBankPass, &kMergeSplits,     &kQueryTerms,          &kContrastGradient,
+    &kOrderKeys,   &kSelectedQueryGradient, &kInfoNce,  &kInfoNceGradient, &kIndexedBankGradient, &kRelationNegatives,
 };
 const Library library{sizeof(Tensor), sizeof(Launcher), launchers, sizeof launchers / sizeof *launchers, last_error};
 

@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(512) order(Order p) {
   }
 }
 
-#define ORDER_KEYS_FIELDS(FIELD)                                              \
+#define ORDER_KEYS_FIELDS(FIELD)                                               \
   FIELD(Tensor, keys)       /* [G, N, count] int64, at most 4096 of a query */ \
-  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */   \
+  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */    \
   FIELD(Tensor, index)      /* [G, N, k] int64 */
 ACTION_PARAMS(OrderKeysParams, ORDER_KEYS_FIELDS)
 
@@ -56,7 +56,10 @@ int32_t order_keys(const OrderKeysParams& p, void* stream) {
   while (size < count) size *= 2;
   const Order call{check.contiguous<int64_t>(p.keys, "keys", {g, n, count}),
                    check.contiguous<float>(p.similarity, "similarity", {g, n, k}),
-                   check.contiguous<int64_t>(p.index, "index", {g, n, k}), k, static_cast<int>(count), size};
+                   check.contiguous<int64_t>(p.index, "index", {g, n, k}),
+                   k,
+                   static_cast<int>(count),
+                   size};
   const int threads = size / 2 < 32 ? 32 : size / 2 > 512 ? 512 : size / 2;
   if (!check.passed()) return check.status();
   return enqueue(order, static_cast<unsigned>(g * n), threads, size * 8, stream, call);

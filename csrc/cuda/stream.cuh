@@ -49,9 +49,9 @@ inline const float* streamed_terms(Checks& check, const Tensor& x, const char* n
 
 /// Splits of `span` rows each have to cover all rows, begin at a tile, and none may be empty.
 inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_t rows) {
-  check.require(num_splits > 0 && span > 0 && span % kBlock == 0 && (num_splits - 1) * span < rows &&
-                    num_splits * span >= rows,
-                "num_splits of span rows must cover all rows in whole tiles, none of them empty");
+  check.require(
+      num_splits > 0 && span > 0 && span % kBlock == 0 && (num_splits - 1) * span < rows && num_splits * span >= rows,
+      "num_splits of span rows must cover all rows in whole tiles, none of them empty");
 }
 
 /// Shared memory of a block: tiles, two sets of terms, and what the kernel needs besides.
@@ -72,9 +72,7 @@ struct Stream {
   int out;  // first chunk of the columns that are summed up
 
   __device__ char* stage(int i) const { return shared_memory + (plan.left_tiles + i * plan.stage_tiles) * kTile; }
-  __device__ float* term_slot(int i) const {
-    return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS;
-  }
+  __device__ float* term_slot(int i) const { return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS; }
   /// The shared memory after the stream's.
   __device__ char* besides() const { return reinterpret_cast<char*>(term_slot(2)); }
 

@@ -75,19 +75,18 @@ struct Library {
 
 // The table is pure data: kernels are compiled once per instruction set, and the linker would take code that their
 // objects have in common from any one of them.
-#define ACTION_PARAMS(Struct, FIELDS)                   \
-  struct Struct {                                       \
-    FIELDS(ACTION_DECLARE_FIELD)                        \
-  };                                                    \
-  namespace fields_of_##Struct {                        \
-  using Self = Struct;                                  \
-  static constexpr Field fields[] = {FIELDS(ACTION_DESCRIBE_FIELD)}; \
+#define ACTION_PARAMS(Struct, FIELDS)                                  \
+  struct Struct {                                                      \
+    FIELDS(ACTION_DECLARE_FIELD)                                       \
+  };                                                                   \
+  namespace fields_of_##Struct {                                       \
+    using Self = Struct;                                               \
+    static constexpr Field fields[] = {FIELDS(ACTION_DESCRIBE_FIELD)}; \
   }
 
-#define ACTION_LAYOUT(Struct)                                            \
-  Layout {                                                               \
-    fields_of_##Struct::fields,                                          \
-        sizeof fields_of_##Struct::fields / sizeof *fields_of_##Struct::fields, sizeof(Struct) \
+#define ACTION_LAYOUT(Struct)                                                                                          \
+  Layout {                                                                                                             \
+    fields_of_##Struct::fields, sizeof fields_of_##Struct::fields / sizeof *fields_of_##Struct::fields, sizeof(Struct) \
   }
 
 }  // namespace action
