@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .dtypes import INTEGER
+from .dtypes import INTEGER, working_dtype
+from .unit_rows import unit
 
 # The fill level is the size of a tensor without elements, since torch.compile takes a module's integers to be constants
 # and sizes for variables. Sizes 0 and 1 are constants too, and equal sizes one variable: this much more is neither.
@@ -122,8 +123,7 @@ class MemoryBank(nn.Module):
         slots = (torch.arange(kept, dtype=torch.int64, device=self.features.device) + first) % self.capacity
         rows = rows.narrow(-2, pushed - kept, kept)
         if self.normalize:
-            wide = rows if rows.dtype == torch.float64 else rows.float()
-            rows = nn.functional.normalize(wide, dim=-1)
+            rows = unit(rows, True, working_dtype(rows))
         # Copies, since rows and labels may be views of what is written.
         self.features.index_copy_(-2, slots, rows.to(self.features.dtype, copy=True))
         if self.classes is not None and labels is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..backends import pinned
 from ..dtypes import working_dtype
+from ..unit_rows import unit
 from . import arguments, temperature
 from .registration import Gradients, call, keep, register, register_gradient
 from .shapes import banked, grouped, grouped_labels, like, nothing, reduce, ungrouped, zero
@@ -95,7 +96,7 @@ def contrast(
     divisor: Temperature = 1.0
     if temperature.varies(student_temp) or temperature.varies(teacher_temp):
         dtype = working_dtype(student, teacher, bank)
-        student, teacher, bank = (temperature.unit(x, normalize, dtype) for x in (student, teacher, bank))
+        student, teacher, bank = (unit(x, normalize, dtype) for x in (student, teacher, bank))
         student, student_temp, divisor = temperature.absorbed(student, student_temp, dtype)
         teacher, teacher_temp, _ = temperature.absorbed(teacher, teacher_temp, dtype)
         normalize = False

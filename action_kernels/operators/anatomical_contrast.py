@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..dtypes import working_dtype
+from ..unit_rows import unit
 from . import arguments, temperature
 from .registration import Gradients, call, keep, register, register_gradient
 from .shapes import banked, grouped, like, reduce, zero
@@ -66,7 +67,7 @@ def anatomical_contrast(
         return reduce(zero(query, positive, bank, temp=temp), reduction, query.dim())
     if temperature.varies(temp):
         dtype = working_dtype(query, positive, bank)
-        query, positive, bank = (temperature.unit(x, normalize, dtype) for x in (query, positive, bank))
+        query, positive, bank = (unit(x, normalize, dtype) for x in (query, positive, bank))
         query, temp, _ = temperature.absorbed(query, temp, dtype)
         normalize = False
     rows = grouped(query, positive, bank)

@@ -19,7 +19,6 @@ from . import transforms
 Temperature = float | Tensor
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**126  # beyond them the reciprocal is no normal float32
-_SMALLEST_NORM = 1e-12  # as in the kernels
 
 
 def checked(name: str, value: Temperature, rows: Tensor, learnable: bool = True) -> Temperature:
@@ -98,16 +97,6 @@ def scalar(value: Temperature, dtype: torch.dtype) -> Temperature:
         return value
     value = value.reshape(()).to(dtype)
     return torch.where((value >= SMALLEST) & (value <= LARGEST), value, torch.nan)
-
-
-def unit(x: Tensor, normalize: bool, dtype: torch.dtype) -> Tensor:
-    """Rows of ``dtype`` at unit length, or as they are, as the kernels would take them."""
-    x = x.to(dtype)
-    if not normalize:
-        return x
-    # In float64: the squares of huge elements overflow float32.
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    return x / norm.to(dtype).clamp_min(_SMALLEST_NORM)
 
 
 def absorbed(rows: Tensor, temp: Temperature, dtype: torch.dtype) -> tuple[Tensor, Temperature, Temperature]:

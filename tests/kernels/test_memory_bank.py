@@ -183,3 +183,12 @@ def test_errors_name_the_argument() -> None:
         with pytest.raises(ValueError, match=match):
             bank.push(rows, labels)
         assert len(bank) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e30])
+def test_rows_of_any_length_are_stored_at_unit_length(scale: float) -> None:
+    rows = torch.randn(3, 8)
+    bank = MemoryBank(4, 8)
+    bank.push(rows * scale)
+    expected = torch.nn.functional.normalize(rows, dim=-1) if scale > 1 else rows * scale / 1e-12
+    torch.testing.assert_close(bank.rows, expected)

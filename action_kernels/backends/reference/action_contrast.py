@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...dtypes import working_dtype
+from ...unit_rows import unit
 from ..interface import ContrastResult
-from .rows import raw_gradient, rows
+from .rows import raw_gradient
 from .selection import largest
 from .softmax import log_probability, log_softmax
 
@@ -24,10 +25,10 @@ def action_contrast(
     with_student_grad: bool,
 ) -> ContrastResult:
     dtype = working_dtype(student, teacher, bank)
-    bank_rows = rows(bank, normalize, dtype)
-    student_similarity = rows(student, normalize, dtype) @ bank_rows.mT
+    bank_rows = unit(bank, normalize, dtype)
+    student_similarity = unit(student, normalize, dtype) @ bank_rows.mT
     student_logits = student_similarity / student_temp
-    teacher_logits = rows(teacher, normalize, dtype) @ bank_rows.mT / teacher_temp
+    teacher_logits = unit(teacher, normalize, dtype) @ bank_rows.mT / teacher_temp
     log_ps, student_lse = log_softmax(student_logits)
     log_pt, teacher_lse = log_softmax(teacher_logits)
     kl = (log_pt.exp() * (log_pt - log_ps)).sum(-1)
@@ -55,9 +56,9 @@ def action_contrast_bank_gradient(
     normalize: bool,
 ) -> Tensor:
     dtype = working_dtype(student, teacher, bank)
-    bank_rows = rows(bank, normalize, dtype)
-    student_rows = rows(student, normalize, dtype)
-    teacher_rows = rows(teacher, normalize, dtype)
+    bank_rows = unit(bank, normalize, dtype)
+    student_rows = unit(student, normalize, dtype)
+    teacher_rows = unit(teacher, normalize, dtype)
     student_logits = student_rows @ bank_rows.mT / student_temp
     teacher_logits = teacher_rows @ bank_rows.mT / teacher_temp
     ps = log_probability(student_logits, student_lse).exp()

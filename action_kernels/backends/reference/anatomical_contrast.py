@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ...dtypes import working_dtype
+from ...unit_rows import unit
 from . import selection
-from .rows import raw_gradient, rows, without_nan
+from .rows import raw_gradient, without_nan
 from .softmax import log_probability, log_softmax
 
 
@@ -15,9 +16,9 @@ def _contrast_logits(
     query: Tensor, positive: Tensor, bank: Tensor, temp: float, normalize: bool
 ) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(query, positive, bank)
-    query_rows = rows(query, normalize, dtype)
-    positive_logit = (query_rows * rows(positive, normalize, dtype)).sum(-1) / temp
-    return positive_logit, query_rows @ rows(bank, normalize, dtype).mT / temp
+    query_rows = unit(query, normalize, dtype)
+    positive_logit = (query_rows * unit(positive, normalize, dtype)).sum(-1) / temp
+    return positive_logit, query_rows @ unit(bank, normalize, dtype).mT / temp
 
 
 def anatomical_contrast(
@@ -58,11 +59,11 @@ def anatomical_contrast_gradient(
 
     query_grad, positive_grad, bank_grad = (slope.new_empty(0, dtype=slope.dtype) for _ in range(3))
     if with_query_grad:
-        toward_positive = positive_weight * rows(positive, normalize, weight.dtype)
-        grad = toward_positive + weight @ without_nan(rows(bank, normalize, weight.dtype))
+        toward_positive = positive_weight * unit(positive, normalize, weight.dtype)
+        grad = toward_positive + weight @ without_nan(unit(bank, normalize, weight.dtype))
         query_grad = raw_gradient(grad, query, normalize)
     if with_positive_grad:
-        grad = positive_weight * rows(query, normalize, weight.dtype)
+        grad = positive_weight * unit(query, normalize, weight.dtype)
         positive_grad = raw_gradient(grad, positive, normalize)
     if with_bank_grad:
         bank_grad = selection.bank_gradient(weight, query, bank, normalize)

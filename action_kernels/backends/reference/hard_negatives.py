@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...dtypes import working_dtype
+from ...unit_rows import unit
 from . import selection
-from .rows import rows
 
 
 def hard_negatives(
@@ -18,7 +18,7 @@ def hard_negatives(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(query, bank)
-    similarity = rows(query, normalize, dtype) @ rows(bank, normalize, dtype).mT
+    similarity = unit(query, normalize, dtype) @ unit(bank, normalize, dtype).mT
     return selection.largest(similarity, k, query_labels, bank_labels)
 
 

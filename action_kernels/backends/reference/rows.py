@@ -1,34 +1,22 @@
-"""Rows at unit length, and the gradient through it."""
+"""The gradient through unit length, and rows that must not spread a NaN."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_SMALLEST_NORM = 1e-12
-
-
-def rows(x: Tensor, normalize: bool, dtype: torch.dtype) -> Tensor:
-    """The rows that enter the products: ``x`` itself or x / max(|x|, 1e-12)."""
-    x = x.to(dtype)
-    return x / norm(x) if normalize else x
-
-
-def norm(x: Tensor) -> Tensor:
-    # In float64: the squares of huge elements overflow float32.
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    return length.to(x.dtype).clamp_min(_SMALLEST_NORM)
+from ...unit_rows import SMALLEST_NORM, norm
 
 
 def raw_gradient(grad: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    """Gradient in the raw rows ``x`` from that in the rows of :func:`rows`: (g - u <u, g>) / |x|."""
+    """Gradient in the raw rows ``x`` from that in their unit rows u: (g - u <u, g>) / |x|."""
     if not normalize:
         return grad
     x = x.to(grad.dtype)
     length = norm(x)
     unit = x / length
     radial = unit * (unit * grad).sum(-1, keepdim=True)
-    return (grad - torch.where(length > _SMALLEST_NORM, radial, 0.0)) / length  # a clamped norm is a constant
+    return (grad - torch.where(length > SMALLEST_NORM, radial, 0.0)) / length  # a clamped norm is a constant
 
 
 def without_nan(rows: Tensor) -> Tensor:

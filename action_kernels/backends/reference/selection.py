@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rows import raw_gradient, rows, without_nan
+from ...unit_rows import unit
+from .rows import raw_gradient, without_nan
 
 
 def largest(
@@ -38,9 +39,9 @@ def scatter(values: Tensor, index: Tensor, columns: int) -> Tensor:
 
 def query_gradient(weight: Tensor, query: Tensor, bank: Tensor, normalize: bool) -> Tensor:
     """Gradient in the raw queries of sum(weight * similarity)."""
-    return raw_gradient(weight @ without_nan(rows(bank, normalize, weight.dtype)), query, normalize)
+    return raw_gradient(weight @ without_nan(unit(bank, normalize, weight.dtype)), query, normalize)
 
 
 def bank_gradient(weight: Tensor, query: Tensor, bank: Tensor, normalize: bool) -> Tensor:
     """Gradient in the raw bank rows of sum(weight * similarity)."""
-    return raw_gradient(weight.mT @ without_nan(rows(query, normalize, weight.dtype)), bank, normalize)
+    return raw_gradient(weight.mT @ without_nan(unit(query, normalize, weight.dtype)), bank, normalize)
