@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 EMPTY = -(2**63)  # key of no candidate
+
+
+class Statistics(NamedTuple):
+    """Of every query, [G, N]: the fields of this name in :class:`~.interface.ContrastResult`."""
+
+    kl: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+
+    @classmethod
+    def empty(cls, groups: int, queries: int, device: torch.device) -> Statistics:
+        """Memory for them."""
+        kl = torch.empty((groups, queries), dtype=torch.float32, device=device)
+        return cls(kl, *(torch.empty_like(kl, dtype=torch.float64) for _ in range(3)))
 
 
 def splits(processors: int, blocks: int, length: int, block: int) -> tuple[int, int]:
@@ -41,6 +58,11 @@ def product_dtype(*tensors: Tensor) -> torch.dtype:
 def boost(normalize: bool) -> float:
     """Factor on weights: scales of unit rows are 1/256 to 1/128; float16 has its finest numbers around 1 to 1000."""
     return 2.0**16 if normalize else 1.0
+
+
+def largest_finite(x: Tensor) -> Tensor:
+    """The largest element [] of a tensor without negative ones; a NaN or an infinity does not measure the others."""
+    return x.nan_to_num(0.0, 0.0, 0.0).amax()
 
 
 def sorted_entries(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..gpu import boost, splits
+from ..gpu import boost, largest_finite, splits
 from ..interface import ContrastResult
 from .bank_pass import bank_pass, merge_splits
 from .library import bind, processors
@@ -125,8 +125,7 @@ def _terms(
     device = student_lse.device
     terms = torch.empty((*student.scale.shape, _TERMS), dtype=torch.float32, device=device)
     factor = torch.empty(1, dtype=torch.float32, device=device)
-    # A NaN must stay in its own group, so it does not set the scale of the others.
-    largest = None if grad_kl is None else grad_kl.abs().nan_to_num(0.0, 0.0, 0.0).amax()
+    largest = None if grad_kl is None else largest_finite(grad_kl.abs())
     _query_terms(
         QueryTermsParams(
             student_scale=student.scale,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..gpu import Statistics
 from .library import bind, processors
 from .plan import TILE, plan
 from .rows import Rows
@@ -109,29 +110,20 @@ def bank_pass(
     return statistics, keys
 
 
-class Statistics(NamedTuple):
-    """Of every query, [G, N]: the fields of this name in :class:`~action_kernels.backends.interface.ContrastResult`."""
-
-    kl: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
-
-
 def merge_splits(statistics: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
     """The splits' sums [6, num_splits, G, N] together."""
-    kl = torch.empty(statistics.shape[2:], dtype=torch.float32, device=statistics.device)
-    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
+    _, _, groups, queries = statistics.shape
+    merged = Statistics.empty(groups, queries, statistics.device)
     _merge_splits(
         MergeSplitsParams(
             statistics=statistics,
             student_temp=student_temp,
             teacher_temp=teacher_temp,
-            kl=kl,
-            logit_gap=logit_gap,
-            student_lse=student_lse,
-            teacher_lse=teacher_lse,
+            kl=merged.kl,
+            logit_gap=merged.logit_gap,
+            student_lse=merged.student_lse,
+            teacher_lse=merged.teacher_lse,
         ),
         statistics,
     )
-    return Statistics(kl, logit_gap, student_lse, teacher_lse)
+    return merged

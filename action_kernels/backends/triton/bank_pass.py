@@ -13,12 +13,12 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import EMPTY, splits
+from ..gpu import EMPTY, Statistics, splits
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products
 from .rows import Rows
 from .selection import LOWEST, append, buffer_shape, clear
-from .statistics import Statistics, merge
+from .statistics import merge
 from .tiles import Tile
 
 LINES = 128  # queries with a selection buffer, per multiprocessor: more programs would hardly be resident

@@ -7,27 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import Statistics, largest_finite
 from .launch import INTERPRETED, LOG2E, kernel, on_device
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(math.log(2))
 _BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
-
-
-class Statistics(NamedTuple):
-    """Of every query, [G, N]: the fields of this name in :class:`~action_kernels.backends.interface.ContrastResult`."""
-
-    kl: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
 
 
 @kernel
@@ -137,22 +128,19 @@ def _terms(
 def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
     """From the sums of the bank's splits [6, num_splits, G, N]."""
     _, num_splits, groups, queries = sums.shape
-    kl = sums.new_empty((groups, queries), dtype=torch.float32)
-    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
+    total = groups * queries
+    merged = Statistics.empty(groups, queries, sums.device)
     with on_device(sums):
-        _merge[(-(-kl.numel() // _BLOCK),)](
+        _merge[(-(-total // _BLOCK),)](
             sums,
-            kl,
-            logit_gap,
-            student_lse,
-            teacher_lse,
+            *merged,
             num_splits,
-            kl.numel(),
+            total,
             *_reciprocal(student_temp),
             *_reciprocal(teacher_temp),
             BLOCK=_BLOCK,
         )
-    return Statistics(kl, logit_gap, student_lse, teacher_lse)
+    return merged
 
 
 def terms(
@@ -177,9 +165,8 @@ def terms(
     if grad_kl is not None and logit_gap is not None:
         upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        # A NaN must stay in its own group, so it does not set the scale of the others.
         kl = (logit_gap - teacher_lse + student_lse).float()
-        largest = (grad_kl.abs() * (1.0 + kl)).nan_to_num(0.0, 0.0, 0.0).amax()
+        largest = largest_finite(grad_kl.abs() * (1.0 + kl))
         grad_kl, logit_gap = grad_kl.contiguous(), logit_gap.contiguous()
     total = student_lse.numel()
     with on_device(student_lse):
