@@ -8,13 +8,11 @@ namespace action::ACTION_ISA {
 
 int32_t action_contrast(const ActionContrastParams& p) {
   Checks check(Device::cpu, p.student);
-  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
-  const int64_t d = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const Shape shape = check.shape(p.student, "student", p.bank);
+  const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  check.rows(p.student, "student", {g, n, d});
   check.rows(p.teacher, "teacher", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
-  BankPass pass{{g, n, m, d}, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp, k};
+  BankPass pass{shape, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp, k};
   if (p.query_labels.given() || p.bank_labels.given()) {
     pass.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});

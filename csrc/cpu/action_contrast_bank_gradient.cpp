@@ -159,13 +159,11 @@ class BankGradientPass {
 
 int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p) {
   Checks check(Device::cpu, p.student);
-  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
-  const int64_t d = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  check.rows(p.student, "student", {g, n, d});
+  const Shape shape = check.shape(p.student, "student", p.bank);
+  const auto [g, n, m, d] = shape;
   check.rows(p.teacher, "teacher", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
-  BankGradient call{{g, n, m, d}, p.student, p.teacher, p.bank,  p.student_temp, p.teacher_temp,
-                    p.normalize,  nullptr,   nullptr,   nullptr, nullptr,        nullptr};
+  BankGradient call{shape,       p.student, p.teacher, p.bank,  p.student_temp, p.teacher_temp,
+                    p.normalize, nullptr,   nullptr,   nullptr, nullptr,        nullptr};
   call.grad_kl = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
   call.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
   call.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
@@ -174,7 +172,7 @@ int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p)
   if (!check.passed()) return check.status();
   const Resources resources{static_cast<int>(p.threads), p.scratch_bytes};
   run(p.threads, [&] {
-    if (m <= kWidth)
+    if (shape.rows <= kWidth)
       BankGradientPass<1>(call, resources).run();
     else
       BankGradientPass<2>(call, resources).run();

@@ -79,13 +79,11 @@ void info_nce(const InfoNce& a, int wanted_threads) {
 
 int32_t anatomical_contrast(const AnatomicalContrastParams& p) {
   Checks check(Device::cpu, p.query);
-  const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
-  const int64_t d = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  check.rows(p.query, "query", {g, n, d});
   check.rows(p.positive, "positive", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
-  InfoNce call{{g, n, m, d}, p.query, p.positive, p.bank, k, p.temp, p.normalize, nullptr, nullptr, nullptr};
+  InfoNce call{shape, p.query, p.positive, p.bank, k, p.temp, p.normalize, nullptr, nullptr, nullptr};
   call.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
   call.loss = check.contiguous<float>(p.loss, "loss", {g, n});
   call.lse = check.contiguous<double>(p.lse, "lse", {g, n});
@@ -95,13 +93,11 @@ int32_t anatomical_contrast(const AnatomicalContrastParams& p) {
 
 int32_t anatomical_contrast_gradient(const AnatomicalContrastGradientParams& p) {
   Checks check(Device::cpu, p.query);
-  const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
-  const int64_t d = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  check.rows(p.query, "query", {g, n, d});
   check.rows(p.positive, "positive", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
-  IndexedGradient pass{{g, n, m, d}, p.query, p.positive, p.bank, p.normalize, k};
+  IndexedGradient pass{shape, p.query, p.positive, p.bank, p.normalize, k};
   pass.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
   pass.grad_loss = check.contiguous<float>(p.grad_loss, "grad_loss", {g, n});
   pass.lse = check.contiguous<double>(p.lse, "lse", {g, n});

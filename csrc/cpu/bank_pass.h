@@ -1,6 +1,7 @@
 // The sweep over a bank that action_contrast and hard_negatives share.
 #pragma once
 
+#include "../params/checks.h"
 #include "parallel.h"
 #include "simd.h"
 #include "variant.h"

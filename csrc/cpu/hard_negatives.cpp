@@ -9,14 +9,12 @@ namespace action::ACTION_ISA {
 
 int32_t hard_negatives(const HardNegativesParams& p) {
   Checks check(Device::cpu, p.query);
-  const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
-  const int64_t d = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  check.rows(p.query, "query", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
   Tensor none{};
   none.dims = Tensor::kNone;
-  BankPass pass{{g, n, m, d}, p.query, none, p.bank, p.normalize, 1.0, 1.0, k};
+  BankPass pass{shape, p.query, none, p.bank, p.normalize, 1.0, 1.0, k};
   if (p.query_labels.given() || p.bank_labels.given()) {
     pass.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
@@ -29,12 +27,10 @@ int32_t hard_negatives(const HardNegativesParams& p) {
 
 int32_t hard_negatives_gradient(const HardNegativesGradientParams& p) {
   Checks check(Device::cpu, p.query);
-  const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
-  const int64_t d = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  check.rows(p.query, "query", {g, n, d});
-  check.rows(p.bank, "bank", {g, m, d});
-  IndexedGradient pass{{g, n, m, d}, p.query, {}, p.bank, p.normalize, k};
+  IndexedGradient pass{shape, p.query, {}, p.bank, p.normalize, k};
   pass.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
   pass.grad_similarity = check.contiguous<float>(p.grad_similarity, "grad_similarity", {g, n, k});
   pass.query_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, d});

@@ -1,6 +1,7 @@
 // Similarities of queries with the bank rows that an index names, and their gradients.
 #pragma once
 
+#include "../params/checks.h"
 #include "parallel.h"
 #include "rows.h"
 #include "variant.h"

@@ -25,8 +25,4 @@ struct Resources {
   int64_t scratch_bytes = 0;
 };
 
-struct Shape {
-  int64_t groups, queries, rows, features;
-};
-
 }  // namespace action

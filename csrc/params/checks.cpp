@@ -79,6 +79,14 @@ void Checks::rows(const Tensor& x, const char* name, Sizes sizes) {
   if (!floating || !shaped(x, sizes) || !placed(x)) refuse(x, name, "float32, float16 or bfloat16", sizes);
 }
 
+Shape Checks::shape(const Tensor& query, const char* name, const Tensor& bank) {
+  const int64_t g = size(query, name, 0, 3), n = size(query, name, 1, 3), d = size(query, name, 2, 3);
+  const int64_t m = size(bank, "bank", 1, 3);
+  rows(query, name, {g, n, d});
+  rows(bank, "bank", {g, m, d});
+  return {g, n, m, d};
+}
+
 void* Checks::contiguous(const Tensor& x, const char* name, Dtype dtype, Sizes sizes) {
   if (x.dtype == dtype && shaped(x, sizes) && dense(x) && placed(x)) return x.data;
   char expected[32];

@@ -39,6 +39,11 @@ struct DtypeOf<int32_t> {
 
 using Sizes = std::initializer_list<int64_t>;
 
+// Of queries [G, N, D] and a bank [G, M, D].
+struct Shape {
+  int64_t groups, queries, rows, features;
+};
+
 // Checks a launcher's tensors and keeps the first fault. A kernel runs only if all have passed.
 class Checks {
  public:
@@ -53,6 +58,9 @@ class Checks {
 
   // Rows [G, N, D] of float32, float16 or bfloat16 to read, with any strides.
   void rows(const Tensor& x, const char* name, Sizes sizes);
+
+  // The sizes of queries and a bank, both rows to read that fit each other.
+  Shape shape(const Tensor& query, const char* name, const Tensor& bank);
 
   // The address of contiguous elements of this dtype and these sizes.
   void* contiguous(const Tensor& x, const char* name, Dtype dtype, Sizes sizes);
