@@ -13,8 +13,6 @@
 namespace action {
 namespace {
 
-constexpr double kLog2e = 1.4426950408889634;
-
 struct Gradient {
   Plan plan;
   const char* student;  // [G, N, pitch bytes]

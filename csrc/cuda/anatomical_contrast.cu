@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(32 * kWarps) info_nce(InfoNce p) {
   const int64_t group = line / p.in.queries;
   const int lane = threadIdx.x % 32;
   const float* query = p.in.query.data + line * p.in.width;
-  const float scale = p.in.query.scale[line], factor = p.inverse_temp * 1.44269504088896340736f;
+  const float scale = p.in.query.scale[line], factor = p.inverse_temp * static_cast<float>(kLog2e);
   const float own = own_similarity(p, line);
   const int64_t* index = p.in.index + line * p.in.k;
   float top = own, total = lane == 0 ? 1.0f : 0.0f;  // the positive counts once
@@ -72,10 +72,10 @@ __global__ void __launch_bounds__(32 * kWarps, 4) info_nce_grad(InfoNce p) {
   const int64_t group = line / in.queries, entries = line * in.k;
   const int lane = threadIdx.x % 32;
   const float* query = in.query.data + line * in.width;
-  const float scale = in.query.scale[line], factor = p.inverse_temp * 1.44269504088896340736f;
+  const float scale = in.query.scale[line], factor = p.inverse_temp * static_cast<float>(kLog2e);
   const float slope = p.grad_loss[line] * p.inverse_temp;
   const float center = static_cast<float>(p.lse[line] * p.temp);
-  const float rest = static_cast<float>((p.lse[line] - static_cast<double>(center) * p.inverse) * 1.4426950408889634);
+  const float rest = static_cast<float>((p.lse[line] - static_cast<double>(center) * p.inverse) * kLog2e);
   float total = 0.0f;
   float* sums = p.query_grad ? p.query_grad + line * in.features : nullptr;
   if (sums) {
@@ -150,9 +150,7 @@ int32_t info_nce_launcher(const InfoNceParams& p, void* stream) {
   const int64_t n = call.in.queries, g = n ? call.in.total / n : 0;
   call.loss = check.contiguous<float>(p.loss, "loss", {g, n});
   if (!check.passed()) return check.status();
-  auto* kernel = p.bank.dtype == Dtype::float16    ? info_nce<__half>
-                 : p.bank.dtype == Dtype::bfloat16 ? info_nce<__nv_bfloat16>
-                                                   : info_nce<float>;
+  auto* kernel = of_dtype(p.bank.dtype, info_nce<float>, info_nce<__half>, info_nce<__nv_bfloat16>);
   return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
 }
 
@@ -174,9 +172,7 @@ int32_t info_nce_gradient(const InfoNceGradientParams& p, void* stream) {
   call.query_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, call.in.features});
   call.positive_grad = check.optional<float>(p.positive_grad, "positive_grad", {g, n, call.in.features});
   if (!check.passed()) return check.status();
-  auto* kernel = p.bank.dtype == Dtype::float16    ? info_nce_grad<__half>
-                 : p.bank.dtype == Dtype::bfloat16 ? info_nce_grad<__nv_bfloat16>
-                                                   : info_nce_grad<float>;
+  auto* kernel = of_dtype(p.bank.dtype, info_nce_grad<float>, info_nce_grad<__half>, info_nce_grad<__nv_bfloat16>);
   return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
 }
 

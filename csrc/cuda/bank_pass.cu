@@ -12,8 +12,6 @@
 namespace action {
 namespace {
 
-constexpr double kLog2e = 1.4426950408889634;
-
 struct Side {
   const char* data;    // [G, rows, pitch bytes]
   const float* scale;  // [G, rows padded to whole tiles]

@@ -52,9 +52,7 @@ int32_t selected_query_gradient(const SelectedQueryGradientParams& p, void* stre
   call.weights = check.contiguous<float>(p.weights, "weights", {g, n, call.in.k});
   call.query_grad = check.contiguous<float>(p.query_grad, "query_grad", {g, n, call.in.features});
   if (!check.passed()) return check.status();
-  auto* kernel = p.bank.dtype == Dtype::float16    ? query_grad<__half>
-                 : p.bank.dtype == Dtype::bfloat16 ? query_grad<__nv_bfloat16>
-                                                   : query_grad<float>;
+  auto* kernel = of_dtype(p.bank.dtype, query_grad<float>, query_grad<__half>, query_grad<__nv_bfloat16>);
   return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
 }
 

@@ -116,9 +116,8 @@ int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) 
                           static_cast<int>(width),
                           p.normalize};
   if (!check.passed()) return check.status();
-  auto* kernel = p.bank.dtype == Dtype::float16    ? indexed_bank_grad<__half>
-                 : p.bank.dtype == Dtype::bfloat16 ? indexed_bank_grad<__nv_bfloat16>
-                                                   : indexed_bank_grad<float>;
+  auto* kernel =
+      of_dtype(p.bank.dtype, indexed_bank_grad<float>, indexed_bank_grad<__half>, indexed_bank_grad<__nv_bfloat16>);
   return enqueue(kernel, static_cast<unsigned>(call.total), 32 * kWarps, 32 * kWarps * sizeof(float4), stream, call);
 }
 

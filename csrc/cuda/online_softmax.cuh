@@ -7,6 +7,8 @@
 
 namespace action {
 
+constexpr double kLog2e = 1.4426950408889634;  // exponentials are taken to the base 2
+
 constexpr int kTerms = 12;  // floats per query from which a gradient takes its probabilities, the last three unused
 
 constexpr float kLowest = -3.402823466e38f;  // similarities of bank rows that do not exist

@@ -165,9 +165,7 @@ int32_t finish_gradient(const FinishGradientParams& p, void* stream) {
                     static_cast<float>(p.constant),
                     p.normalize};
   if (!check.passed()) return check.status();
-  auto* kernel = p.x.dtype == Dtype::float16    ? finish<__half>
-                 : p.x.dtype == Dtype::bfloat16 ? finish<__nv_bfloat16>
-                                                : finish<float>;
+  auto* kernel = of_dtype(p.x.dtype, finish<float>, finish<__half>, finish<__nv_bfloat16>);
   return enqueue(kernel, blocks(call.total), 32 * kRowsPerBlock, 0, stream, call);
 }
 

@@ -21,6 +21,12 @@ struct Matrix {
   int64_t stride_g, stride_n, stride_d;
 };
 
+/// The kernel for rows of a dtype that has been checked.
+template <class Kernel>
+Kernel* of_dtype(Dtype dtype, Kernel* float32, Kernel* float16, Kernel* bfloat16) {
+  return dtype == Dtype::float16 ? float16 : dtype == Dtype::bfloat16 ? bfloat16 : float32;
+}
+
 inline Matrix matrix_of(const Tensor& x) { return {x.data, x.strides[0], x.strides[1], x.strides[2]}; }
 
 __device__ inline float as_float(float x) { return x; }

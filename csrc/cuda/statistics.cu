@@ -7,7 +7,6 @@ namespace action {
 namespace {
 
 constexpr int kBlockThreads = 128;
-constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
 struct Merge {
@@ -23,8 +22,8 @@ struct Merge {
 __global__ void __launch_bounds__(kBlockThreads) merge(Merge p) {
   const int64_t row = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
   if (row >= p.total) return;
-  const float s_factor = static_cast<float>(1.4426950408889634 / p.student_temp);
-  const float t_factor = static_cast<float>(1.4426950408889634 / p.teacher_temp);
+  const float s_factor = static_cast<float>(kLog2e / p.student_temp);
+  const float t_factor = static_cast<float>(kLog2e / p.teacher_temp);
   const int64_t step = p.num_splits * p.total;
   Divergence all;
   for (int64_t split = 0; split < p.num_splits; ++split) {
@@ -64,7 +63,7 @@ struct Terms {
 /// log-sum-exp is rounded.
 __device__ void center(double lse, double temp, float& middle, float& rest) {
   middle = static_cast<float>(lse * temp);
-  rest = static_cast<float>((lse - static_cast<double>(middle) / temp) * 1.4426950408889634);
+  rest = static_cast<float>((lse - static_cast<double>(middle) / temp) * kLog2e);
 }
 
 __global__ void __launch_bounds__(kBlockThreads) terms(Terms p) {
