@@ -108,7 +108,7 @@ class Step:
         self.learner = make_learner(config, CLASSES)
         self.stage = self.learner.stages[AnatomicalContrast.name]
         bank = self.stage.pixel_bank
-        bank.push(torch.randn(bank.capacity, bank.dim), torch.randint(CLASSES, (bank.capacity,)))
+        bank.push(F.normalize(torch.randn(bank.capacity, bank.dim)), torch.randint(CLASSES, (bank.capacity,)))
         self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
         if plain:
             plain_stage = GatheredContrast(StageParts(config, CLASSES, self.stage.augmentation, earlier={}))

@@ -38,7 +38,7 @@ class AnatomicalContrast(Stage):
         self.iterations = self._config.iterations
         model = parts.config.model
         self.representation = StudentTeacher(RepresentationHead(model.channels[::-1], model.embedding))
-        self.pixel_bank = MemoryBank(self._config.pixel_bank, model.embedding, labeled=True)
+        self.pixel_bank = MemoryBank(self._config.pixel_bank, model.embedding, labeled=True, normalize=False)
         self.class_shares = ClassShares(parts.classes, parts.config.optimizer.teacher_momentum)
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class AnatomicalContrast(Stage):
             keys, key_labels = sample_pixels(key_class, classes, config.keys, generator)
             key_rows = F.normalize(self.representation.teacher(teacher.features, keys), dim=1)
         push = Push(self.pixel_bank, key_rows, key_labels)
-        query = self.representation.student(student.features, queries)
+        query = F.normalize(self.representation.student(student.features, queries), dim=1)
 
         # A class takes part when the batch has keys of it: their mean is its positive.
         membership = F.one_hot(key_labels, classes).to(key_rows.dtype)  # [P, C]
@@ -160,7 +160,12 @@ class AnatomicalContrast(Stage):
             bank, bank_labels = self.pixel_bank.rows, self.pixel_bank.labels
         if config.selection == "hardest":
             _, index = hard_negatives(
-                query.detach(), bank, config.negatives_per_query, query_labels=query_labels, bank_labels=bank_labels
+                query.detach(),
+                bank,
+                config.negatives_per_query,
+                query_labels=query_labels,
+                bank_labels=bank_labels,
+                normalize=False,
             )
         else:
             relation = (positives @ positives.T / config.temp).exp() * present  # [C, C]
@@ -173,8 +178,11 @@ class AnatomicalContrast(Stage):
         return (loss * weight[query_labels]).sum(), push
 
     def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
-        """Loss [Q] of every query against its positive [Q, dim] and the bank rows that its index [Q, k] names."""
-        return anatomical_contrast(query, positive, bank, index, temp=temp, reduction="none")
+        """Loss [Q] of every query against its positive [Q, dim] and the bank rows that its index [Q, k] names.
+
+        All rows are unit rows.
+        """
+        return anatomical_contrast(query, positive, bank, index, temp=temp, normalize=False, reduction="none")
 
 
 def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:

@@ -29,7 +29,7 @@ class GlobalDistillation(Stage):
         model = parts.config.model
         self.head = StudentTeacher(GlobalHead(model.channels[-1], model.embedding))
         self.predictor = mlp(model.embedding, model.embedding, model.embedding)  # the student's alone
-        self.bank = MemoryBank(self._config.bank, model.embedding)
+        self.bank = MemoryBank(self._config.bank, model.embedding, normalize=False)
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)

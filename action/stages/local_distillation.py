@@ -36,7 +36,7 @@ class LocalDistillation(Stage):
         model = config.model
         head = LocalHead(parts.classes, model.window, model.stride, model.pooled)
         self.head = StudentTeacher(head)
-        self.bank = MemoryBank(self._config.bank, head.dim, groups=head.positions(config.input.size))
+        self.bank = MemoryBank(self._config.bank, head.dim, groups=head.positions(config.input.size), normalize=False)
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)

@@ -24,7 +24,7 @@ struct Gradient {
   int64_t queries, queries_padded, rows, rows_padded;
   int64_t num_splits, span, groups;  // splits of the rows that stream by
   int features, outs;                // columns of `partial`; blocks that divide them up
-  float student_factor, teacher_factor, student_slope, teacher_slope, boost;
+  float student_factor, teacher_factor, student_grad_scale, teacher_grad_scale, boost;
 };
 
 /// What a query's probabilities need.
@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
       const Terms& x = reinterpret_cast<const Terms*>(terms)[Block::column(c)];
       const bool inside = Block::column(c) < rows;
       const float grad = x.grad * p.boost;
-      const float s_slope = grad * x.s_scale * p.student_slope, t_slope = grad * x.t_scale * p.teacher_slope;
+      const float s_factor = grad * x.s_scale * p.student_grad_scale,
+                  t_factor = grad * x.t_scale * p.teacher_grad_scale;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float score = similarity(s.at(r, c), x.s_scale, b_scale[r]);
@@ -153,8 +154,8 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
         // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. A weight of zero makes the
         // term zero: at the smallest temperatures its logit may be infinite.
         const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
-        s.at(r, c) = inside ? s_slope * (p_s - p_t) : 0.0f;
-        t.at(r, c) = inside && p_t != 0.0f ? t_slope * (p_t * beyond) : 0.0f;
+        s.at(r, c) = inside ? s_factor * (p_s - p_t) : 0.0f;
+        t.at(r, c) = inside && p_t != 0.0f ? t_factor * (p_t * beyond) : 0.0f;
       }
     }
   };
@@ -181,20 +182,20 @@ Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, b
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
-#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                        \
-  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                    \
-  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                               \
-  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                             \
-  FIELD(Tensor, bank)       /* [G, M, padded D] */                                             \
-  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                         \
-  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                     \
-  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                         \
-  FIELD(int64_t, span)      /* rows of a split of those that stream by */                      \
-  FIELD(double, student_temp)                                                                  \
-  FIELD(double, teacher_temp)                                                                  \
-  FIELD(double, student_slope) /* factors on the weights through either side's similarities */ \
-  FIELD(double, teacher_slope)                                                                 \
-  FIELD(double, boost)   /* on all weights */                                                  \
+#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                             \
+  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                         \
+  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                    \
+  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                  \
+  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
+  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
+  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                          \
+  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                              \
+  FIELD(int64_t, span)      /* rows of a split of those that stream by */                           \
+  FIELD(double, student_temp)                                                                       \
+  FIELD(double, teacher_temp)                                                                       \
+  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */ \
+  FIELD(double, teacher_grad_scale)                                                                 \
+  FIELD(double, boost)   /* on all weights */                                                       \
   FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result */
 ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
 
@@ -227,8 +228,8 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   call.outs = (call.plan.chunks + 1) / 2;
   call.student_factor = static_cast<float>(kLog2e / p.student_temp);
   call.teacher_factor = static_cast<float>(kLog2e / p.teacher_temp);
-  call.student_slope = static_cast<float>(p.student_slope);
-  call.teacher_slope = static_cast<float>(p.teacher_slope);
+  call.student_grad_scale = static_cast<float>(p.student_grad_scale);
+  call.teacher_grad_scale = static_cast<float>(p.teacher_grad_scale);
   call.boost = static_cast<float>(p.boost);
   if (!check.passed()) return check.status();
   const int64_t blocks = g * tiles(p.for_bank ? m : n) * num_splits * call.outs;

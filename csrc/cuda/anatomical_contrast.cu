@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4) info_nce_grad(InfoNce p) {
   const int lane = threadIdx.x % 32;
   const float* query = in.query.data + line * in.width;
   const float scale = in.query.scale[line], factor = p.inverse_temp * static_cast<float>(kLog2e);
-  const float slope = p.grad_loss[line] * p.inverse_temp;
+  const float grad_over_temp = p.grad_loss[line] * p.inverse_temp;
   const float center = static_cast<float>(p.lse[line] * p.temp);
   const float rest = static_cast<float>((p.lse[line] - static_cast<double>(center) * p.inverse) * kLog2e);
   float total = 0.0f;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4) info_nce_grad(InfoNce p) {
     float weight = 0.0f;
     if (named >= 0 && named < in.rows) {
       const float probability = exp2_fast((x.similarity - center) * factor - rest);
-      weight = slope * probability;
+      weight = grad_over_temp * probability;
       total += probability;
     }
     if (p.weights && listed) p.weights[entries + first + lane] = weight;
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4) info_nce_grad(InfoNce p) {
   total = lanes_sum(total);
   __syncwarp();
   // d loss / d <q, p> = (p_positive - 1) / temp, which is minus the other probabilities.
-  const float away = slope * total;
+  const float away = grad_over_temp * total;
   if (sums) {
     const float* positive = p.positive.data + line * in.width;
     for (int i = lane; i < in.features; i += 32) sums[i] -= away * (positive[i] * p.positive.scale[line]);

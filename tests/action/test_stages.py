@@ -271,7 +271,7 @@ def test_contrast_with_fewer_than_two_classes_is_zero_with_a_graph(config, learn
 @pytest.mark.parametrize("selection", ["relation", "hardest"])
 def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch):
     learner, stage = contrast_stage(config, negatives=negatives, selection=selection)
-    stage.pixel_bank.push(torch.randn(40, 8), torch.arange(40) % CLASSES)
+    stage.pixel_bank.push(F.normalize(torch.randn(40, 8)), torch.arange(40) % CLASSES)
     student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
     label = torch.randint(0, CLASSES, (2, *config.input.size))
     seen = {}
@@ -287,12 +287,14 @@ def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch)
     labels = {"bank": stage.pixel_bank.labels, "batch": key_labels}[negatives]
     rows = {"bank": stage.pixel_bank.rows, "batch": keys}[negatives]
     assert torch.equal(seen["b"], rows)
+    for name in ("q", "p", "b"):  # once, and not again in the kernels
+        torch.testing.assert_close(seen[name].norm(dim=1), torch.ones(len(seen[name])))
     # Which class each query has follows from its positive: the mean key of its class.
     means = torch.stack([F.normalize(keys[key_labels == c].mean(0), dim=0) for c in range(CLASSES)])
     query_class = torch.cdist(seen["p"], means).argmin(1)
     torch.testing.assert_close(seen["p"], means[query_class])
     assert (labels[seen["i"]] != query_class[:, None]).all()  # every negative is of another class
-    q, p, b = F.normalize(seen["q"].double()), seen["p"].double(), F.normalize(rows.double())
+    q, p, b = seen["q"].double(), seen["p"].double(), rows.double()
     positive = (q * p).sum(1, keepdim=True) / 0.5
     negative = torch.einsum("nd,nkd->nk", q, b[seen["i"]]) / 0.5
     each = torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]
@@ -352,7 +354,7 @@ def test_the_contrast_never_makes_a_representation_of_the_whole_map(config):
     learner = make_learner(config, CLASSES)
     stage = learner.stages["anatomical_contrast"]
     student, teacher = outputs(learner, torch.rand(4, 1, 64, 64))
-    stage.pixel_bank.push(torch.randn(50, 64), torch.arange(50) % CLASSES)
+    stage.pixel_bank.push(F.normalize(torch.randn(50, 64)), torch.arange(50) % CLASSES)
     label = torch.randint(0, CLASSES, (4, 64, 64))
     with LargestTensor() as largest:
         stage.contrast(student, label, teacher, label, np.random.default_rng(0))[0].backward()

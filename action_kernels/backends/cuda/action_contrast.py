@@ -49,8 +49,8 @@ class ContrastGradientParams(NamedTuple):
     span: int
     student_temp: float
     teacher_temp: float
-    student_slope: float
-    teacher_slope: float
+    student_grad_scale: float
+    teacher_grad_scale: float
     boost: float
     partial: Tensor
 
@@ -106,8 +106,8 @@ def action_contrast_bank_gradient(
         rows[0], rows[1], *lses, student_temp, teacher_temp, grad_kl.contiguous(), logit_gap.contiguous()
     )
     temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
-    slopes = temp / student_temp, temp / teacher_temp / _LOG2E, boost(normalize)
-    partial = _gradient(rows, tf32, True, terms, student_temp, teacher_temp, slopes)
+    grad_scales = temp / student_temp, temp / teacher_temp / _LOG2E, boost(normalize)
+    partial = _gradient(rows, tf32, True, terms, student_temp, teacher_temp, grad_scales)
     return finish_gradient(partial, bank, normalize, 1.0 / (temp * boost(normalize)), factor)
 
 
@@ -152,7 +152,7 @@ def _gradient(
     terms: Tensor,
     student_temp: float,
     teacher_temp: float,
-    slopes: tuple[float, float, float],
+    grad_scales: tuple[float, float, float],
 ) -> Tensor:
     """Partial sums [num_splits, G, rows, padded D] of the divergence's gradient in the bank's rows or the student's."""
     student, teacher, bank = rows
@@ -161,7 +161,7 @@ def _gradient(
     columns = -(-width * student.data.itemsize // 256)  # blocks that share the columns of a result
     num_splits, span = splits(processors(terms.device), groups * tiles(kept) * columns, streamed, TILE)
     partial = torch.empty((num_splits, groups, kept, width), dtype=torch.float32, device=terms.device)
-    student_slope, teacher_slope, factor = slopes
+    student_grad_scale, teacher_grad_scale, factor = grad_scales
     _contrast_gradient(
         ContrastGradientParams(
             for_bank=for_bank,
@@ -174,8 +174,8 @@ def _gradient(
             span=span,
             student_temp=student_temp,
             teacher_temp=teacher_temp,
-            student_slope=student_slope,
-            teacher_slope=teacher_slope,
+            student_grad_scale=student_grad_scale,
+            teacher_grad_scale=teacher_grad_scale,
             boost=factor,
             partial=partial,
         ),

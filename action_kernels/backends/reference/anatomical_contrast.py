@@ -51,13 +51,13 @@ def anatomical_contrast_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     positive_logit, bank_logits = _contrast_logits(query, positive, bank, temp, normalize)
     # d loss / d similarity: (p - 1) / temp for the positive, p / temp for a negative, as often as it was drawn.
-    slope = grad_loss / temp
-    positive_weight = slope.unsqueeze(-1) * log_probability(positive_logit.unsqueeze(-1), lse).expm1()
-    draws = selection.scatter(torch.ones_like(index, dtype=slope.dtype), index, bank.shape[-2])
+    grad_over_temp = grad_loss / temp
+    positive_weight = grad_over_temp.unsqueeze(-1) * log_probability(positive_logit.unsqueeze(-1), lse).expm1()
+    draws = selection.scatter(torch.ones_like(index, dtype=grad_over_temp.dtype), index, bank.shape[-2])
     probability = log_probability(bank_logits, lse).exp()
-    weight = torch.where(draws > 0, draws * probability * slope.unsqueeze(-1), 0.0)
+    weight = torch.where(draws > 0, draws * probability * grad_over_temp.unsqueeze(-1), 0.0)
 
-    query_grad, positive_grad, bank_grad = (slope.new_empty(0, dtype=slope.dtype) for _ in range(3))
+    query_grad, positive_grad, bank_grad = (grad_over_temp.new_empty(0, dtype=grad_over_temp.dtype) for _ in range(3))
     if with_query_grad:
         toward_positive = positive_weight * unit(positive, normalize, weight.dtype)
         grad = toward_positive + weight @ without_nan(unit(bank, normalize, weight.dtype))

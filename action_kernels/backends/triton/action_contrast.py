@@ -129,8 +129,8 @@ def _bank_grad(
     rows,
     student_factor,
     teacher_factor,
-    student_slope,
-    teacher_slope,
+    student_grad_scale,
+    teacher_grad_scale,
     boost,
     FEATURES: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -214,8 +214,8 @@ def _bank_grad(
         # term zero: at the smallest temperatures its logit may be infinite.
         beyond = t_logit - ((s - m_center) * student_factor - m_rest)
         weight = tl.where(p_t == 0.0, 0.0, p_t * beyond)
-        s_weight = grad * s_scale * student_slope * (p_s - p_t)
-        t_weight = grad * t_scale * teacher_slope * weight
+        s_weight = grad * s_scale * student_grad_scale * (p_s - p_t)
+        t_weight = grad * t_scale * teacher_grad_scale * weight
         if FEATURES != WIDTH:
             s_tile = load_rows(s_rows, start, end, FEATURES, out, BLOCK_N, OUT)
             t_tile = load_rows(t_rows, start, end, FEATURES, out, BLOCK_N, OUT)

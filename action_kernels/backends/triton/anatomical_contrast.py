@@ -70,7 +70,7 @@ def _info_nce_grad(
     positive,
     bank,
     index,
-    slope,
+    grad_over_temp,
     center,
     rest,
     weights,
@@ -106,7 +106,7 @@ def _info_nce_grad(
     sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     factor = inverse_temp * _LOG2E
-    scale = tl.load(slope + line, mask=row < queries, other=0.0)
+    scale = tl.load(grad_over_temp + line, mask=row < queries, other=0.0)
     middle = tl.load(center + line, mask=row < queries, other=0.0)[:, None]
     offset = tl.load(rest + line, mask=row < queries, other=0.0)[:, None]
     for first in range(0, k, BLOCK_K):
