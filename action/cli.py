@@ -149,9 +149,12 @@ def load_config(path: Path) -> RunConfig:
         raise InputError(f"{path} does not exist: give the folder of a run that action.train has written")
     try:
         config = parse_config(["--config", str(path)])
-        if config.data is None or config.output is None or config.input.size is None:
-            raise InputError("data, output or input.size is missing, which every run's configuration has")
-        return fill_in(config, config.data, config.output, config.input.size)
+        data, output, spacing, size = config.data, config.output, config.input.spacing, config.input.size
+        if data is None or output is None or spacing is None or size is None:
+            raise InputError(
+                "data, output, input.spacing or input.size is missing, which every run's configuration has"
+            )
+        return fill_in(config, data, output, spacing, size)
     except InputError as error:
         raise InputError(f"{path}: {error}; correct it, or use the version of action that wrote it") from None
 

@@ -36,14 +36,19 @@ class InputConfig:
     """What the network sees.
 
     Args:
-        size: height and width of a slice; null: those of the data set's largest slices, in steps of 32 up to 256.
-            Slices of another size are resampled, predictions are resampled back.
-        crop: "body" shows the network only the part of a CT's slices that holds the patient, widened to the shape of
-            ``size``: patients become alike in size and no pixel is spent on air. Outside it is predicted background.
+        spacing: height and width of a pixel, mm: every slice is resampled to it, so that what is of one size has one
+            size for the network, and predictions are resampled back; null: the median of the training volumes. Data
+            without a voxel size say 1 mm: the unit is the voxel then.
+        size: height and width of what the network sees at once, pixels. Training takes random patches, padded where a
+            slice is smaller; prediction slides a window over what is larger. null: the median slice of the training
+            volumes, in steps of 32 up to 256.
+        crop: "body" shows the network only the part of a CT's slices that holds the patient, so that no pixel is spent
+            on air. Outside it is predicted background.
         intensity: "minmax" from the 0.5 % to the 99.5 % quantile of each volume (MRI), "hu" clips CT to [-200, 250] HU;
             "auto": one of them for the whole data set, "hu" if half of the training volumes or more have air in HU.
     """
 
+    spacing: tuple[float, float] | None = within(1e-3, 1e3, None)
     size: tuple[int, int] | None = within(8, 4096, None)
     crop: CropName = "none"
     intensity: IntensityName = "auto"
@@ -290,8 +295,9 @@ class RunSplitConfig(SplitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputConfig(InputConfig):
-    """As ``InputConfig``, with a size."""
+    """As ``InputConfig``, with a spacing and a size."""
 
+    spacing: tuple[float, float] = within(1e-3, 1e3)
     size: tuple[int, int] = within(8, 4096)
 
 
@@ -313,7 +319,9 @@ class RunConfig(TrainConfig):
     baseline: RunBaselineConfig
 
 
-def fill_in(config: TrainConfig, data: str, output: str, size: tuple[int, int]) -> RunConfig:
+def fill_in(
+    config: TrainConfig, data: str, output: str, spacing: tuple[float, float], size: tuple[int, int]
+) -> RunConfig:
     """The resolved settings, with these in the place of what ``config`` may leave open."""
     baseline = config.baseline.iterations or config.total_iterations
     return RunConfig(
@@ -322,7 +330,7 @@ def fill_in(config: TrainConfig, data: str, output: str, size: tuple[int, int]) 
             "data": data,
             "output": output,
             "split": RunSplitConfig(**vars(config.split) | {"file": config.split.file or ""}),
-            "input": RunInputConfig(**vars(config.input) | {"size": size}),
+            "input": RunInputConfig(**vars(config.input) | {"spacing": spacing, "size": size}),
             "baseline": RunBaselineConfig(**vars(config.baseline) | {"iterations": baseline}),
         }
     )

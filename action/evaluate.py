@@ -47,7 +47,7 @@ def _evaluate(
     results: dict[str, dict[int, ClassValues]] = {}
     predictions: dict[str, np.ndarray] = {}
     for case in tqdm(cases, desc="test", unit="volume", dynamic_ncols=True):
-        prediction = segment(network, case, config.evaluation.batch)
+        prediction = segment(network, case, config.input.size, config.evaluation.batch)
         write_label(_target(folder, case.name), prediction, case.volume)
         results[case.name] = case_metrics(prediction, case.required_truth, len(class_names), case.spacing)
         predictions[case.name] = prediction

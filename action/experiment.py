@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from action.checkpoint import checked_state
 from action.config import RunConfig, TrainConfig, fill_in
 from action.data import findings
 from action.data.batches import SlicePool
-from action.data.cases import raise_problems
 from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
-from action.data.nifti import slice_size
 from action.data.phantom import write_phantom
+from action.data.scale import choose_scale
 from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
@@ -33,14 +31,19 @@ PHANTOM = Path("data/phantom")
 
 
 def resolve(config: TrainConfig) -> RunConfig:
-    """Fill in what was left open: the phantom as data, the run's folder, the slice size; paths become absolute."""
+    """Fill in what was left open: the phantom as data, the run's folder, spacing and size; paths become absolute."""
     data = Path(config.data).expanduser() if config.data is not None else write_phantom(PHANTOM)
     split = config.split
     if split.file:
         split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
-    size = config.input.size or _largest_slice(open_dataset(data, config.format))
     output = choose_output(config)
-    return fill_in(dataclasses.replace(config, split=split), str(data.resolve()), str(output.resolve()), size)
+    config = dataclasses.replace(config, data=str(data.resolve()), split=split)
+    spacing, size = config.input.spacing, config.input.size
+    if spacing is None or size is None:
+        dataset, patients = open_split(config)
+        training = {*patients.labeled, *patients.unlabeled}
+        spacing, size = choose_scale([case for case in dataset.cases if case.patient in training], spacing, size)
+    return fill_in(config, str(data.resolve()), str(output.resolve()), spacing, size)
 
 
 def choose_output(config: TrainConfig) -> Path:
@@ -49,24 +52,6 @@ def choose_output(config: TrainConfig) -> Path:
         return Path(config.output).expanduser()
     data = PHANTOM if config.data is None else Path(config.data).expanduser()
     return Path(f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}")
-
-
-def _largest_slice(dataset: Dataset) -> tuple[int, int]:
-    """Extents of the largest slices, rounded up to what the network's levels and windows divide, at most 256.
-
-    Raises:
-        InputError: every file whose header cannot be read.
-    """
-    sizes: list[tuple[int, int]] = []
-    problems: list[str] = []
-    for case in dataset.cases:
-        try:
-            sizes.append(slice_size(case.image))
-        except InputError as error:
-            problems.append(str(error))
-    raise_problems(problems, str(dataset.root))
-    height, width = (min(256, 32 * math.ceil(max(extent) / 32)) for extent in zip(*sizes, strict=True))
-    return height, width
 
 
 @dataclass
@@ -82,9 +67,9 @@ class LoadedData:
     fingerprint: Fingerprint
 
 
-def open_split(config: RunConfig) -> tuple[Dataset, Split]:
+def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
     """The data set's files and the division of its patients; reads no image."""
-    dataset = open_dataset(Path(config.data), config.format)
+    dataset = open_dataset(Path(config.data or PHANTOM), config.format)
     file = Path(config.split.file) if config.split.file else dataset.split_file
     split = make_split(
         dataset.cases,
@@ -152,8 +137,8 @@ def make_trainer(config: RunConfig, data: LoadedData, run: RunFolder, device: to
     torch.manual_seed(config.seed)
     learner = make_learner(config, len(names)).to(device)
     training = TrainingData(
-        SlicePool(data.labeled, labels=True, seed=config.seed),
-        SlicePool(data.unlabeled, labels=False, seed=config.seed + 1),
+        SlicePool(data.labeled, labels=True, seed=config.seed, device=device),
+        SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
     )
     description = describe([*data.labeled, *data.unlabeled, *data.validation, *data.test])
     return Trainer(config, learner, training, data.validation, names, run, description)

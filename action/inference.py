@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from action.data.volumes import LoadedCase, resize_to_native
 
+OVERLAP = 0.5
+"""Of neighbouring windows, as a share of their sides."""
+
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
-    """Class probabilities of a volume.
+def probabilities(network: nn.Module, image: np.ndarray, size: tuple[int, int], batch: int) -> Tensor:
+    """Class probabilities of a volume: of a window that slides over every slice, averaged where windows overlap.
 
     Args:
         network: U-Net; its mode is restored afterwards.
-        image: [Z, H, W] in [0, 1] at network size.
-        batch: slices in one forward pass.
+        image: [Z, H, W] in [0, 1] at the network's spacing.
+        size: height and width of the window, as in training; smaller slices are padded.
+        batch: windows in one forward pass.
 
     Returns:
         [C, Z, H, W] on the CPU.
@@ -26,7 +30,14 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
     training = network.training
     network.eval()
     inferer = SliceInferer(
-        spatial_dim=0, roi_size=image.shape[1:], sw_batch_size=batch, sw_device=device, device="cpu", progress=False
+        spatial_dim=0,
+        roi_size=size,
+        sw_batch_size=batch,
+        overlap=OVERLAP,
+        mode="gaussian",  # a window is surest in its middle
+        sw_device=device,
+        device="cpu",
+        progress=False,
     )
     volume = torch.from_numpy(image).float()[None, None]
     result: Tensor = inferer(volume, lambda slices: network(slices).logits.softmax(dim=1))[0]
@@ -34,6 +45,6 @@ def probabilities(network: nn.Module, image: np.ndarray, batch: int) -> Tensor:
     return result
 
 
-def segment(network: nn.Module, case: LoadedCase, batch: int) -> np.ndarray:
-    """Labels of a case on its file's own grid, uint8 [Z, Y, X]."""
-    return resize_to_native(probabilities(network, case.image, batch), case.shape, case.box)
+def segment(network: nn.Module, case: LoadedCase, size: tuple[int, int], batch: int) -> np.ndarray:
+    """Labels of a case on its file's own grid, uint8 [Z, Y, X]; ``size`` and ``batch`` as in ``probabilities``."""
+    return resize_to_native(probabilities(network, case.image, size, batch), case.shape, case.box)

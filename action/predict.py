@@ -46,7 +46,7 @@ def predict(
         loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
     output.mkdir(parents=True, exist_ok=True)
     for case, target in zip(tqdm(loaded, desc="predict", unit="volume"), targets, strict=True):
-        prediction = segment(network, case, config.evaluation.batch)
+        prediction = segment(network, case, config.input.size, config.evaluation.batch)
         check_targets([target], [], overwrite=overwrite)  # again: it took a while
         write_label(target, prediction, case.volume)
     return targets

@@ -153,11 +153,11 @@ class Trainer:
         Raises:
             InputError: no validation case has any class, in its label or predicted.
         """
-        batch = self.config.evaluation.batch
+        size, batch = self.config.input.size, self.config.evaluation.batch
         classes = len(self.class_names)
         by_class, mean = mean_scores(
             [
-                dice_scores(segment(self.learner.network.student, case, batch), case.required_truth, classes)
+                dice_scores(segment(self.learner.network.student, case, size, batch), case.required_truth, classes)
                 for case in self.validation
             ]
         )

@@ -50,7 +50,7 @@ def published(size: int = 256, features: int = 512, channels: Sequence[int] = CH
             negatives_per_query=512,
         ),
     )
-    return fill_in(settings, data="", output="", size=(size, size))
+    return fill_in(settings, data="", output="", spacing=(1.0, 1.0), size=(size, size))
 
 
 def random_batch(config: RunConfig) -> dict[str, Tensor]:

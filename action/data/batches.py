@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.slices import Slices
+from action.data.slices import WholeSlices
 from action.data.volumes import LoadedCase
 
 
@@ -28,15 +28,18 @@ class SlicePool:
         cases: loaded cases.
         labels: whether their labels may be used; without, a batch has images only.
         seed: order of the epochs.
+        device: where the slices lie, in half precision, and where batches are made.
 
     Attributes:
         drawn: names of the slices of the last batch, for messages.
     """
 
-    def __init__(self, cases: Sequence[LoadedCase], *, labels: bool, seed: int) -> None:
+    def __init__(
+        self, cases: Sequence[LoadedCase], *, labels: bool, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         # Views of the cases' slices: a joined array would hold a large data set twice.
-        self.images = [slice_ for case in cases for slice_ in case.image]
-        self.labels = [slice_ for case in cases for slice_ in _label(case)] if labels else None
+        self.images = [slice_ for case in cases for slice_ in torch.from_numpy(case.image).to(device)]
+        self.labels = [slice_ for case in cases for slice_ in _label(case).to(device)] if labels else None
         self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
         self.drawn: list[str] = []
@@ -54,21 +57,26 @@ class SlicePool:
         }
         return np.array([orders[int(e)][p % len(self)] for e, p in zip(epochs, places, strict=True)], dtype=np.int64)
 
-    def batch(self, start: int, count: int) -> Slices:
-        """``count`` slices from place ``start``: image [count, 1, H, W] float32 and, if used, label, same shape."""
+    def batch(self, start: int, count: int, *, labels: bool = True) -> WholeSlices:
+        """``count`` slices from place ``start``: image and, if the pool has them and ``labels`` asks for it, label."""
         chosen = self.indices(start, count)
         self.drawn = [self._names[i] for i in chosen]
-        batch = {"image": _stack(self.images, chosen)}
-        if self.labels is not None:
-            batch["label"] = _stack(self.labels, chosen)
-        return batch
+        canvas = {"image": _canvas(self.images, chosen)}
+        if labels and self.labels is not None:
+            canvas["label"] = _canvas(self.labels, chosen)
+        return WholeSlices(canvas, [(height, width) for height, width in (self.images[i].shape for i in chosen)])
 
 
-def _label(case: LoadedCase) -> np.ndarray:
+def _label(case: LoadedCase) -> Tensor:
     if case.label is None:
         raise ValueError(f"{case.name} has no label, but its labels are to be used")
-    return case.label
+    return torch.from_numpy(case.label)
 
 
-def _stack(slices: Sequence[np.ndarray], chosen: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.stack([slices[i] for i in chosen])[:, None].astype(np.float32))
+def _canvas(slices: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
+    taken = [slices[i] for i in chosen]
+    height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
+    canvas = torch.zeros(len(taken), 1, height, width, device=taken[0].device)
+    for place, slice_ in zip(canvas[:, 0], taken, strict=True):
+        place[: slice_.shape[0], : slice_.shape[1]] = slice_
+    return canvas

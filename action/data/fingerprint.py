@@ -16,8 +16,8 @@ import numpy as np
 
 from action.data.cases import Case
 from action.data.intensities import INTENSITIES, LEVELS, quantiles
-from action.data.nifti import Volume, read_image
-from action.data.orientation import Turn, axis_codes, common_directions, directions_of, turn_between
+from action.data.nifti import Volume, known_directions, read_image
+from action.data.orientation import Turn, axis_codes, common_axes, turn_between
 from action.errors import InputError
 from action.files import write_aside
 
@@ -94,7 +94,6 @@ class Fingerprint:
 def measure(volume: Volume) -> Measures:
     """``Measures`` of a volume as it is stored."""
     array = volume.array
-    known = volume.header["sform_code"] > 0 or volume.header["qform_code"] > 0
     low, high = _OFFSET_TISSUE
     return Measures(
         str(volume.path),
@@ -104,7 +103,7 @@ def measure(volume: Volume) -> Measures:
         np.count_nonzero((array > low) & (array < high)) / array.size,
         volume.spacing,
         array.shape,
-        directions_of(volume.affine) if known else None,
+        known_directions(volume.header, volume.affine),
     )
 
 
@@ -119,12 +118,7 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
     with_air = sum(m.quantiles[0] < AIR_HU for m in measures)
     if intensity == "auto":
         intensity = "hu" if 2 * with_air >= len(measures) else "minmax"
-    known = [m.directions for m in measures if m.directions is not None]
-    common = common_directions(known) if 2 * len(known) >= len(measures) else None
-    turns = [
-        Turn() if common is None or m.directions is None else turn_between(m.directions, common) or Turn()
-        for m in measures
-    ]
+    common, turns = common_axes([m.directions for m in measures])
     spacings = np.array([turn.sizes(m.spacing) for turn, m in zip(turns, measures, strict=True)])
     shapes = np.array([turn.sizes(m.shape) for turn, m in zip(turns, measures, strict=True)])
     return Fingerprint(

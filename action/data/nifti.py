@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from action.data.orientation import Turn
+from action.data.orientation import Turn, directions_of
 from action.errors import InputError
 from action.files import write_aside
 
@@ -119,17 +120,40 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     return Volume(array.astype(np.uint8), image.affine, image.header, image.spacing, volume.path)
 
 
-def slice_size(path: Path | str) -> tuple[int, int]:
-    """Height and width (Y, X) of an image's slices, from its header alone.
+class Grid(NamedTuple):
+    """Where the voxels of an image lie.
+
+    Attributes:
+        shape: voxels (z, y, x).
+        spacing: voxel size (z, y, x) in mm.
+        directions: [3, 3] as in ``orientation``; ``None`` where the header gives neither sform nor qform.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    directions: np.ndarray | None
+
+
+def read_grid(path: Path | str) -> Grid:
+    """The grid of an image, from its header alone. What is odd about it is said when the image is read.
 
     Raises:
-        InputError: missing or unreadable file, or fewer than two dimensions.
+        InputError: missing or unreadable file, a geometry that cannot be, or fewer than three dimensions.
     """
-    with _named(path):
-        shape = nib.load(path).shape
-    if len(shape) < 2:
-        raise InputError(f"{path} has {len(shape)} dimensions; a 3-D image is needed")
-    return shape[1], shape[0]
+    path = Path(path)
+    with _named(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(path)
+        spacing = _spacing(image, path)
+    if len(image.shape) < 3:
+        raise InputError(f"{path} has {len(image.shape)} dimensions; a 3-D image is needed")
+    x, y, z = image.shape[:3]
+    return Grid((z, y, x), spacing, known_directions(image.header, image.affine))
+
+
+def known_directions(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray | None:
+    """Direction matrix [3, 3] of an affine, ``None`` where the header gives neither sform nor qform."""
+    return directions_of(affine) if header["sform_code"] > 0 or header["qform_code"] > 0 else None
 
 
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
@@ -176,11 +200,7 @@ def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     with _named(path):
-        _check_suffix(path)
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Pair):
-            raise ValueError("not a NIfTI file")
-        _check_header(image, path)
+        image = _open(path)
         spacing = _spacing(image, path)
         array = _voxels(image, path, dtype)
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -188,6 +208,16 @@ def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
     return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), image.affine, image.header, spacing, path)
+
+
+def _open(path: Path) -> nib.Nifti1Pair:
+    """The file with its header checked; its voxels are not read yet."""
+    _check_suffix(path)
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise ValueError("not a NIfTI file")
+    _check_header(image, path)
+    return image
 
 
 @contextmanager

@@ -102,3 +102,19 @@ def common_directions(volumes: Sequence[np.ndarray]) -> np.ndarray | None:
     score = agree.sum(1) + (along.mean(2) * agree).sum(1) / (1 + len(volumes))
     middle: np.ndarray = directions[int(np.round(score, 9).argmax())]
     return middle
+
+
+def common_axes(volumes: Sequence[np.ndarray | None]) -> tuple[np.ndarray | None, list[Turn]]:
+    """The directions that volumes have in common, and what turns each of them there.
+
+    Args:
+        volumes: their directions [3, 3]; ``None`` where a header leaves them open: such a volume is not turned.
+
+    Returns:
+        ``None`` and no turns if most headers leave them open; an oblique volume is not turned either.
+    """
+    known = [directions for directions in volumes if directions is not None]
+    common = common_directions(known) if 2 * len(known) >= len(volumes) else None
+    if common is None:
+        return None, [Turn() for _ in volumes]
+    return common, [Turn() if d is None else turn_between(d, common) or Turn() for d in volumes]

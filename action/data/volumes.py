@@ -1,4 +1,4 @@
-"""From files to volumes at network size and back to the file's own grid."""
+"""From files to volumes at the network's scale and back to the file's own grid."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from action.data.crops import CROPS, Box
 from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, unlike
 from action.data.intensities import scale_intensity
 from action.data.nifti import Volume, check_contrast, read_image, read_label
+from action.data.scale import pixels
 from action.errors import InputError
 
 
@@ -27,8 +28,9 @@ class LoadedCase:
 
     Args:
         name, patient: as in ``Case``.
-        image: float16 [Z, H, W] in [0, 1] at network size: finer than the noise, in half the memory of float32.
-        label: uint8 [Z, H, W] at network size, ``None`` without a label file.
+        image: float16 [Z, H, W] in [0, 1] at the network's spacing: finer than the noise, in half the memory of
+            float32. H and W are as large as the slices are.
+        label: uint8 [Z, H, W] at the network's spacing, ``None`` without a label file.
         truth: uint8 [Z, Y, X] of the file's voxels, ``None`` without a label file and in training, which needs none.
         spacing: voxel size (z, y, x) in mm.
         volume: geometry for writing; its array is empty, its shape is ``shape``.
@@ -57,7 +59,7 @@ class LoadedCase:
 def load_case(
     case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
 ) -> LoadedCase:
-    """Read and verifies a case and brings its slices to the size of ``config``: image bilinear, label nearest.
+    """Read and verifies a case and brings its slices to the spacing of ``config``: image bilinear, label nearest.
 
     Intensities are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this is (without one,
     the volume's own); a warning says in what the volume differs from them.
@@ -65,7 +67,7 @@ def load_case(
 
     Raises:
         InputError: see ``read_image``, ``check_contrast``, ``read_label`` and ``scale_intensity``; no air around the
-            body that is to be cropped to.
+            body that is to be cropped to; slices that would be far too large.
     """
     volume = read_image(case.image)
     check_contrast(volume)
@@ -77,12 +79,15 @@ def load_case(
     turn = fingerprint.turn(measures)
     volume = volume.turned(turn)
     truth = None if truth is None else turn.apply(truth)
-    shape, size = volume.array.shape, config.size
+    shape = volume.array.shape
     try:
-        box = CROPS[config.crop](volume.array, size[0] / size[1])
+        rows, columns = box = CROPS[config.crop](volume.array)
+        size = tuple(
+            pixels(part.stop - part.start, spacing, wanted)
+            for part, spacing, wanted in zip(box, volume.spacing[1:], config.spacing, strict=True)
+        )
     except InputError as error:
         raise InputError(f"{case.image}: {error}") from None
-    rows, columns = box
     scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
     image = _resize(scaled, size, mode="bilinear", antialias=True)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
@@ -141,9 +146,9 @@ def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int,
     return labels
 
 
-def _resize(array: np.ndarray, size: tuple[int, int], **options: Any) -> np.ndarray:
-    if array.shape[1:] == tuple(size):
+def _resize(array: np.ndarray, size: tuple[int, ...], **options: Any) -> np.ndarray:
+    if array.shape[1:] == size:
         return array
-    resized = F.interpolate(torch.from_numpy(array)[:, None].float(), size=tuple(size), **options)
+    resized = F.interpolate(torch.from_numpy(array)[:, None].float(), size=size, **options)
     result: np.ndarray = resized[:, 0].numpy().astype(array.dtype)
     return result

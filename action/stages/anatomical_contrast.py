@@ -45,7 +45,7 @@ class AnatomicalContrast(Stage):
         config = self._config
         weak, strong = self.two_views(data.labeled, step * config.labeled, config.labeled, rng)
         pool, count = data.unlabeled_or_labeled, config.unlabeled
-        unlabeled = self.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
+        unlabeled = self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)
         return {
             "weak": torch.cat([weak["image"], unlabeled["image"]]),
             "weak_label": weak["label"],

@@ -95,7 +95,7 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """The tensors of step ``step``, on the CPU."""
+        """The tensors of step ``step``, where the data lie."""
 
     @abstractmethod
     def losses(

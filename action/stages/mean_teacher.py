@@ -33,7 +33,7 @@ class MeanTeacher(Stage):
         count = self._config.unlabeled
         _, labeled = self.two_views(data.labeled, step * self._config.labeled, self._config.labeled, rng)
         pool = data.unlabeled_or_labeled
-        weak = self.augmentation.weak({"image": pool.batch(step * count, count)["image"]}, rng)
+        weak = self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)
         student = self.augmentation.intensity(weak, rng)
         return {**labeled, "weak": weak["image"], "student": student["image"]}
 

@@ -84,4 +84,4 @@ def tiny_phantom(tmp_path_factory) -> Path:
 def loaded_cases(acdc_root) -> list[LoadedCase]:
     """The first six cases of `acdc_root` in memory, at their own size."""
     dataset = open_dataset(acdc_root, "acdc")
-    return load_cases(dataset.cases[:6], len(dataset.class_names), InputConfig(SHAPE[1:]))
+    return load_cases(dataset.cases[:6], len(dataset.class_names), InputConfig((1.5, 1.5)))

@@ -31,7 +31,7 @@ def said(capsys, root, labeled=7, method="supervised"):
     """The notes of the check, and those of a training."""
     prepare.main(["check", str(root)])
     checked = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    load_data(TrainConfig(str(root), labeled=labeled, method=method, input=InputConfig(SHAPE[1:])))
+    load_data(TrainConfig(str(root), labeled=labeled, method=method, input=InputConfig((1.5, 1.5))))
     trained = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     return checked, trained
 
@@ -48,7 +48,7 @@ def refused(root, words):
     with pytest.raises(InputError, match=words):
         prepare.main(["check", str(root)])
     with pytest.raises(InputError, match=words):
-        load_data(TrainConfig(str(root), labeled=2, input=InputConfig(SHAPE[1:])))
+        load_data(TrainConfig(str(root), labeled=2, input=InputConfig((1.5, 1.5))))
 
 
 def test_nothing_is_said_of_sound_data(root, capsys):
@@ -63,7 +63,7 @@ def test_a_class_that_no_labelled_patient_has(root, capsys):
 
 
 def test_training_looks_at_its_own_labelled_patients(root, capsys):
-    drawn = load_data(TrainConfig(str(root), labeled=2, input=InputConfig(SHAPE[1:]))).split.labeled
+    drawn = load_data(TrainConfig(str(root), labeled=2, input=InputConfig((1.5, 1.5)))).split.labeled
     capsys.readouterr()
     relabel(root, lambda label: np.where(label == 3, 0, label), *drawn)
     checked, trained = said(capsys, root, labeled=2, method="action")
@@ -120,7 +120,7 @@ def test_an_image_of_which_scaling_leaves_nothing(lits_root, tmp_path, capsys):
     root = shutil.copytree(lits_root, tmp_path / "data")
     image = nib.load(root / "volume-4.nii")
     save_nifti(root / "volume-4.nii", np.asarray(image.dataobj).T // 8 - 900, image.affine)  # nothing above -200 HU
-    config = TrainConfig(str(root), "lits", labeled=2, input=InputConfig(SHAPE[1:], intensity="hu"))
+    config = TrainConfig(str(root), "lits", labeled=2, input=InputConfig((0.75, 0.75), intensity="hu"))
     load_data(config)
     assert "note: volume-4 is one even surface to the network" in capsys.readouterr().out
 
@@ -137,7 +137,7 @@ def test_a_set_without_any_foreground_is_refused_by_training(root, patients, wha
     relabel(root, np.zeros_like, *patients)
     prepare.main(["check", str(root)])  # knows no sets
     with pytest.raises(InputError, match=f"no {what} patient .*{patients[0]}|no {what} patient"):
-        load_data(TrainConfig(str(root), labeled=2, input=InputConfig(SHAPE[1:])))
+        load_data(TrainConfig(str(root), labeled=2, input=InputConfig((1.5, 1.5))))
 
 
 def test_only_warnings_for_the_user_become_notes():

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SHAPE, save_nifti
+from conftest import save_nifti
 
 from action import evaluate, predict, prepare, train
 from action.config import InputConfig, TrainConfig
@@ -84,7 +84,7 @@ def test_the_scaling_is_decided_once_for_all_volumes(tmp_path, volumes, intensit
 def test_volumes_without_air_are_scaled_as_the_others(tmp_path):
     volumes = [ct(0), ct(1), ct(2)[:, 12:36, 12:36].clip(-499)]
     with pytest.warns(UserWarning, match=r"2\.nii\.gz: has no air"):
-        loaded = load_cases(cases(tmp_path, volumes), 2, InputConfig((48, 48)))
+        loaded = load_cases(cases(tmp_path, volumes), 2, InputConfig((1.5, 1.5)))
     organ = [case.image.astype(float).max() for case in loaded]
     assert np.ptp(organ) < 0.1  # by itself the last would reach 1
 
@@ -202,7 +202,7 @@ def test_training_volumes_alone_decide(lits_root, tmp_path, capsys):
         path = root / "batch2" / f"volume-{number}.nii.gz"
         image = read_image(path)
         save_nifti(path, (image.array + 1024).astype(np.float32), image.affine)
-    config = TrainConfig(str(root), format="lits", labeled=2, input=InputConfig(SHAPE[1:]))
+    config = TrainConfig(str(root), format="lits", labeled=2, input=InputConfig((0.75, 0.75)))
     data = load_data(config)
     assert data.fingerprint.intensity == "hu" and data.fingerprint.volumes == data.fingerprint.volumes_with_air == 5
     named = [line for line in capsys.readouterr().out.splitlines() if "unlike" in line or "1024" in line]

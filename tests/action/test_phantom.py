@@ -58,7 +58,7 @@ def test_files_are_scanner_like(cases):
 def test_the_set_passes_the_reader_and_brings_its_split(tiny_phantom):
     dataset = open_dataset(tiny_phantom, "acdc")
     assert dataset.class_names == ("background", "right ventricle", "myocardium", "left ventricle")
-    load_cases(dataset.cases, 4, InputConfig((96, 96)))
+    load_cases(dataset.cases, 4, InputConfig((1.5, 1.5)))
     split = make_split(dataset.cases, labeled=1, seed=0, file=dataset.split_file)
     assert (len(split.labeled + split.unlabeled), len(split.validation), len(split.test)) == (2, 1, 1)
 

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def resolved(config, size=(256, 256)):
-    return fill_in(config, "data", "output", size)
+    return fill_in(config, "data", "output", (1.5, 1.5), size)
 
 
 def numbers(settings, path=()):
@@ -129,7 +129,7 @@ def test_a_resolved_configuration_leaves_nothing_open_and_is_read_back(tmp_path)
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     (tmp_path / "config.yaml").write_text("labeled: 3\n")
-    with pytest.raises(InputError, match="input.size is missing"):
+    with pytest.raises(InputError, match="input.spacing or input.size is missing"):
         load_config(tmp_path / "config.yaml")
 
 
@@ -169,7 +169,7 @@ def test_windows_that_are_no_whole_cells_are_refused_before_anything_is_read(siz
         dataclasses.replace(TrainConfig(), model=model, input=dataclasses.replace(TrainConfig().input, size=size))
 
 
-LEFT_OPEN = {"data", "output", "split.file", "input.size", "baseline.iterations"}
+LEFT_OPEN = {"data", "output", "split.file", "input.spacing", "input.size", "baseline.iterations"}
 
 
 def values(settings, prefix=""):

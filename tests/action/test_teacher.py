@@ -7,7 +7,7 @@ from action.model.teacher import StudentTeacher, update_teachers
 from action.stages import make_learner
 
 MODEL = ModelConfig(channels=(4, 6, 8), embedding=8, window=16, stride=8, pooled=4)
-SMALL = fill_in(TrainConfig(model=MODEL), "data", "output", (32, 32))
+SMALL = fill_in(TrainConfig(model=MODEL), "data", "output", (1.5, 1.5), (32, 32))
 
 
 def pairs_of(learner):
