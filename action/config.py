@@ -24,11 +24,14 @@ class SplitConfig:
         proportions: fraction (or number) of patients for training, validation and test.
         file: JSON file with lists of patients under "train", "validation" and "test"; replaces the proportions.
         shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
+        labeled_order: "seed" draws the labelled patients by the run's seed; "list" takes the first of the file's list
+            "train". A list "labeled" in the file comes before both: its first patients are the labelled ones.
     """
 
     proportions: tuple[float, float, float] = within(0, inf, (0.7, 0.1, 0.2))
     file: str | None = None
     shuffle_seed: int = within(0, 2**63 - 1, 0)
+    labeled_order: Literal["seed", "list"] = "seed"
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,7 @@ class TrainConfig:
         format: layout of the data set.
         method: ACTION, or a baseline in the same trainer.
         labeled: number of labelled patients; the other training patients are used without their labels.
+        labeled_patients: names of the labelled patients, in place of their number.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
         output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
@@ -255,6 +259,7 @@ class TrainConfig:
     format: FormatName = "acdc"
     method: MethodName = "action"
     labeled: int = within(1, 10**6, 2)
+    labeled_patients: tuple[str, ...] = ()
     seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
     device: str = "auto"
@@ -332,6 +337,7 @@ def fill_in(
             "split": RunSplitConfig(**vars(config.split) | {"file": config.split.file or ""}),
             "input": RunInputConfig(**vars(config.input) | {"spacing": spacing, "size": size}),
             "baseline": RunBaselineConfig(**vars(config.baseline) | {"iterations": baseline}),
+            "labeled": len(config.labeled_patients) or config.labeled,
         }
     )
 

@@ -51,7 +51,8 @@ def choose_output(config: TrainConfig) -> Path:
     if config.output is not None:
         return Path(config.output).expanduser()
     data = PHANTOM if config.data is None else Path(config.data).expanduser()
-    return Path(f"runs/{data.name}-{config.method}-{config.labeled}-seed{config.seed}")
+    labeled = len(config.labeled_patients) or config.labeled
+    return Path(f"runs/{data.name}-{config.method}-{labeled}-seed{config.seed}")
 
 
 @dataclass
@@ -74,15 +75,16 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
     split = make_split(
         dataset.cases,
         config.split.proportions,
-        labeled=config.labeled,
+        labeled=config.labeled_patients or config.labeled,
+        order=config.split.labeled_order,
         seed=config.seed,
         file=file,
         shuffle_seed=config.split.shuffle_seed,
     )
     if config.method != "supervised" and not split.unlabeled:
         raise InputError(
-            f"labeled {config.labeled}: every training patient is labelled, so {config.method} has none to learn from "
-            "without labels; ask for fewer, or use --method supervised"
+            f"labeled {len(split.labeled)}: every training patient is labelled, so {config.method} has none to learn "
+            "from without labels; ask for fewer, or use --method supervised"
         )
     return dataset, split
 

@@ -31,37 +31,41 @@ def make_split(
     cases: Sequence[Case],
     fractions_or_counts: Sequence[float | int] = (0.7, 0.1, 0.2),
     *,
-    labeled: int,
+    labeled: int | Sequence[str],
     seed: int,
+    order: str = "seed",
     file: Path | None = None,
     shuffle_seed: int = 0,
 ) -> Split:
     """Divide the patients of ``cases``.
 
     Test and validation sets are the same whatever the run's ``seed``, so that runs can be compared. The labelled
-    patients are a choice by ``seed`` among the training patients all of whose cases have labels; with the same seed a
-    smaller choice is part of a larger one. The labels of the other training patients are not used.
+    patients are among the training patients all of whose cases have labels; a smaller choice is part of a larger one.
+    The labels of the other training patients are not used.
 
     Args:
         cases: of the data set.
         fractions_or_counts: of train, validation, test: fractions (sum 1) or numbers of patients (sum all).
-        labeled: number of labelled patients.
-        seed: chooses the labelled patients.
+        labeled: number of labelled patients, or their names.
+        seed: draws the labelled patients, for the order ``seed``.
+        order: ``seed``, or ``list``: the first of the training patients as the file lists them.
         file: JSON with the keys ``train``, ``validation``, ``test``, lists of patient names; overrides the fractions.
+            A list ``labeled`` in it names the patients of whom the first are labelled, and overrides the order.
         shuffle_seed: chooses which patients are in which set.
 
     Raises:
         InputError: too few patients (with or without labels), a validation or test patient without labels, a file
-            that does not divide exactly the patients that are there.
+            that does not divide exactly the patients that are there, a name that is no training patient with labels.
     """
     patients = natural_sort({case.patient for case in cases})
     incomplete = {case.patient for case in cases if case.label is None}
+    named: Sequence[str] | None = None
     if file is not None:
+        named = _read_labeled(Path(file))
         train, validation, test = _read_sets(Path(file), patients)
     else:
         counts = _counts(fractions_or_counts, len(patients))
-        order = np.random.default_rng(shuffle_seed).permutation(len(patients))
-        shuffled = [patients[i] for i in order]
+        shuffled = [patients[i] for i in np.random.default_rng(shuffle_seed).permutation(len(patients))]
         test, validation = shuffled[: counts[2]], shuffled[counts[2] : counts[2] + counts[1]]
         train = shuffled[counts[2] + counts[1] :]
 
@@ -70,16 +74,37 @@ def make_split(
         if missing:
             raise InputError(f"{name} patients without labels: {', '.join(missing)}; add their labels or move them")
 
-    candidates = natural_sort(set(train) - incomplete)
+    candidates = [patient for patient in train if patient not in incomplete]
+    if isinstance(labeled, int):
+        source = f"'labeled' of {file}"
+    else:
+        named, labeled, source = labeled, len(labeled), "labeled_patients"
+    if named is not None:
+        candidates = _checked(named, candidates, source)
+    elif order == "seed":
+        candidates = natural_sort(candidates)
+        candidates = [candidates[i] for i in np.random.default_rng(seed).permutation(len(candidates))]
     if not 1 <= labeled <= len(candidates):
+        among = f"the {len(train)} training patients have labels" if named is None else f"{source} are named"
         raise InputError(
-            f"{labeled} labelled patients asked for, but {len(candidates)} of the {len(train)} training patients have"
-            " labels: ask for at least 1 and at most that many"
+            f"{labeled} labelled patients asked for, but {len(candidates)} of {among}: ask for at least 1 and at most "
+            "that many"
         )
-    order = np.random.default_rng(seed).permutation(len(candidates))
-    chosen = {candidates[i] for i in order[:labeled]}
+    chosen = set(candidates[:labeled])
     sets = (chosen, set(train) - chosen, validation, test)
     return Split(*(tuple(natural_sort(members)) for members in sets))
+
+
+def _checked(named: Sequence[str], candidates: Sequence[str], source: str) -> list[str]:
+    twice = natural_sort({name for name in named if list(named).count(name) > 1})
+    if twice:
+        raise InputError(f"{source} names {', '.join(twice)} twice: name each patient once")
+    if wrong := [name for name in named if name not in candidates]:
+        raise InputError(
+            f"{source} names {', '.join(wrong)}, which is no training patient with labels for every image: choose "
+            f"among {', '.join(natural_sort(candidates))}"
+        )
+    return list(named)
 
 
 def save_split(split: Split, path: Path | str) -> None:
@@ -132,6 +157,15 @@ def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
         if not names:
             raise InputError(f"{path}: '{key}' is empty, each set needs one patient at least")
     return sets
+
+
+def _read_labeled(path: Path) -> list[str] | None:
+    """The list ``labeled`` of a split file, if it has one."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None  # said where the sets are read
+    return _read_lists(path, ["labeled"])[0] if isinstance(content, dict) and "labeled" in content else None
 
 
 def _read_lists(path: Path, keys: Sequence[str]) -> list[list[str]]:

@@ -16,6 +16,7 @@ from action.data.formats import FORMATS
 from action.data.intensities import INTENSITIES
 from action.data.mixing import MIXES
 from action.errors import InputError
+from action.experiment import open_split, resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -155,6 +156,12 @@ def test_the_home_folder_may_be_written_as_a_tilde(acdc_root, tmp_path, monkeypa
     arguments = ["--method=supervised", "--baseline.iterations=1", "--labeled=2", *SHORT]
     train.main([f"--data=~/{acdc_root.name}", f"--output={tmp_path / 'run'}", *arguments])
     assert str(acdc_root) in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_named_patients_are_the_labelled_ones_and_their_number(acdc_root):
+    config = resolve(parse_config([f"--data={acdc_root}", "--labeled_patients=[patient009,patient004,patient001]"]))
+    assert config.labeled == 3 and config.output.endswith("-action-3-seed0")
+    assert open_split(config)[1].labeled == ("patient001", "patient004", "patient009")
 
 
 def test_the_processor_is_a_device():

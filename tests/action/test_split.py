@@ -109,6 +109,56 @@ def test_patients_without_labels_are_never_labelled(tmp_path):
         make_split(given, labeled=3, seed=0, file=file(tmp_path))
 
 
+@pytest.fixture
+def ten():
+    return [case for case in cases(10, unlabeled=("p2_1",)) if case.patient not in ("p7", "p8", "p9")]
+
+
+def test_labelled_patients_in_the_order_of_the_list(tmp_path, ten):
+    path = file(tmp_path, train=["p10", "p2", "p3", "p1"])
+    for seed in range(3):
+        assert make_split(ten, labeled=2, seed=seed, order="list", file=path).labeled == ("p3", "p10")
+    assert {make_split(ten, labeled=2, seed=seed, file=path).labeled for seed in range(9)} > {("p3", "p10")}
+
+
+def test_labelled_patients_by_name(tmp_path, ten):
+    split = make_split(ten, labeled=["p10", "p1"], seed=0, file=file(tmp_path))
+    assert split.labeled == ("p1", "p10") and split.unlabeled == ("p2", "p3")
+
+
+def test_the_file_may_name_them_in_the_order_in_which_they_are_labelled(tmp_path, ten):
+    path = file(tmp_path, labeled=["p10", "p1"])
+    assert [make_split(ten, labeled=n, seed=3, file=path).labeled for n in (1, 2)] == [("p10",), ("p1", "p10")]
+    assert make_split(ten, labeled=["p3"], seed=0, file=path).labeled == ("p3",)  # the flag comes first
+    with pytest.raises(
+        InputError, match=r"3 labelled patients asked for, but 2 of 'labeled' of .*split\.json are named"
+    ):
+        make_split(ten, labeled=3, seed=0, file=path)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (["p1", "p99"], "names p99, which is no training patient"),
+        (["p4"], "names p4, which is no training patient .* choose among p1, p3, p10"),
+        (["p2"], "names p2, which is no training patient with labels for every image"),
+        (["p1", "p1"], "names p1 twice"),
+        ([], "0 labelled patients asked for"),
+    ],
+)
+def test_names_that_cannot_be_labelled(tmp_path, ten, named, words):
+    with pytest.raises(InputError, match=words):
+        make_split(ten, labeled=named, seed=0, file=file(tmp_path))
+    if named:
+        with pytest.raises(InputError, match=rf"'labeled' of .*split\.json {words}"):
+            make_split(ten, labeled=1, seed=0, file=file(tmp_path, labeled=named))
+
+
+def test_a_list_of_the_labelled_that_is_none(tmp_path, ten):
+    with pytest.raises(InputError, match="'labeled' must be a list"):
+        make_split(ten, labeled=1, seed=0, file=file(tmp_path, labeled="p1"))
+
+
 @pytest.mark.parametrize(("case", "name"), [("p4_0", "validation"), ("p6_1", "test")])
 def test_validation_and_test_patients_need_labels(tmp_path, case, name):
     given = [c for c in cases(10, unlabeled=(case,)) if c.patient not in ("p7", "p8", "p9")]
