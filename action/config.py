@@ -253,6 +253,9 @@ class TrainConfig:
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
         output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
+        precision: "fp32"; "bf16" or "fp16" compute the networks in half precision where PyTorch's autocast does (fp16
+            with loss scaling), which GPUs do faster.
+        compile: whether torch.compile makes kernels for the U-Net, which takes a minute or more at the start.
     """
 
     data: str | None = None
@@ -263,6 +266,8 @@ class TrainConfig:
     seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
     device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     split: SplitConfig = field(default_factory=SplitConfig)
     input: InputConfig = field(default_factory=InputConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,30 @@ from action.model.learner import Learner
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
 from action.stages.base import TrainingData
+from action.update import Update
+
+READ_EVERY = 20
+"""Updates between two looks at their losses: to look at a number is to wait until the device has computed it."""
+
+
+class Step(NamedTuple):
+    """An update that has been asked for, and whose losses may not have been computed yet.
+
+    Attributes:
+        number: from 1, over all stages.
+        stage_step: from 0.
+        slices: names of those in its batch.
+        lr: learning rate.
+        losses: by name.
+        norm: of the gradient.
+    """
+
+    number: int
+    stage_step: int
+    slices: list[str]
+    lr: float
+    losses: dict[str, Tensor]
+    norm: Tensor
 
 
 class Trainer:
@@ -54,12 +78,11 @@ class Trainer:
         self.validation, self.class_names, self.run = validation, tuple(class_names), run
         self.data_description = dict(data_description or {})
         self.device = next(learner.parameters()).device
-        self.optimizer = torch.optim.SGD(
-            learner.trained(),
-            lr=config.optimizer.lr,
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-        )
+        self.update = Update(config, learner.trained(), self.device)
+        if config.compile:
+            for network in (learner.network.student, learner.network.teacher):
+                network.compile()
+        self.unread: list[Step] = []
         self.stage_index = 0
         self.stage_step = 0  # updates done in the current stage
         self.smoothed_dice: float | None = None  # moving average over the validations
@@ -85,8 +108,6 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, log: StepLog) -> None:
         self.learner.train()
-        for group in self.optimizer.param_groups:
-            group["nesterov"] = stage.nesterov
         settings = self.config.evaluation
         bar = tqdm(
             range(self.stage_step, stage.iterations),
@@ -96,56 +117,63 @@ class Trainer:
             dynamic_ncols=True,
         )
         for step in bar:
-            values = self._train_step(stage, step)
+            self.unread.append(self._train_step(stage, step))
             self.stage_step = step + 1
             last = self.stage_step == stage.iterations
-            if stage.segments and (last or self.stage_step % settings.every == 0):
+            validates = stage.segments and (last or self.stage_step % settings.every == 0)
+            saves = last or self.stage_step % settings.checkpoint_every == 0
+            if not (validates or saves or len(self.unread) == READ_EVERY):
+                continue
+            *earlier, (number, values) = self._read(stage)
+            for row in earlier:
+                log.write(row[0], stage.name, row[1])
+            if validates:
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
-            log.write(self.step, stage.name, values)
+            log.write(number, stage.name, values)
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
-            if last or self.stage_step % settings.checkpoint_every == 0:
+            if saves:
                 log.flush()  # no checkpoint without the rows before it
                 self.save_latest()
                 plot_progress(self.run.metrics, self.run.progress)
 
-    def _train_step(self, stage: Stage, step: int) -> dict[str, float]:
+    def _train_step(self, stage: Stage, step: int) -> Step:
         """One update. Every random choice follows from (seed, stage, step), dropout included."""
         rng = step_generator(self.config.seed, self.stage_index, step)
         torch.manual_seed(int(rng.integers(2**63)))
-        settings = self.config.optimizer
-        lr = settings.lr * (1 - step / stage.iterations) ** settings.power
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        batch = {key: value.to(self.device) for key, value in stage.batch(self.data, step, rng).items()}
-        losses, to_push = stage.losses(self.learner.network, batch, step, rng)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        self._check_step(stage, step, losses)
-        self.optimizer.step()
+        number, lr = self.step + 1, self.update.learning_rate(step, stage.iterations)
+        batch = stage.batch(self.data, step, rng)
+        with self.update.autocast():
+            losses, to_push = stage.losses(self.learner.network, batch, step, rng)
+        norm = self.update(losses["loss"], lr, nesterov=stage.nesterov)
         self.learner.update_teachers(self.step)
         for push in to_push:
             push.bank.push(push.rows, push.labels)
-        return {"lr": lr, **{name: value.item() for name, value in losses.items()}}
+        slices = [*self.data.labeled.drawn, *self.data.unlabeled.drawn]
+        return Step(number, step, slices, lr, {name: value.detach() for name, value in losses.items()}, norm)
 
-    def _check_step(self, stage: Stage, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Stop before a loss or a gradient that is not finite reaches the weights.
+    def _read(self, stage: Stage) -> list[tuple[int, dict[str, float]]]:
+        """Number and values of the steps since the last call, in one transfer from the device.
 
         Raises:
-            InputError: names the step, the losses and the slices of the batch.
+            InputError: a loss or a gradient was not finite; names the step, its losses and the slices of its batch.
         """
-        gradients = [p.grad for p in self.learner.trained() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if bool(torch.stack([losses["loss"].detach(), norm]).isfinite().all()):
-            return
-        values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-        slices = ", ".join([*self.data.labeled.drawn, *self.data.unlabeled.drawn])
-        raise InputError(
-            f"{stage.name}, step {step + 1}: the loss or its gradient is not finite ({values}; gradient norm "
-            f"{norm.item():.4g}) on the slices {slices}; look at them, or lower optimizer.lr. The run was stopped "
-            f"before its weights changed"
-        )
+        steps, self.unread = self.unread, []
+        numbers = torch.stack([torch.stack([*step.losses.values(), step.norm]).float() for step in steps]).tolist()
+        rows = []
+        for step, (*losses, norm) in zip(steps, numbers, strict=True):
+            values = dict(zip(step.losses, losses, strict=True))
+            if not self.update.is_sound(values["loss"], norm):
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                raise InputError(
+                    f"{stage.name}, step {step.stage_step + 1}: the loss or its gradient is not finite ({shown}; "
+                    f"gradient norm {norm:.4g}) on the slices {', '.join(step.slices)}; look at them, or lower "
+                    "optimizer.lr. The run was stopped, and its checkpoints are from before that step"
+                )
+            rows.append((step.number, {"lr": step.lr, **values}))
+        self.update.check_scale()
+        return rows
 
     def _validate(self) -> dict[str, float]:
         """Mean Dice of each class, and of all, over the validation cases; without a class that is in none of them.
@@ -226,7 +254,7 @@ class Trainer:
             "format": FORMAT,
             "torch": str(torch.__version__),
             "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.update.state_dict(),
             "stage_index": self.stage_index,
             "stage_step": self.stage_step,
             "seed": self.config.seed,
@@ -239,6 +267,6 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.update.load_state_dict(state)
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
         self.smoothed_dice, self.best_dice = state["smoothed_dice"], state["best_dice"]

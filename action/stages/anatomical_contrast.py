@@ -142,9 +142,9 @@ class AnatomicalContrast(Stage):
             hard = torch.where(probability < config.strong_threshold, query_class, -1)
             queries, query_labels = sample_pixels(hard, classes, config.queries, generator)
             keys, key_labels = sample_pixels(key_class, classes, config.keys, generator)
-            key_rows = F.normalize(self.representation.teacher(teacher.features, keys), dim=1)
+            key_rows = F.normalize(self.representation.teacher(teacher.features, keys).float(), dim=1)
         push = Push(self.pixel_bank, key_rows, key_labels)
-        query = F.normalize(self.representation.student(student.features, queries), dim=1)
+        query = F.normalize(self.representation.student(student.features, queries).float(), dim=1)
 
         # A class takes part when the batch has keys of it: their mean is its positive.
         membership = F.one_hot(key_labels, classes).to(key_rows.dtype)  # [P, C]
