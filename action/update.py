@@ -36,7 +36,13 @@ class Update:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self._begin_momentum()
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+    def _begin_momentum(self) -> None:
+        """Zeros for parameters that have not moved, as later stages' heads: fused SGD takes all buffers or none."""
+        for parameter in self._parameters:
+            self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def autocast(self) -> torch.autocast:
         """The context in which losses are computed."""
@@ -84,5 +90,6 @@ class Update:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; a run from before there was a scaling has none."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self._begin_momentum()
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
