@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import action_kernels
+from action_kernels.backends import choosable
 
 from .problems import Inputs, Problem
 
@@ -24,7 +25,7 @@ Program = Callable[[Inputs], tuple[Tensor, ...]]
 STUDENT_TEMP, TEACHER_TEMP, TEMP = 0.1, 0.01, 0.5
 CERTAIN_TEMP = 1e-3  # a teacher that is a bank row puts all its weight on that row
 CHUNK = 512  # queries
-GPU_BACKENDS = ("triton", "cuda")
+GPU_BACKENDS = choosable("cuda")
 
 
 def unit(x: Tensor) -> Tensor:

@@ -27,7 +27,12 @@ ENVIRONMENT_VARIABLE = "ACTION_KERNELS_BACKEND"
 
 # Name -> the kind of device that chooses it automatically; earlier names are tried first, the reference last. On a GPU
 # the table of measurements (choice.py) takes precedence over this order.
-_BACKENDS = {"reference": None, "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+_BACKENDS = {
+    "reference": None,
+    "cpu": "cpu",
+    "triton": "cuda",
+    "cuda": "cuda",
+}
 
 _chosen: ContextVar[str | None] = ContextVar("action_kernels_backend", default=None)
 
@@ -48,6 +53,11 @@ def list_backends() -> dict[str, str]:
     """Every backend by name with its state: ``"ready"``, or the reason why it cannot run here."""
     states = {name: _load(name) for name in _BACKENDS}
     return {name: state if isinstance(state, str) else "ready" for name, state in states.items()}
+
+
+def choosable(device_type: str) -> tuple[str, ...]:
+    """The backends that a call on this kind of device may get without asking for one, in the order of the registry."""
+    return tuple(name for name, chooser in _BACKENDS.items() if chooser == device_type)
 
 
 def _named(name: str, source: str) -> Backend:
@@ -165,7 +175,7 @@ def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str)
 
 
 def _order(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> tuple[str, ...]:
-    usual = tuple(name for name, chooser in _BACKENDS.items() if chooser == device_type)
+    usual = choosable(device_type)
     if device_type != "cuda" or len(usual) < 2 or not torch.cuda.is_available():
         return usual
     return choice.order(operator, dtypes, usual)

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 OPERATORS = ("action_contrast", "hard_negatives", "anatomical_contrast", "relation_negatives")
+WHOLE = ("reference", "cpu", "triton", "cuda")  # backends that have them all; another one may lack some
 
 
 def operator_file(backend: str, operator: str) -> ModuleType:

@@ -68,7 +68,7 @@ def test_reference_is_always_there() -> None:
 
 
 def test_unknown_names(fresh: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="use_backend names an unknown backend 'gpu'; the backends are reference, cpu"):
+    with pytest.raises(ValueError, match="use_backend names an unknown backend 'gpu'; the backends are reference,"):
         with use_backend("gpu"):
             pass
     fresh.setenv(registry.ENVIRONMENT_VARIABLE, "gpu")
@@ -78,7 +78,7 @@ def test_unknown_names(fresh: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", 3, ["cpu"]], ids=str)
 def test_a_name_is_checked_at_the_call(name: object) -> None:
-    with pytest.raises(ValueError, match="use_backend names an unknown backend .*; the backends are reference, cpu"):
+    with pytest.raises(ValueError, match="use_backend names an unknown backend .*; the backends are reference,"):
         use_backend(name)
 
 

@@ -31,6 +31,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(choice, "device_name", lambda: DEVICE)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(registry, "_BACKENDS", {"reference": None, "triton": "cuda", "cuda": "cuda"})
     ready = {name: fake_backend() for name in ("triton", "cuda")} | {"reference": reference}
     monkeypatch.setattr(registry, "_load", ready.__getitem__)
     for cache in (registry._automatic, choice.read):
