@@ -15,7 +15,7 @@ from action.errors import InputError
 class UNetOutput(NamedTuple):
     """What the network computes for a batch of slices."""
 
-    logits: Tensor  # [B, C, H, W]
+    logits: Tensor  # [B, C, H, W], in single precision at the least also under autocast
     features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
 
 
@@ -100,7 +100,8 @@ class UNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(maps[:-1]), strict=True):
             x = block(x, skip)
             features.append(x)
-        return UNetOutput(self.output(x), features)
+        logits: Tensor = self.output(x)
+        return UNetOutput(logits.to(torch.promote_types(logits.dtype, torch.float32)), features)
 
     def forward(self, image: Tensor) -> UNetOutput:
         return self.decode(self.encode(image))
