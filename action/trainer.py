@@ -117,7 +117,7 @@ class Trainer:
             dynamic_ncols=True,
         )
         for step in bar:
-            self.unread.append(self._train_step(stage, step))
+            self.unread.append(self.train_step(stage, step))
             self.stage_step = step + 1
             last = self.stage_step == stage.iterations
             validates = stage.segments and (last or self.stage_step % settings.every == 0)
@@ -138,7 +138,7 @@ class Trainer:
                 self.save_latest()
                 plot_progress(self.run.metrics, self.run.progress)
 
-    def _train_step(self, stage: Stage, step: int) -> Step:
+    def train_step(self, stage: Stage, step: int) -> Step:
         """One update. Every random choice follows from (seed, stage, step), dropout included."""
         rng = step_generator(self.config.seed, self.stage_index, step)
         torch.manual_seed(int(rng.integers(2**63)))

@@ -2,7 +2,8 @@
 
 Our step evaluates the representation head at the sampled pixels alone and reads the negatives where they lie. The plain
 step is the published formulation: the head at every pixel, and for each class the negatives gathered as a tensor
-query x negative x feature. Both take the same samples and compute the same losses.
+query x negative x feature. Both take the same samples and compute the same losses. A second table shows what the
+parts of our step, as the trainer takes it, take by themselves.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,7 @@ from action.stages.base import StageParts
 from action_kernels import use_backend
 
 from .measure import peak_meter, quantiles, wait
+from .step_parts import parts_table, step_parts
 from .table import append, describe
 
 CLASSES = 4
@@ -34,9 +37,12 @@ QUERIES = 256  # of a class
 CHANNELS = (16, 32, 64, 128, 256)
 
 
-def published(size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS) -> RunConfig:
+def published(
+    size: int = 256, features: int = 512, channels: Sequence[int] = CHANNELS, precision: str = "fp32"
+) -> RunConfig:
     """The published settings, without dropout (both programs compute the same), with ``size`` x ``size`` pixels."""
     settings = TrainConfig(
+        precision=precision,
         model=ModelConfig(channels=tuple(channels), embedding=features, window=size // 4, stride=size // 8, pooled=8),
         anatomical_contrast=AnatomicalContrastConfig(
             labeled=4,
@@ -145,6 +151,8 @@ def main(
     device: str = "cpu",
     size: int = 256,
     features: int = 512,
+    channels: tuple[int, ...] = CHANNELS,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     rounds: int = 2,
     output: Path = Path("results/benchmarks"),
 ) -> None:
@@ -154,10 +162,12 @@ def main(
         device: cpu or cuda.
         size: pixels of an image's side; the batch has 4 labelled and 4 unlabelled images.
         features: of the representation.
+        channels: of the U-Net's levels.
+        precision: of the second table; the first compares in fp32.
         rounds: timed steps of each, after one untimed whose memory is measured as the second's.
         output: folder of the table.
     """
-    config, machine = published(size, features), describe(device)
+    config, machine = published(size, features, channels), describe(device)
     print(", ".join(str(value) for value in machine.values()))
     steps = {name: Step(config, device, plain=name == "plain") for name in ("fused", "plain")}
     spans: dict[str, list[float]] = {name: [] for name in steps}
@@ -180,6 +190,7 @@ def main(
         row |= {"seconds_q20": round(seconds.low, 4), "seconds_q80": round(seconds.high, 4)}
         rows.append({**row, "peak_mib": round(peaks[name], 1), **machine})
     append(output / "training_step.csv", rows)
+    print(parts_table(step_parts(published(size, features, channels, precision), CLASSES, device, max(3, rounds))))
 
 
 if __name__ == "__main__":

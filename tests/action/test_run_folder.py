@@ -252,7 +252,7 @@ def test_every_flipped_bit_of_a_tensor_is_found(copy):
 
 def interrupted_copy(acdc_root, tmp_path, monkeypatch):
     data = Path(shutil.copytree(acdc_root, tmp_path / "data"))
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def stop(self, stage, number):
         if number == 2:
@@ -260,7 +260,7 @@ def interrupted_copy(acdc_root, tmp_path, monkeypatch):
         return step(self, stage, number)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_train_step", stop)
+        patch.setattr(Trainer, "train_step", stop)
         run("--data", data, *SHORT, "--output", tmp_path / "run")
     return data, tmp_path / "run"
 

@@ -99,7 +99,7 @@ def test_every_step_of_every_loss_is_in_the_csv(finished):
 def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path, monkeypatch, stop_after):
     output = tmp_path / "run"
     arguments = ["--data", acdc_root, "--labeled=2", f"--output={output}", *SHORT]
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def interrupted(self, stage, number):
         if self.step >= stop_after:
@@ -107,7 +107,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path
         return step(self, stage, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(arguments)
     assert not (output / "summary.json").exists()

@@ -110,7 +110,7 @@ def test_weights_stay_in_single_precision(runs, precision):
 def test_a_resumed_run_in_fp16_scales_the_loss_as_before(runs, acdc_root, tmp_path, monkeypatch):
     from action.trainer import Trainer
 
-    step, output = Trainer._train_step, tmp_path / "run"
+    step, output = Trainer.train_step, tmp_path / "run"
 
     def interrupted(self, stage, number):
         if self.step >= 6:
@@ -118,7 +118,7 @@ def test_a_resumed_run_in_fp16_scales_the_loss_as_before(runs, acdc_root, tmp_pa
         return step(self, stage, number)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_train_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         run(["--data", acdc_root, "--labeled=2", f"--output={output}", "--precision=fp16", *SHORT])
     run(["--resume", f"--output={output}"])
     assert (output / "metrics.csv").read_text() == (runs / "fp16" / "metrics.csv").read_text()

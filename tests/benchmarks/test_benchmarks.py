@@ -172,10 +172,16 @@ def test_both_training_steps_compute_the_same(training_steps: dict[bool, trainin
         )
 
 
-def test_training_step_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = training_step.published(size=64, features=24, channels=(4, 6, 8))
-    monkeypatch.setattr(training_step, "published", lambda size, features: small)
-    training_step.main(rounds=1, output=tmp_path)
+def test_training_step_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training_step.main(size=64, features=24, channels=(4, 6, 8), precision="bf16", rounds=1, output=tmp_path)
     rows = table.read(tmp_path / "training_step.csv")
     assert [row["step"] for row in rows] == ["fused", "plain"]
     assert all(float(row["seconds"]) > 0 for row in rows)
+    parts = [line.split(" | ") for line in capsys.readouterr().out.partition("part of a step")[2].splitlines()[2:]]
+    assert [name.strip("| ") for name, *_ in parts][:3] == [
+        "whole step",
+        "teacher forward",
+        "student forward and backward",
+    ]
+    shares = [float(share.strip("% |")) for *_, share in parts]
+    assert shares[0] == 100 and abs(sum(shares[1:]) - 100) <= len(shares)
