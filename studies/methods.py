@@ -23,7 +23,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from action.choices import METHODS
 from action.cli import Parser, parse_config, run
+from action.config import TrainConfig
 from action.data.phantom import write_phantom
 from action.errors import InputError
 from action.experiment import PHANTOM, open_split, resolve
@@ -39,26 +41,51 @@ class Arm:
         title: as in the table.
         method: of ``action.train``.
         every_label: train with the labels of all training patients.
+        left_out: stages without updates, which the last stage that is left takes over.
         overrides: further flags.
     """
 
     title: str
     method: str
     every_label: bool = False
+    left_out: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+
+    def flags(self, asked: TrainConfig) -> list[str]:
+        """What it changes in the settings that all arms are asked for."""
+        stages = METHODS["action"]
+        updates = {stage: getattr(asked, stage).iterations for stage in self.left_out}
+        flags = [f"--{stage}.iterations=0" for stage in updates]
+        if updates:
+            last = [stage for stage in stages if stage not in updates][-1]
+            flags.append(f"--{last}.iterations={getattr(asked, last).iterations + sum(updates.values())}")
+        return [*flags, *self.overrides]
 
 
 LABELED_ONLY, FULL = "labeled-only", "fully-labeled"
 ARMS = {
     LABELED_ONLY: Arm("labelled only", "supervised"),
     "mean-teacher": Arm("Mean Teacher", "mean-teacher"),
+    "pseudo-labels": Arm(
+        "pseudo-labels, CutMix",
+        "action",
+        left_out=("global_distillation", "local_distillation"),
+        overrides=("--anatomical_contrast.contrast_weight=0",),
+    ),
     "action": Arm("ACTION", "action"),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }
-# What each part contributes: a stage or a loss left out, its updates given to the rest.
+# What each part contributes: a stage or a loss left out.
 ABLATION = {
-    "without-global": Arm("ACTION without stage 1", "action", overrides=("--global_distillation.iterations=0",)),
+    "without-global": Arm("ACTION without stage 1", "action", left_out=("global_distillation",)),
+    "without-stage-2": Arm("ACTION without stage 2", "action", left_out=("local_distillation",)),
+    "without-stage-3": Arm("ACTION without stage 3", "action", left_out=("anatomical_contrast",)),
     "without-local": Arm("ACTION without L_local", "action", overrides=("--local_distillation.weight=0",)),
+    "hard-targets": Arm(
+        "ACTION, hard targets",
+        "action",
+        overrides=("--global_distillation.teacher_temp=0.001", "--local_distillation.teacher_temp=0.001"),
+    ),
     "without-unsupervised": Arm(
         "ACTION without L_unsup", "action", overrides=("--anatomical_contrast.unsupervised_weight=0",)
     ),
@@ -98,8 +125,9 @@ def study(
         InputError: a run that is there already has other settings, or one failed.
     """
     flags = [f"--data={data}", *flags]
+    asked = parse_config(flags)
     _, split = open_split(parse_config([*flags, "--labeled=1", "--method=supervised"]))
-    every = len(split.labeled) + len(split.unlabeled)
+    every = ",".join((*split.labeled, *split.unlabeled))
     runs: dict[str, list[RunFolder]] = {name: [] for name in arms}
     todo = []
     for seed in seeds:
@@ -108,10 +136,11 @@ def study(
             own = [
                 *flags,
                 f"--method={arm.method}",
-                f"--labeled={every if arm.every_label else labeled}",
+                f"--labeled={labeled}",
+                *([f"--labeled_patients=[{every}]"] if arm.every_label else []),
                 f"--seed={seed}",
                 f"--output={run.root}",
-                *arm.overrides,
+                *arm.flags(asked),
             ]
             runs[name].append(run)
             if run.summary.is_file():

@@ -79,7 +79,10 @@ class AnatomicalContrast(Stage):
         key_class = torch.where(confidence >= config.weak_threshold, label, -1)[:, 0]
         unlabeled_class = torch.where(pseudo["confidence"] >= config.weak_threshold, pseudo["label"].long(), -1)
         query_class = torch.cat([batch["label"].long(), unlabeled_class])[:, 0]
-        contrast, push = self.contrast(student, query_class, teacher, key_class, rng)
+        contrast, pushes = zero_like(student.logits), []
+        if config.contrast_weight:
+            contrast, push = self.contrast(student, query_class, teacher, key_class, rng)
+            pushes.append(push)
         weight = config.unsupervised_weight * ramp_up(step, config.ramp_up * self.iterations)
         losses = {
             "loss": supervised + weight * unsupervised + config.contrast_weight * contrast,
@@ -88,7 +91,7 @@ class AnatomicalContrast(Stage):
             "contrast": contrast,
             "confident": confident,
         }
-        return StepResult(losses, [push])
+        return StepResult(losses, pushes)
 
     @torch.no_grad()
     def pseudo_labels(self, teacher: UNetOutput, labels: Tensor) -> tuple[Tensor, Tensor]:

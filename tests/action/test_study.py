@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from action.cli import parse_config
 from action.errors import InputError
 from studies import methods as study
 
@@ -40,6 +41,17 @@ def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
     assert "| 75.0 ± 5.0 | n/a |" in study.table(results)
     study.plot(results, "test", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", study.ARMS | study.ABLATION)
+def test_every_arm_makes_as_many_updates(name):
+    shared = ["--global_distillation.iterations=5", "--local_distillation.iterations=7"]
+    asked = parse_config(shared)
+    arm = (study.ARMS | study.ABLATION)[name]
+    changed = parse_config([*shared, *arm.flags(asked)])
+    assert changed.total_iterations == asked.total_iterations
+    for stage in arm.left_out:
+        assert getattr(changed, stage).iterations == 0
 
 
 def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, tmp_path, monkeypatch):
