@@ -38,6 +38,17 @@ def random_case(name: str, size: tuple[int, int], classes: int) -> LoadedCase:
     return LoadedCase(name, name, image, np.ascontiguousarray(label), None, (1.0, 1.0, 1.0), volume, shape, box)
 
 
+def make_trainer(config: RunConfig, classes: int, device: str) -> Trainer:
+    """A trainer on random slices, which has neither validation cases nor a run folder."""
+    torch.manual_seed(0)
+    learner = make_learner(config, classes).to(device).train()
+    pools = [
+        SlicePool([random_case(name, config.input.size, classes)], labels=labels, seed=0, device=device)
+        for name, labels in (("labeled", True), ("unlabeled", False))
+    ]
+    return Trainer(config, learner, TrainingData(*pools), [], [str(c) for c in range(classes)], RunFolder("unused"))
+
+
 def step_parts(config: RunConfig, classes: int, device: str, rounds: int) -> dict[str, Times]:
     """Seconds of a stage-3 step as the trainer takes it, and of its parts by themselves, in turn.
 
@@ -47,17 +58,11 @@ def step_parts(config: RunConfig, classes: int, device: str, rounds: int) -> dic
         device: cpu or cuda.
         rounds: measured rounds, after two that are not.
     """
-    torch.manual_seed(0)
-    learner = make_learner(config, classes).to(device)
-    pools = [
-        SlicePool([random_case(name, config.input.size, classes)], labels=labels, seed=0, device=device)
-        for name, labels in (("labeled", True), ("unlabeled", False))
-    ]
-    trainer = Trainer(config, learner, TrainingData(*pools), [], [str(c) for c in range(classes)], RunFolder("unused"))
+    trainer = make_trainer(config, classes, device)
+    learner = trainer.learner
     stage = learner.stages[AnatomicalContrast.name]
     assert isinstance(stage, AnatomicalContrast)
     trainer.stage_index = trainer.stages.index(stage)
-    learner.train()
     network, done = learner.network, 0
     batch = stage.batch(trainer.data, 0, step_generator(0, 0, 0))
     labeled = len(batch["label"])

@@ -2,5 +2,5 @@
 
 tuning        measure on a GPU and write what is the fastest there into the package
 machine_code  look into the compiled kernels: registers, spills, occupancy, instructions
-estimates     how long kernels should take, from data sheets and machine code
+estimates     how long kernels and the published training should take, from data sheets and machine code
 """

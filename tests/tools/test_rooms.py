@@ -19,6 +19,7 @@ COMMANDS = {
     "studies.methods": "compare",
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
+    "tools.estimates.training": "main",
     "tools.machine_code.cuda_kernels": "main",
     "tools.machine_code.triton_kernels": "main",
     "tools.tuning.backends": "main",

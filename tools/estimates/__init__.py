@@ -1,1 +1,1 @@
-"""How long kernels should take, from data sheets and machine code. Nothing here is measured."""
+"""How long kernels and a training should take, from data sheets, machine code and counted work: nothing is measured."""
