@@ -15,6 +15,9 @@ from torch import Tensor
 from action.data.slices import WholeSlices
 from action.data.volumes import LoadedCase
 
+RESIDENT = 0.25
+"""Of a GPU's free memory, what the slices of a pool may take."""
+
 
 def step_generator(seed: int, stage: int, step: int) -> np.random.Generator:
     """The generator of all random choices of one step."""
@@ -28,7 +31,8 @@ class SlicePool:
         cases: loaded cases.
         labels: whether their labels may be used; without, a batch has images only.
         seed: order of the epochs.
-        device: where the slices lie, in half precision, and where batches are made.
+        device: where batches are made. The slices lie there, too, in half precision, unless they would take more than
+            ``RESIDENT`` of a GPU's free memory.
 
     Attributes:
         drawn: names of the slices of the last batch, for messages.
@@ -38,8 +42,10 @@ class SlicePool:
         self, cases: Sequence[LoadedCase], *, labels: bool, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         # Views of the cases' slices: a joined array would hold a large data set twice.
-        self.images = [slice_ for case in cases for slice_ in torch.from_numpy(case.image).to(device)]
-        self.labels = [slice_ for case in cases for slice_ in _label(case).to(device)] if labels else None
+        self._device = torch.device(device)
+        store = self._device if _fits(cases, self._device) else torch.device("cpu")
+        self.images = [slice_ for case in cases for slice_ in torch.from_numpy(case.image).to(store)]
+        self.labels = [slice_ for case in cases for slice_ in _label(case).to(store)] if labels else None
         self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
         self.drawn: list[str] = []
@@ -61,22 +67,28 @@ class SlicePool:
         """``count`` slices from place ``start``: image and, if the pool has them and ``labels`` asks for it, label."""
         chosen = self.indices(start, count)
         self.drawn = [self._names[i] for i in chosen]
-        canvas = {"image": _canvas(self.images, chosen)}
+        canvas = {"image": self._canvas(self.images, chosen)}
         if labels and self.labels is not None:
-            canvas["label"] = _canvas(self.labels, chosen)
+            canvas["label"] = self._canvas(self.labels, chosen)
         return WholeSlices(canvas, [(height, width) for height, width in (self.images[i].shape for i in chosen)])
+
+    def _canvas(self, slices: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
+        taken = [slices[i] for i in chosen]
+        height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
+        canvas = torch.zeros(len(taken), 1, height, width, device=self._device)
+        for place, slice_ in zip(canvas[:, 0], taken, strict=True):
+            place[: slice_.shape[0], : slice_.shape[1]] = slice_
+        return canvas
+
+
+def _fits(cases: Sequence[LoadedCase], device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    needed = sum(array.nbytes for case in cases for array in (case.image, case.label) if array is not None)
+    return needed <= RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
 def _label(case: LoadedCase) -> Tensor:
     if case.label is None:
         raise ValueError(f"{case.name} has no label, but its labels are to be used")
     return torch.from_numpy(case.label)
-
-
-def _canvas(slices: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
-    taken = [slices[i] for i in chosen]
-    height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
-    canvas = torch.zeros(len(taken), 1, height, width, device=taken[0].device)
-    for place, slice_ in zip(canvas[:, 0], taken, strict=True):
-        place[: slice_.shape[0], : slice_.shape[1]] = slice_
-    return canvas

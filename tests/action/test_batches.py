@@ -1,8 +1,10 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
+from action.data import batches
 from action.data.batches import SlicePool, step_generator
 
 SIZES = [(20, 50), (48, 8), (32, 32)]
@@ -36,6 +38,19 @@ def test_slices_of_different_sizes_lie_on_one_canvas(loaded_cases):
     for image, (height, width) in zip(canvas["image"][:, 0], sizes, strict=True):
         assert (image[:height, :width] == height / 64).all()
         assert image.sum() == image[:height, :width].sum()
+
+
+@pytest.mark.parametrize("free", [10**9, 1000])
+def test_slices_lie_on_the_gpu_if_they_take_a_part_of_its_memory(loaded_cases, monkeypatch, free):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * 10**9))
+    assert batches._fits(loaded_cases, torch.device("cuda")) == (free > 1000)
+    assert batches._fits(loaded_cases, torch.device("cpu"))
+
+
+def test_a_batch_is_made_on_the_device_wherever_the_slices_lie(loaded_cases):
+    pool = SlicePool(loaded_cases, labels=True, seed=0)
+    pool._device = torch.device("meta")  # as a GPU that does not hold the slices
+    assert {value.device.type for value in pool.batch(0, 3).canvas.values()} == {"meta"}
 
 
 def test_unlabelled_batches_have_no_labels(loaded_cases):
