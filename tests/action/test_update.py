@@ -122,3 +122,16 @@ def test_a_resumed_run_in_fp16_scales_the_loss_as_before(runs, acdc_root, tmp_pa
         run(["--data", acdc_root, "--labeled=2", f"--output={output}", "--precision=fp16", *SHORT])
     run(["--resume", f"--output={output}"])
     assert (output / "metrics.csv").read_text() == (runs / "fp16" / "metrics.csv").read_text()
+
+
+@pytest.mark.slow  # the compiler takes minutes
+def test_compiled_networks_compute_the_same(runs, acdc_root, tmp_path):
+    output = tmp_path / "compiled"
+    run(["--data", acdc_root, "--labeled=2", f"--output={output}", "--compile=true", *SHORT])
+    for a, b in zip(losses(runs / "fp32"), losses(output), strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
+    names = [
+        load_checkpoint(folder / "checkpoints" / "latest.pt", CPU)["learner"].keys()
+        for folder in (output, runs / "fp32")
+    ]
+    assert names[0] == names[1]
