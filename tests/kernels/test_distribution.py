@@ -1,4 +1,4 @@
-"""The source distribution is complete: a wheel as cibuildwheel makes it has the native kernels and needs no checkout."""
+"""The source distribution is complete: a wheel by cibuildwheel's settings has the native kernels, without the checkout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_source_is_in_the_source_distribution(sdist: Path) -> None:
 
 def test_the_version_stands_in_one_place() -> None:
     assert action.__version__ == action_kernels.__version__
-    found = [path.name for path in (ROOT / "pyproject.toml", ROOT / "setup.py") if "version = \"0" in path.read_text()]
+    found = [path.name for path in (ROOT / "pyproject.toml", ROOT / "setup.py") if 'version = "0' in path.read_text()]
     assert found == []
     assert f"version: {action_kernels.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {action_kernels.__version__} " in (ROOT / "CHANGELOG.md").read_text()
