@@ -8,7 +8,6 @@ import sys
 from action.commands import COMMANDS, example, program
 from action.suggestions import did_you_mean
 
-
 NOTES = """Each command explains itself with --help; python -m action_kernels tells which
 backends are ready. For completion by Tab: pip install argcomplete, then
 activate-global-python-argcomplete."""
@@ -18,7 +17,7 @@ def overview() -> str:
     """The commands, a line and an example each."""
     lines = ["ACTION: semi-supervised segmentation of medical images.", ""]
     for name, command in COMMANDS.items():
-        lines += [f"{program(name)}: {command.does}", f"    {example(name)}", ""]
+        lines += [f"{name:<10}{command.does}", f"    {example(name)}", ""]
     return "\n".join([*lines, NOTES])
 
 

@@ -55,7 +55,8 @@ class Parser(ArgumentParser):
             name, wanted, value = found.groups()
             if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", wanted):
                 return _no_choice(name, value, choices[1])
-            return f"{name} is '{value}': it must be {_TYPES.get(wanted, wanted)}"
+            shown = "null" if value == "None" else f"'{value}'"
+            return f"{name} is {shown}: it must be {_TYPES.get(wanted, wanted)}"
         if found := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
             return _no_choice(*found.groups())
         return re.sub(r'Parser key "(.*?)": ', r"\1: ", message)
@@ -71,7 +72,12 @@ class Parser(ArgumentParser):
         return f": {'--help-all' if 'help-all' in self.flags else '--help'} lists what there is"
 
 
-_TYPES = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'tuple'>": "a list, such as [1,2]",
+}
 
 
 def _no_choice(name: str, value: str, choices: str) -> str:
@@ -102,18 +108,21 @@ class ConfigFile(ActionConfigFile):
             return
         try:
             super().__call__(parser, cfg, values, option_string)
-            if unknown := [key for key in _keys(yaml.safe_load(text)) if key not in parser.flags]:
+            if unknown := list(_unknown(yaml.safe_load(text), parser.flags)):
                 raise InputError("; ".join(map(parser.no_setting, unknown)))
         except InputError as error:
             raise InputError(f"{path}: {error}" if path.is_file() else str(error)) from None
 
 
-def _keys(settings: Any, prefix: str = "") -> Iterator[str]:
-    """The settings that a YAML file has, those of groups as ``group.name``."""
+def _unknown(settings: Any, known: Sequence[str], prefix: str = "") -> Iterator[str]:
+    """Keys of a YAML file that are no settings, those of groups as ``group.name``."""
     if isinstance(settings, dict):
         for name, value in settings.items():
-            yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")
+            key = f"{prefix}{name}"
+            if key in known:
+                yield from _unknown(value, known, f"{key}.")
+            else:
+                yield key
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:

@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(
-        "Train a network on a folder of scans and evaluate it on the test patients.",
+        "Train on a folder of scans and evaluate on its test patients.",
         "--data ACDC --format acdc --labeled 3",
     ),
     "evaluate": Command(

@@ -1,4 +1,4 @@
-"""The source distribution is complete: a wheel by cibuildwheel's settings has the native kernels, without the checkout."""
+"""The source distribution is complete: a wheel by cibuildwheel's settings has the native kernels, and no checkout."""
 
 from __future__ import annotations
 
