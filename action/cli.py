@@ -6,8 +6,9 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,16 +16,83 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from action.commands import COMMANDS, example, program
 from action.config import RunConfig, TrainConfig, fill_in
 from action.errors import InputError
 from action.files import write_aside
+from action.help_pages import HelpPage, MainPage, ShowAll
+from action.suggestions import did_you_mean
 
 
 class Parser(ArgumentParser):
-    """Argument parser whose errors are one sentence, without the page of usage before it."""
+    """Argument parser whose errors are one sentence, with the nearest name that exists, and no page of usage before it.
+
+    Flags are written out: an abbreviation could mean another setting in a later version.
+    """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpPage} | keywords)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(" ".join(str(message).split()))
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise InputError(parser.explain(" ".join(str(message).split())))
+
+    @property
+    def flags(self) -> list[str]:
+        """The long flags, without their dashes."""
+        return [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
+
+    def explain(self, message: str) -> str:
+        """The library's message in our words, with a suggestion where it is about a name that does not exist."""
+        if found := re.fullmatch("unrecognized arguments: (.*)", message):
+            unknown = [word.partition("=")[0] for word in found[1].split() if word.startswith("--")]
+            return "; ".join(map(self._no_flag, unknown)) or f"'{found[1]}' belongs to no option: --help lists them"
+        if found := re.search(
+            r"(?:Group '(.*?)' does not accept option|Option) '(.*?)'(?: is not accepted)?$", message
+        ):
+            return self.no_setting(".".join(part for part in found.groups() if part))
+        if found := re.fullmatch(r'Parser key "(.*?)": Expected a (.*)\. Got value: (.*)', message):
+            name, wanted, value = found.groups()
+            if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", wanted):
+                return _no_choice(name, value, choices[1])
+            shown = "null" if value == "None" else f"'{value}'"
+            return f"{name} is {shown}: it must be {_TYPES.get(wanted, wanted)}"
+        if found := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            return _no_choice(*found.groups())
+        return re.sub(r'Parser key "(.*?)": ', r"\1: ", message)
+
+    def no_setting(self, name: str) -> str:
+        """The sentence for a key of a YAML file that does not exist."""
+        return f"there is no setting {name}{did_you_mean(name, self.flags, otherwise=self._where_listed())}"
+
+    def _no_flag(self, flag: str) -> str:
+        return f"there is no {flag}{did_you_mean(flag[2:], self.flags, '--{}', self._where_listed())}"
+
+    def _where_listed(self) -> str:
+        return f": {'--help-all' if 'help-all' in self.flags else '--help'} lists what there is"
+
+
+_TYPES = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'tuple'>": "a list, such as [1,2]",
+}
+
+
+def _no_choice(name: str, value: str, choices: str) -> str:
+    known = choices.replace("'", "").split(", ")
+    return f"{name} is '{value}', not one of {', '.join(map(repr, known))}{did_you_mean(value, known)}"
+
+
+def command_parser(name: str, **keywords: Any) -> Parser:
+    """The parser of a command, with what it does and an example in its ``--help``."""
+    return Parser(
+        prog=program(name),
+        description=COMMANDS[name].does,
+        epilog=f"example:\n  {example(name)}",
+        **keywords,
+    )
 
 
 class ConfigFile(ActionConfigFile):
@@ -33,11 +101,28 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: str, option_string: str | None = None) -> None:
         path = Path(values)
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else [values]
+            text = path.read_text(encoding="utf-8-sig") if path.is_file() else values
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it in that encoding") from None
-        if any(line.partition("#")[0].strip() for line in lines):
+        if not any(line.partition("#")[0].strip() for line in text.splitlines()):
+            return
+        try:
             super().__call__(parser, cfg, values, option_string)
+            if unknown := list(_unknown(yaml.safe_load(text), parser.flags)):
+                raise InputError("; ".join(map(parser.no_setting, unknown)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}" if path.is_file() else str(error)) from None
+
+
+def _unknown(settings: Any, known: Sequence[str], prefix: str = "") -> Iterator[str]:
+    """Keys of a YAML file that are no settings, those of groups as ``group.name``."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            key = f"{prefix}{name}"
+            if key in known:
+                yield from _unknown(value, known, f"{key}.")
+            else:
+                yield key
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
@@ -103,12 +188,14 @@ def _system_sentence(error: OSError) -> str:
     return f"{where}{error.strerror or error}; {remedy}"
 
 
-def config_parser(prog: str, description: str) -> Parser:
+def config_parser() -> Parser:
     """Parser of a ``TrainConfig``: YAML files (``--config``) and flags, the later overriding the earlier."""
-    parser = Parser(prog=prog, description=description)
+    parser = command_parser("train", formatter_class=MainPage, usage="%(prog)s [--config FILE] [OPTION ...]")
+    parser.add_argument("--help-all", action=ShowAll)
     parser.add_argument(
         "--config",
         action=ConfigFile,
+        metavar="FILE",
         help="YAML file with any of these settings; may be repeated, later files and flags override earlier ones",
     )
     parser.add_class_arguments(TrainConfig)
@@ -134,7 +221,7 @@ def parse_config(arguments: Sequence[str]) -> TrainConfig:
     Raises:
         InputError: a flag, key or value that does not belong there.
     """
-    parser = config_parser("config", "")
+    parser = config_parser()
     return to_config(parser, parser.parse_args(list(arguments)))
 
 
@@ -156,7 +243,8 @@ def load_config(path: Path) -> RunConfig:
             )
         return fill_in(config, data, output, spacing, size)
     except InputError as error:
-        raise InputError(f"{path}: {error}; correct it, or use the version of action that wrote it") from None
+        where = "" if str(error).startswith(f"{path}: ") else f"{path}: "
+        raise InputError(f"{where}{error}; correct it, or use the version of action that wrote it") from None
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -360,10 +360,11 @@ def _out_of_range(settings: Any, prefix: str = "") -> Iterator[str]:
         low, high = declared.metadata["range"]
         numbers = value if isinstance(value, (tuple, list)) else (value,)
         if not all(isfinite(number) and low <= number <= high for number in numbers):
-            yield f"{name} is {value}: it must be {_reach(low, high)}"
+            yield f"{name} is {value}: it must be {reach(low, high)}"
 
 
-def _reach(low: float, high: float) -> str:
+def reach(low: float, high: float) -> str:
+    """A range in words."""
     return f"at least {low}" if high == inf else f"between {low} and {high}"
 
 

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Evaluate a run on its test patients: ``python -m action.evaluate RUN``."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from action.cli import Parser, choose_device, load_config, run
+from action.cli import choose_device, command_parser, load_config, run
 from action.config import RunConfig
 from action.data import findings
 from action.data.cases import Case, raise_problems
@@ -156,7 +157,7 @@ def _table(summary: dict[str, Any], folder: RunFolder) -> str:
 
 def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.evaluate``."""
-    parser = Parser(prog="python -m action.evaluate", description=__doc__)
+    parser = command_parser("evaluate")
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:<number>")

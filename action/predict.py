@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Segment NIfTI images with a run's network: ``python -m action.predict RUN IMAGE... -o DIR``."""
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from action.cli import Parser, choose_device, load_config, run
+from action.cli import choose_device, command_parser, load_config, run
 from action.data import findings
 from action.data.cases import Case
 from action.data.fingerprint import load_fingerprint
@@ -58,7 +59,7 @@ def _stem(path: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.predict``."""
-    parser = Parser(prog="python -m action.predict", description=__doc__)
+    parser = command_parser("predict")
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("images", type=str, nargs="+", help="NIfTI images")
     parser.add_argument("-o", "--output", type=str, required=True, help="folder for the predictions")

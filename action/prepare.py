@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Prepare data: ``python -m action.prepare phantom DIR`` writes the phantom, ``... check DIR`` verifies a data set."""
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from action.cli import Parser, run
-from action.data import FORMATS, Case, Dataset, findings, open_dataset
+from action.choices import FormatName
+from action.cli import Parser, command_parser, run
+from action.commands import example, program
+from action.data import Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
 from action.data.fingerprint import Measures, make_fingerprint, measure, unlike
 from action.data.nifti import check_contrast, read_image, read_label
@@ -104,18 +107,24 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.prepare``."""
-    phantom = Parser(description="Write the phantom data set, as NIfTI files in the ACDC layout.")
+    phantom = Parser(
+        description="Write the phantom data set, as NIfTI files in the ACDC layout.",
+        epilog=f"example:\n  {program('prepare')} phantom data/phantom --patients 24",
+    )
     phantom.add_argument("folder", type=str, help="folder to write; left as it is if it holds this phantom already")
     phantom.add_argument("--patients", type=int, default=24, help="number of patients")
     phantom.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
-    checking = Parser(description="Verify a data set: every problem, and a table of its cases.")
+    checking = Parser(
+        description="Verify a data set: every problem, and a table of its cases.",
+        epilog=f"example:\n  {example('prepare')}",
+    )
     checking.add_argument("folder", type=str, help="folder of the data set")
-    checking.add_argument("--format", type=str, default="acdc", help=f"layout of the files: {', '.join(FORMATS)}")
+    checking.add_argument("--format", type=FormatName, default="acdc", help="layout of the files")
 
-    parser = Parser(prog="python -m action.prepare", description=__doc__)
+    parser = command_parser("prepare")
     commands = parser.add_subcommands(required=True, dest="command")
-    commands.add_subcommand("phantom", phantom)
-    commands.add_subcommand("check", checking)
+    commands.add_subcommand("phantom", phantom, help="write the synthetic heart")
+    commands.add_subcommand("check", checking, help="verify a data set")
     parsed = parser.parse_args(arguments)
     chosen = parsed[parsed.command]
     if parsed.command == "phantom":

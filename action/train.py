@@ -1,4 +1,5 @@
-"""Train and evaluate: ``python -m action.train [--config FILE] [--data DIR] ...`` (``--help`` lists every setting)."""
+# PYTHON_ARGCOMPLETE_OK
+"""Train and evaluate: ``python -m action.train [--config FILE] [--data DIR] ...`` (``--help-all``: every setting)."""
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ def _comparable(split: RunSplitConfig, moved: bool) -> RunSplitConfig:
 
 def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.train``."""
-    parser = config_parser("python -m action.train", str(__doc__))
+    parser = config_parser()
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     parsed = parser.parse_args(arguments)

@@ -12,6 +12,8 @@ from .operators import (
     relation_negatives,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ActionContrast",
     "ActionContrastResult",

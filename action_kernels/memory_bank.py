@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +78,13 @@ class MemoryBank(nn.Module):
 
     @_count.setter
     def _count(self, count: int) -> None:
-        turns = torch.sym_max(count // self.capacity - 1, 0)  # without a branch that a compiled function would guard
+        turns = max(count // self.capacity - 1, 0)  # without a branch that a compiled function would guard
         size = _SIZE_OF_NONE + count - turns * self.capacity
         self._marker = torch.empty((size, 0), dtype=torch.uint8, device="cpu")
 
     @property
     def _filled(self) -> int:
-        return cast(int, torch.sym_min(self._count, self.capacity))
+        return min(self._count, self.capacity)
 
     def __len__(self) -> int:
         """Rows stored so far, per group."""

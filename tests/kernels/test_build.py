@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_*_build.txt", "__pycache__")
         )
-    for name in ("setup.py", "pyproject.toml"):
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "action").mkdir()
     (tmp_path / "README.md").touch()

@@ -1,8 +1,9 @@
-"""The source distribution is complete: a wheel built from it has the native kernels and needs no checkout."""
+"""The source distribution is complete: a wheel by cibuildwheel's settings has the native kernels, and no checkout."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("setuptools")
+import action
+import action_kernels
+
+pyprojecttoml = pytest.importorskip("setuptools.config.pyprojecttoml")
 pytest.importorskip("pybind11")
 pytest.importorskip("ninja")
 
 ROOT = Path(__file__).parents[2]
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 OFFLINE = ["--no-index", "--no-deps"]
+EXTENSION = sysconfig.get_config_var("EXT_SUFFIX")
 BUILT = shutil.ignore_patterns("*.so", "_*_build.txt", "__pycache__", "*.egg-info")
 # What the training package needs and the operators do not.
 TRAINING = ("jsonargparse", "matplotlib", "monai", "nibabel", "scipy", "tensorboard", "yaml")
@@ -61,16 +66,34 @@ def test_every_source_is_in_the_source_distribution(sdist: Path) -> None:
     wanted = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     wanted = [path for path in wanted if path.suffix not in (".so", ".pyc") and not path.name.endswith("_build.txt")]
     assert {path.relative_to(ROOT).as_posix() for path in wanted} <= names
-    assert {"README.md", "pyproject.toml", "setup.py"} <= names
+    files = {path.name for path in ROOT.iterdir() if path.suffix in (".md", ".cff", ".py", ".toml")}
+    assert {"README.md", "CITATION.cff", "CHANGELOG.md", "pyproject.toml"} <= files
+    assert {"LICENSE", *files} <= names
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert action.__version__ == action_kernels.__version__
+    found = [path.name for path in (ROOT / "pyproject.toml", ROOT / "setup.py") if 'version = "0' in path.read_text()]
+    assert found == []
+    assert f"version: {action_kernels.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {action_kernels.__version__} " in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no compiler")
 def test_an_installation_without_the_checkout_has_the_native_kernels(sdist: Path, tmp_path: Path) -> None:
-    environment = {"CXXFLAGS": "-O0", "ACTION_PORTABLE": "1", "ACTION_CUDA_ARCHS": "none"}  # in a fifth of the time
+    settings = pyprojecttoml.load_file(ROOT / "pyproject.toml")["tool"]["cibuildwheel"]
+    environment = settings["environment"] | {"CXXFLAGS": "-O0", "ACTION_PORTABLE": "1"}  # in a fifth of the time
     run([*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", ".", str(sdist)], tmp_path, **environment)
     wheel = next(tmp_path.glob("*.whl"))
-    packages = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert wheel.stem.endswith(sysconfig.get_platform().replace("-", "_").replace(".", "_"))
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
+    packages = {name.partition("/")[0] for name in names}
     assert {name for name in packages if not name.endswith(".dist-info")} == {"action", "action_kernels"}
+    assert [name for name in names if name.endswith(".so")] == [f"action_kernels/_native{EXTENSION}"]
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata and "\nAuthor: ACTION developers\n" in metadata
 
     venv.create(tmp_path / "venv", with_pip=False)
     python = str(tmp_path / "venv/bin/python")
@@ -81,11 +104,16 @@ def test_an_installation_without_the_checkout_has_the_native_kernels(sdist: Path
     Path(site, "present.pth").write_text("\n".join(sorted(present)))
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({TRAINING}))  # importing one of them fails\n"
-        "import action_kernels, torch\n"
+        "import action, action_kernels, torch\n"
+        "from importlib.metadata import version\n"
         "print(action_kernels.__file__, action_kernels.list_backends()['cpu'], sep='\\n')\n"
+        "print(version('action-contrast'), action.__version__, action_kernels.__version__)\n"
         "x = torch.eye(3)\n"
         "with action_kernels.use_backend('cpu'): print(action_kernels.hard_negatives(x, x, 1)[1].tolist())"
     )
-    place, state, index = run([python, "-c", script], tmp_path, PYTHONPATH="").splitlines()
+    place, state, versions, index = run([python, "-c", script], tmp_path, PYTHONPATH="").splitlines()
     assert Path(place).is_relative_to(tmp_path)
     assert (state, index) == ("ready", "[[0], [1], [2]]")
+    assert versions.split() == 3 * [action_kernels.__version__]
+    _, *test = shlex.split(settings["test-command"])
+    run([python, *test], tmp_path, PYTHONPATH="")
