@@ -42,7 +42,7 @@ def _table(kind: type, default: Any, prefix: str) -> Iterator[str]:
 def _allowed(item: Field[Any], hint: Any) -> str:
     if "range" in item.metadata:
         low, high = item.metadata["range"]
-        return f"{low:g} to {high:g}" if high != float("inf") else f"{low:g} or more"
+        return f"{low:,} to {high:,}" if high != float("inf") else f"{low:,} or more"
     names = [name for name in get_args(hint) if isinstance(name, str)]
     if names:
         return ", ".join(f"`{name}`" for name in names)
