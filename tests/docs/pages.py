@@ -13,7 +13,9 @@ PAGES = sorted([ROOT / "README.md", *(page for page in DOCS.rglob("*.md") if not
 NOT_RUN = "<!-- not run: a part of a file -->"
 
 _BLOCK = re.compile(
-    r"(?P<before>[^\n]*)\n\n?(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)\n(?P=indent)```", re.DOTALL
+    r"(?P<before>[^\n]*)\n\n?(?P<indent> *)```(?P<language>\w+)\n"  # the comment before it, if there is one
+    r"(?P<code>.*?)\n(?P=indent)```",
+    re.DOTALL,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 

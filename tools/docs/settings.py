@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,9 +14,9 @@ from action.config import TrainConfig
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 HEAD = """# Settings of `action.train`
 
-Every setting is a flag (`--optimizer.lr 0.01`) and a key of a YAML file (`--config FILE`); later files and flags override
-earlier ones. Each is checked by its name before anything is read or written. "published" is the value of the paper, which
-`configs/published.yaml` has where it differs. This page is written by `python -m tools.docs.settings`.
+Every setting is a flag (`--optimizer.lr 0.01`) and a key of a YAML file (`--config FILE`); later files and flags
+override earlier ones. Each is checked by its name before anything is read or written. "published" is the value of the
+paper, which `configs/published.yaml` has where it differs. This page is written by `python -m tools.docs.settings`.
 """
 
 
@@ -35,8 +35,8 @@ def _table(kind: type, default: Any, prefix: str) -> Iterator[str]:
     hints, meanings = get_type_hints(kind), _meanings(kind)
     for item in fields(default):
         if not is_dataclass(hints[item.name]):
-            allowed = _allowed(item, hints[item.name])
-            yield f"| `{prefix}{item.name}` | {_shown(getattr(default, item.name))} | {allowed} | {meanings[item.name]} |"
+            value, allowed = _shown(getattr(default, item.name)), _allowed(item, hints[item.name])
+            yield f"| `{prefix}{item.name}` | {value} | {allowed} | {meanings[item.name]} |"
 
 
 def _allowed(item: Field[Any], hint: Any) -> str:
@@ -54,7 +54,7 @@ def _shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
-    return "" if value is MISSING else f"{value}"
+    return str(value)
 
 
 def _summary(kind: type) -> str:

@@ -19,6 +19,10 @@ def text(x: float, y: float, words: str, anchor: str = "middle", size: int = 14)
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}" fill="{INK}">{words}</text>'
 
 
+def arrow(x: float, y: float, path: str) -> str:
+    return f'<path d="M{x} {y} {path}" stroke="{INK}" stroke-width="2" marker-end="url(#tip)"/>'
+
+
 def picture() -> str:
     """The drawing, on white so that it reads on a dark page too."""
     here = LEFT + CURRENT * WIDTH
@@ -35,14 +39,14 @@ def picture() -> str:
         box(20, TOP, 150, HEIGHT, BLUE),
         text(95, TOP + 30, "a panel of queries"),
         text(95, TOP + 52, "student and teacher", size=12),
-        f'<path d="M{here + WIDTH / 2} {TOP + HEIGHT + 4} v30" stroke="{INK}" stroke-width="2" marker-end="url(#tip)"/>',
+        arrow(here + WIDTH / 2, TOP + HEIGHT + 4, "v30"),
         box(190, 216, 462, 62, GREEN),
         text(421, 241, "per query: maximum, sums of exponentials, logit gap, k candidates"),
         text(421, 263, "a few numbers, rescaled when a tile brings a larger maximum", size=12),
         box(20, 216, 150, 62, GREY),
         text(95, 241, "memory"),
         text(95, 263, "loss, gradients, top-k", size=12),
-        f'<path d="M190 247 h-12" stroke="{INK}" stroke-width="2" marker-end="url(#tip)"/>',
+        arrow(190, 247, "h-12"),
         text(20, 306, "orange: cache (CPU) or registers (GPU), never written to memory", "start", 12),
         text(652, 306, "dashed: never exists at the same time", "end", 12),
     ]
