@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FILE = Path(__file__).parents[2] / "docs" / "figures" / "tiles.svg"
-BLUE, ORANGE, GREEN, GREY, INK = "#56B4E9", "#E69F00", "#009E73", "#D9D9D9", "#222222"  # Okabe and Ito's colours
+BLUE, ORANGE, GREEN, GREY, INK = "#56B4E9", "#E69F00", "#8FD6BF", "#D9D9D9", "#222222"  # after Okabe and Ito
 TILES, CURRENT = 7, 3
 LEFT, TOP, WIDTH, HEIGHT = 190, 90, 66, 84
 
@@ -41,14 +41,14 @@ def picture() -> str:
         text(95, TOP + 52, "student and teacher", size=12),
         arrow(here + WIDTH / 2, TOP + HEIGHT + 4, "v30"),
         box(190, 216, 462, 62, GREEN),
-        text(421, 241, "per query: maximum, sums of exponentials, logit gap, k candidates"),
+        text(421, 241, "per query: maximum, sums, logit gap, k candidates"),
         text(421, 263, "a few numbers, rescaled when a tile brings a larger maximum", size=12),
         box(20, 216, 150, 62, GREY),
         text(95, 241, "memory"),
         text(95, 263, "loss, gradients, top-k", size=12),
         arrow(190, 247, "h-12"),
         text(20, 306, "orange: cache (CPU) or registers (GPU), never written to memory", "start", 12),
-        text(652, 306, "dashed: never exists at the same time", "end", 12),
+        text(652, 306, "dashed: not in existence now", "end", 12),
     ]
     return "\n".join(
         [
