@@ -47,7 +47,7 @@ def picture() -> str:
         text(95, 241, "memory"),
         text(95, 263, "loss, gradients, top-k", size=12),
         arrow(190, 247, "h-12"),
-        text(20, 306, "orange: cache (CPU) or registers (GPU), never written to memory", "start", 12),
+        text(20, 306, "orange: in cache (CPU) or registers (GPU), then overwritten", "start", 12),
         text(652, 306, "dashed: not in existence now", "end", 12),
     ]
     return "\n".join(
