@@ -25,7 +25,7 @@ def check(dataset: Dataset) -> str:
 
     Returns:
         A table: of each case the voxels, their size, the range of intensities and the share of each class; below it the
-        totals, and notes on what is readable but odd (``docs/checks.md`` lists them).
+        totals, and notes on what is readable but odd (``docs/reference/checks.md`` lists them).
 
     Raises:
         InputError: all problems of all files, after the table of the sound ones has been printed.

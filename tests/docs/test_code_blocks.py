@@ -1,0 +1,105 @@
+"""Python blocks run, page by page, in one namespace; the commands of bash blocks exist and take the flags shown.
+
+A block after the comment ``<!-- not run: a part of a file -->`` is a part of a file, or needs one beside it: it must
+compile, and no more.
+"""
+
+import importlib.util
+import os
+import re
+import runpy
+import shlex
+import sys
+import warnings
+
+import jsonargparse
+import pytest
+import torch
+from pages import PAGES, ROOT, blocks, name_of
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+COMMANDS = sorted(
+    {
+        re.split(r"\s+#", line)[0].strip()
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in re.split(r"\n|&&", block.code)
+        if line.strip()
+    }
+)
+
+
+class Parsed(BaseException):
+    """The arguments were understood; the program need not go on."""
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python_blocks_run(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    with torch.random.fork_rng(devices=[]):
+        for block in blocks(page, "python"):
+            code = compile("\n" * block.line + block.code, name_of(page), "exec")
+            if block.runs:
+                exec(code, namespace)
+
+
+def test_only_the_page_on_additions_has_parts_of_files():
+    marked = {name_of(page) for page in WITH_PYTHON if not all(block.runs for block in blocks(page, "python"))}
+    assert marked == {"docs/how-to/add.md"}
+
+
+def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
+    (code,) = (block.code for block in blocks(ROOT / "docs/how-to/add.md", "python") if "class Pairs" in block.code)
+    namespace = {"__name__": "pairs"}
+    exec(compile(code, "pairs.py", "exec"), namespace)
+    for name in ("images/b10", "images/b9", "labels/b9"):
+        (tmp_path / f"{name}.nii.gz").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.nii.gz").touch()
+    first, second = namespace["FORMAT"].find_cases(tmp_path)
+    assert (first.name, first.label) == ("b9", tmp_path / "labels" / "b9.nii.gz")
+    assert (second.name, second.label) == ("b10", None)
+
+
+def understood(module, arguments, monkeypatch):
+    """Whether a program's parser takes the arguments."""
+    parse = jsonargparse.ArgumentParser.parse_args
+
+    def parse_alone(self, *args, **kwargs):
+        parse(self, *args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(jsonargparse.ArgumentParser, "parse_args", parse_alone)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the module has been imported before
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=False)
+        except Parsed:
+            return True
+        except SystemExit as end:
+            return end.code == 0  # --help
+    return False
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_exist_and_take_their_flags(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+    python = next((i for i, word in enumerate(words[:-1]) if re.fullmatch(r"(.*/)?python3?", word)), None)
+    if python is None:
+        assert words[0].endswith("pip") or os.access(ROOT / words[0], os.X_OK)
+        settings = (ROOT / "pyproject.toml").read_text()
+        assert all(f"\n{extra} = [" in settings for extra in re.findall(r"\.\[(\w+)\]", command))
+        return
+    assert words[python + 1] == "-m"
+    module, *arguments = words[python + 2 :]
+    assert importlib.util.find_spec(module) is not None
+    if module == "pytest":
+        assert all((ROOT / word).exists() for word in arguments if word.startswith("tests/"))
+    elif module not in {"venv", "action_kernels"}:  # which has no flags
+        assert understood(module, arguments, monkeypatch)
+
+
+def test_a_wrong_flag_is_not_understood(monkeypatch):
+    assert not understood("action.predict", ["RUN", "IMAGE", "-o", "DIR", "--no-such-flag"], monkeypatch)
