@@ -17,6 +17,8 @@ COMMANDS = {
     "benchmarks.__main__": "main",
     "benchmarks.training_step": "main",
     "studies.methods": "compare",
+    "tools.docs.settings": "main",
+    "tools.docs.tiles": "main",
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
     "tools.estimates.training": "main",

@@ -11,6 +11,8 @@ from typing import Any, get_args, get_type_hints
 
 from action.config import TrainConfig
 
+from ..command import run
+
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 HEAD = """# Settings of `action.train`
 
@@ -68,5 +70,10 @@ def _meanings(kind: type) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;") for name, text in entries}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page."""
     PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..command import run
+
 FILE = Path(__file__).parents[2] / "docs" / "figures" / "tiles.svg"
 BLUE, ORANGE, GREEN, GREY, INK = "#56B4E9", "#E69F00", "#8FD6BF", "#D9D9D9", "#222222"  # after Okabe and Ito
 TILES, CURRENT = 7, 3
@@ -63,5 +65,10 @@ def picture() -> str:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the picture."""
     FILE.write_text(picture(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
