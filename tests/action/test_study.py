@@ -3,8 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from action import train
 from action.cli import parse_config
 from action.errors import InputError
+from action.run_folder import RunFolder
+from studies import curves
 from studies import methods as study
 
 CLASSES = ("liver", "kidneys")
@@ -81,3 +84,21 @@ def test_numbers_and_names_are_checked_before_anything_is_trained(flag, monkeypa
     monkeypatch.setattr(study, "study", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(InputError, match=flag[2:].partition("=")[0]):
         study.main(["--data=/", flag])
+
+
+def test_the_curves_of_runs_are_read_by_updates_and_by_minutes(acdc_root, tmp_path):
+    output = tmp_path / "run"
+    flags = ["--method=supervised", "--labeled=2", "--baseline.iterations=4", "--evaluation.every=2"]
+    small = ["--model.channels=[4,6]", "--model.embedding=4", "--device=cpu"]
+    train.main([f"--data={acdc_root}", f"--output={output}", *flags, *small])
+    updates, dice = curves.by_updates(RunFolder(output))
+    minutes, same = curves.by_minutes(RunFolder(output))
+    assert updates == [2, 4] and dice == pytest.approx(same, abs=0.01)
+    assert 0 <= minutes[0] < minutes[1] < 2
+    curves.main([str(output), str(output)], ["one", "two"], output=tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    with pytest.raises(InputError, match="1 names for 2 runs"):
+        curves.main([str(output), str(output)], ["one"], output=tmp_path / "curves.png")
+    for nothing in ([], [str(tmp_path / "nothing")]):
+        with pytest.raises(InputError, match="give the folders of runs"):
+            curves.main(nothing, output=tmp_path / "curves.png")

@@ -16,6 +16,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 COMMANDS = {
     "benchmarks.__main__": "main",
     "benchmarks.training_step": "main",
+    "studies.curves": "main",
     "studies.methods": "compare",
     "tools.docs.settings": "main",
     "tools.docs.tiles": "main",
