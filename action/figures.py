@@ -29,7 +29,7 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
             ``val_dice_<class>``; a field is empty where the row has no such value.
         output: PNG file, written aside and then renamed.
     """
-    steps, stages, columns = _read_columns(Path(metrics_csv))
+    steps, stages, columns = read_columns(Path(metrics_csv))
     dice = {name: values for name, values in columns.items() if name.startswith("val_")}
     losses = {name: values for name, values in columns.items() if name not in dice}
 
@@ -128,7 +128,7 @@ def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
     return result
 
 
-def _read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Steps, stages, every loss that has at least one number, and all classes' Dice; NaN where a row has none."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

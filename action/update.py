@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Update:
 
     def is_sound(self, loss: float, norm: float) -> bool:
         """Whether numbers of a step are such as may be; fp16 steps over gradients that overflow."""
-        return bool(torch.tensor([loss, 0.0 if self.scaler.is_enabled() else norm]).isfinite().all())
+        return isfinite(loss) and (self.scaler.is_enabled() or isfinite(norm))
 
     def check_scale(self) -> None:
         """Stop a run in fp16 whose steps all overflow.

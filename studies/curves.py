@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from action.cli import Parser, run
 from action.errors import InputError
+from action.figures import read_columns
 from action.run_folder import RunFolder
 
 
@@ -20,16 +21,16 @@ def by_updates(folder: RunFolder) -> tuple[list[float], list[float]]:
     """Updates and mean validation Dice in % of a run."""
     if not folder.metrics.is_file():
         raise InputError(f"{folder.metrics} does not exist: give the folders of runs")
-    with folder.metrics.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("val_dice")]
-    return [float(row["step"]) for row in rows], [100 * float(row["val_dice"]) for row in rows]
+    steps, _, columns = read_columns(folder.metrics)
+    dice = columns.get("val_dice", np.full(len(steps), np.nan))
+    there = np.isfinite(dice)
+    return steps[there].tolist(), (100 * dice[there]).tolist()
 
 
 def by_minutes(folder: RunFolder) -> tuple[list[float], list[float]]:
-    """Minutes since the first row and mean validation Dice in % of a run that was not interrupted."""
+    """Minutes since the training began and mean validation Dice in % of a run that was not interrupted."""
     events = EventAccumulator(str(folder.events)).Reload()
-    begin = events.Scalars("lr")[0].wall_time if "lr" in events.Tags()["scalars"] else events.FirstEventTimestamp()
-    scores = events.Scalars("val_dice")
+    begin, scores = events.FirstEventTimestamp(), events.Scalars("val_dice")
     return [(score.wall_time - begin) / 60 for score in scores], [100 * score.value for score in scores]
 
 

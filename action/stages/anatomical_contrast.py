@@ -79,10 +79,12 @@ class AnatomicalContrast(Stage):
         key_class = torch.where(confidence >= config.weak_threshold, label, -1)[:, 0]
         unlabeled_class = torch.where(pseudo["confidence"] >= config.weak_threshold, pseudo["label"].long(), -1)
         query_class = torch.cat([batch["label"].long(), unlabeled_class])[:, 0]
-        contrast, pushes = zero_like(student.logits), []
+        pushes = []
         if config.contrast_weight:
             contrast, push = self.contrast(student, query_class, teacher, key_class, rng)
             pushes.append(push)
+        else:
+            contrast = zero_like(student.logits)
         weight = config.unsupervised_weight * ramp_up(step, config.ramp_up * self.iterations)
         losses = {
             "loss": supervised + weight * unsupervised + config.contrast_weight * contrast,
