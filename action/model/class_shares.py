@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
 TINY = 1e-12  # of shares and probabilities: a class that is neither labelled nor predicted stays defined
@@ -38,10 +38,9 @@ class ClassShares(nn.Module):
             probability: of the classes on unlabelled slices [B, C, H, W], without gradient.
             label: of labelled slices [B, 1, H, W].
         """
-        count = int(self.batches)
-        weight = 1.0 - min(self._momentum, count / (count + 1))
-        classes = len(self.labeled)
-        self.labeled.lerp_(F.one_hot(label.long(), classes).float().mean(dim=(0, 1, 2, 3)), weight)
+        # In tensors: the host need not wait until the device has counted.
+        weight = 1.0 - (self.batches / (self.batches + 1)).clamp_max(self._momentum)
+        self.labeled.lerp_(one_hot(label, len(self.labeled)).float().mean(dim=(0, 2, 3)), weight)
         self.unlabeled.lerp_(probability.mean(dim=(0, 2, 3)), weight)
         self.batches += 1
         aligned = probability * (self.labeled / self.unlabeled.clamp_min(TINY))[:, None, None]

@@ -141,24 +141,22 @@ class AnatomicalContrast(Stage):
             rng: draws pixels and negatives.
         """
         config, classes = self._config, self._classes
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         with torch.no_grad():
             probability = student.logits.softmax(dim=1).gather(1, query_class.clamp_min(0)[:, None])[:, 0]
             hard = torch.where(probability < config.strong_threshold, query_class, -1)
-            queries, query_labels = sample_pixels(hard, classes, config.queries, generator)
-            keys, key_labels = sample_pixels(key_class, classes, config.keys, generator)
+            queries, query_labels = sample_pixels(hard, classes, config.queries, rng)
+            keys, key_labels = sample_pixels(key_class, classes, config.keys, rng)
             key_rows = F.normalize(self.representation.teacher(teacher.features, keys).float(), dim=1)
         push = Push(self.pixel_bank, key_rows, key_labels)
         query = F.normalize(self.representation.student(student.features, queries).float(), dim=1)
 
         # A class takes part when the batch has keys of it: their mean is its positive.
-        membership = F.one_hot(key_labels, classes).to(key_rows.dtype)  # [P, C]
+        names = torch.arange(classes, device=key_labels.device)
+        membership = (key_labels[:, None] == names).to(key_rows.dtype)  # [P, C]
         positives = F.normalize(membership.T @ key_rows, dim=1)  # [C, dim]; zero for an absent class
         present = membership.sum(dim=0) > 0
-        usable = present[query_labels]
-        query, query_labels = query[usable], query_labels[usable]
-        if len(query) == 0 or len(key_rows) == 0:
-            return zero_like(query), push
+        query_labels, found = query_labels.clamp_min(0), query_labels >= 0
+        usable = found & present[query_labels]
 
         bank, bank_labels = key_rows, key_labels
         if config.negatives == "bank" and self.pixel_bank.labels is not None and len(self.pixel_bank):
@@ -178,9 +176,9 @@ class AnatomicalContrast(Stage):
                 query_labels, bank_labels, relation, config.negatives_per_query, seed=int(rng.integers(2**63))
             )
         loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
-        queries_of_class = torch.bincount(query_labels, minlength=classes)
+        queries_of_class = ((query_labels[:, None] == names) & usable[:, None]).sum(dim=0)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
-        return (loss * weight[query_labels]).sum(), push
+        return (loss * weight[query_labels] * usable).sum(), push
 
     def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
         """Loss [Q] of every query against its positive [Q, dim] and the bank rows that its index [Q, k] names.
@@ -190,28 +188,42 @@ class AnatomicalContrast(Stage):
         return anatomical_contrast(query, positive, bank, index, temp=temp, normalize=False, reduction="none")
 
 
-def sample_pixels(pixel_class: Tensor, classes: int, count: int, generator: torch.Generator) -> tuple[Pixels, Tensor]:
-    """At most ``count`` random pixels of each class without repetition.
+def sample_pixels(pixel_class: Tensor, classes: int, count: int, rng: np.random.Generator) -> tuple[Pixels, Tensor]:
+    """``count`` random pixels of each class: a number that no pixel decides, so that a GPU need not be waited for.
+
+    The pixels of a class, in the order of the batch and from a random one on, are cut into ``count`` runs of equal
+    length, and one of each is drawn: all are as likely, none comes twice, and the draw spreads over all slices. A class
+    of fewer than ``count`` pixels repeats them; the places of a class without pixels go to pixels of all classes.
 
     Args:
-        pixel_class: [B, H, W] int64; -1 is never drawn.
+        pixel_class: [B, H, W] int64; -1 is never drawn where there is anything else.
         classes: number of classes.
         count: see above.
-        generator: on the CPU, so that every device draws the same pixels.
+        rng: on the host, so that every device draws the same pixels.
 
     Returns:
-        The pixels and their classes [P].
+        The pixels and their classes [classes * count].
     """
-    height, width = pixel_class.shape[1:]
-    flat = pixel_class.flatten()
-    chosen = []
-    for c in range(classes):
-        places = (flat == c).nonzero()[:, 0]
-        order = torch.randperm(len(places), generator=generator)[:count]
-        chosen.append(places[order.to(places.device)])
-    place = torch.cat(chosen)
-    row, x = place // width, place % width
-    return Pixels(row // height, row % height, x), flat[place]
+    height = pixel_class.shape[1]
+    lines = pixel_class.flatten(0, 1)  # [B * H, W]
+    names = torch.arange(classes, device=lines.device)[:, None, None]
+    in_line = (lines == names).sum(dim=2)  # [C, B * H]
+    absent = in_line.sum(dim=1, keepdim=True) == 0
+    before = torch.where(absent, in_line.sum(dim=0), in_line).cumsum(dim=1)  # pixels up to the end of each line
+    pixels = before[:, -1:]
+    bounds = torch.arange(count + 1, device=lines.device) * pixels // count
+    first, length = bounds[:, :-1], bounds.diff(dim=1)
+    drawn = torch.from_numpy(rng.random((classes, count + 1))).to(lines.device)
+    chosen = first + (drawn[:, 1:] * length).long() + (drawn[:, :1] * pixels).long()
+    rank = chosen % pixels.clamp_min(1) + 1  # of the pixel among those of its class
+    line = torch.searchsorted(before, rank).clamp_max(len(lines) - 1)
+    around = lines[line]  # [C, count, W]
+    members = torch.where(absent[..., None], around >= 0, around == names)
+    rank = rank - before.gather(1, line) + members.sum(dim=2)
+    x = torch.searchsorted(members.cumsum(dim=2), rank[..., None]).clamp_max(lines.shape[1] - 1)
+    picked = around.gather(2, x).flatten()
+    line = line.flatten()
+    return Pixels(line // height, line % height, x.flatten()), picked
 
 
 STAGE = AnatomicalContrast

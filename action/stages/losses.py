@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss
+from monai.networks.utils import one_hot
 from torch import Tensor
 
 SMOOTH = 1e-5  # of Dice: keeps a class that is neither there nor predicted defined
@@ -52,12 +53,11 @@ def pseudo_label_loss(
     valid = (confidence[:, 0] > 0) & (confidence[:, 0] >= threshold)
     weight = (confidence[:, 0] >= strong_threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
     mass = (weight[:, None, None] * valid)[:, None]
-    label = label[:, 0].long()
-    entropy = F.cross_entropy(logits, label, reduction="none")[:, None]
+    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")[:, None]
     loss = (mass * entropy).sum() / valid.sum().clamp_min(1)
     if dice:
         p = logits.softmax(dim=1)
-        y = F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(p.dtype)
+        y = one_hot(label, logits.shape[1], p.dtype)
         overlap = 2 * (mass * p * y).sum(dim=(0, 2, 3)) + SMOOTH
         overlap = overlap / ((mass * (p.square() + y)).sum(dim=(0, 2, 3)) + SMOOTH)
         loss = 0.5 * (loss + weight.mean() * (1 - overlap.mean()))

@@ -319,14 +319,74 @@ def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
     assert len(pixels.y) > 0 and (pixels.image == 0).all() and (pixels.y < 4).all()
 
 
-def test_pixels_are_drawn_without_repetition_and_of_each_class():
-    labels = torch.full((2, 8, 8), -1)
-    labels[0, :2, :3] = 1
-    labels[1, 5:, :] = 3
-    pixels, classes = sample_pixels(labels, 4, 10, torch.Generator().manual_seed(0))
+def drawn_pixels(labels, count, seed=0):
+    pixels, classes = sample_pixels(labels, CLASSES, count, np.random.default_rng(seed))
     assert torch.equal(labels[pixels.image, pixels.y, pixels.x], classes)
-    assert torch.bincount(classes, minlength=4).tolist() == [0, 6, 0, 10]
-    assert len({place for place in zip(*map(torch.Tensor.tolist, pixels), strict=True)}) == 16
+    places = list(zip(*map(torch.Tensor.tolist, pixels), strict=True))
+    return [places[c * count : (c + 1) * count] for c in range(CLASSES)], classes.view(CLASSES, count)
+
+
+def test_pixels_are_drawn_of_each_class():
+    labels = torch.full((2, 8, 8), -1)
+    labels[0, :2, :3] = 1  # 6 pixels, fewer than are asked for
+    labels[1, 5:, :] = 2  # 24, more
+    places, classes = drawn_pixels(labels, 10)
+    assert (classes[1] == 1).all() and (classes[2] == 2).all()
+    assert len(set(places[1])) == 6 and max(map(places[1].count, places[1])) == 2
+    assert len(set(places[2])) == 10  # without repetition
+    assert set(classes[0].tolist()) == {1, 2}  # the places of an absent class
+    for present in (0, 16, 17, 128):  # as many as are asked for, one more, and every pixel
+        labels = torch.full((2, 8, 8), -1)
+        labels.view(-1)[torch.randperm(128)[:present]] = 2
+        places, classes = drawn_pixels(labels, 16)
+        assert len(set(places[2])) == min(16, max(present, 1))
+        assert (classes == (2 if present else -1)).all()
+
+
+def test_all_pixels_of_a_class_are_as_likely_to_be_drawn():
+    labels = torch.full((1, 4, 8), 1)
+    labels[0, 0, :3] = 0  # 29 pixels of class 1: runs of 2 and of 3
+    times = torch.zeros(4, 8)
+    for seed in range(2000):
+        for _, y, x in drawn_pixels(labels, 12, seed)[0][1]:
+            times[y, x] += 1
+    share = times[labels[0] == 1] / 2000
+    expected = 12 / 29
+    assert (share - expected).abs().max() < 4.5 * (expected * (1 - expected) / 2000) ** 0.5
+
+
+class ReadsNothingBack(TorchDispatchMode):
+    """Refuses operations for which the host waits until a device has computed something."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique_", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().partition("::")[2]
+        masks = [a for a in args if isinstance(a, (list, tuple))] if name.startswith("index") else []
+        if name.startswith(self.names) or any(
+            isinstance(mask, torch.Tensor) and mask.dtype == torch.bool for group in masks for mask in group
+        ):
+            raise AssertionError(f"{function} reads a value back to the host")
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_instrument_that_refuses_reading_back_works():
+    for reads in (lambda x: int(x[0]), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x.unique()):
+        with pytest.raises(AssertionError, match="reads a value back"), ReadsNothingBack():
+            reads(torch.arange(3))
+
+
+@pytest.mark.parametrize("changed", [{}, {"negatives": "batch"}, {"selection": "hardest"}, {"mix_with": "labeled"}])
+def test_no_step_reads_a_value_back_to_the_host(config, data, changed):
+    learner, _ = contrast_stage(config, **changed)
+    for stage in learner.stages.values():
+        for step in range(3):  # with an empty bank, and with rows in it
+            rng = np.random.default_rng(step)
+            with ReadsNothingBack():
+                result = stage.losses(learner.network, stage.batch(data, step, rng), step, rng)
+                result.losses["loss"].backward()
+                for push in result.to_push:
+                    push.bank.push(push.rows, push.labels)
 
 
 class LargestTensor(TorchDispatchMode):
