@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from action.choices import METHODS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.config import RunConfig, RunSplitConfig, TrainConfig
 from action.data.dataset import open_dataset
@@ -81,7 +82,8 @@ def _inputs(config: RunConfig) -> list[Path]:
 def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
-    Where a run is, what it runs on and how often it is evaluated may change; anything else would give other numbers.
+    Where a run is, what it runs on, how often it is evaluated and what is set for other methods may change; anything
+    else would give other numbers.
 
     Args:
         config: settings.
@@ -93,7 +95,8 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
-    free = {"output", "device", "evaluation"} | ({"data"} if moved else set())
+    others = {"baseline"} if config.method == "action" else set(METHODS["action"])
+    free = {"output", "device", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
         if field.name == "split":

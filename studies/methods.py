@@ -1,8 +1,9 @@
-"""What ACTION buys: ``python -m studies.methods [--data DIR]``.
+"""What ACTION buys: ``python -m studies.methods [--data DIR] [--labeled [1,3,7]]``.
 
 Trains the baselines, ACTION and the fully labelled upper bound with equal numbers of network updates, over several
-seeds, and writes a table and a figure. The figure of merit is the share of the gap between labelled-only and fully
-labelled mean test Dice that a method closes. Finished runs are kept, so an interrupted study goes on where it stopped.
+numbers of labelled patients and several seeds, and writes a table and a figure. The figure of merit is the share of the
+gap between labelled-only and fully labelled mean Dice that a method closes. Finished runs are kept, so an interrupted
+study goes on where it stopped. Settings are chosen ``--on validation``; the test patients are for those that stand.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from action.choices import METHODS
@@ -29,8 +30,11 @@ from action.config import TrainConfig
 from action.data.phantom import write_phantom
 from action.errors import InputError
 from action.experiment import PHANTOM, open_split, resolve
+from action.figures import read_columns
 from action.run_folder import RunFolder
 from action.train import check_same
+
+from .plots import plot_dice
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,10 @@ class Arm:
             last = [stage for stage in stages if stage not in updates][-1]
             flags.append(f"--{last}.iterations={getattr(asked, last).iterations + sum(updates.values())}")
         return [*flags, *self.overrides]
+
+    def folder(self, name: str, labeled: int, seed: int) -> str:
+        """Of its run; with every label, one run serves all numbers of labelled patients."""
+        return f"{name}-seed{seed}" if self.every_label else f"{name}-{labeled}-seed{seed}"
 
 
 LABELED_ONLY, FULL = "labeled-only", "fully-labeled"
@@ -99,6 +107,23 @@ ABLATION = {
 }
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a run reached on some patients.
+
+    Args:
+        classes: Dice by class; None: no patient has the class.
+        mean: Dice.
+        asd_mm: mean average surface distance; None: not measured.
+        misses: volumes in which a class was not found; None: not counted.
+    """
+
+    classes: dict[str, float | None]
+    mean: float
+    asd_mm: float | None = None
+    misses: int | None = None
+
+
 def train(flags: Sequence[str], run: RunFolder, threads: int) -> None:
     """One run in a process of its own, which goes on where it stopped."""
     command = [sys.executable, "-m", "action.train", *flags]
@@ -114,12 +139,18 @@ def train(flags: Sequence[str], run: RunFolder, threads: int) -> None:
 
 
 def study(
-    data: Path, labeled: int, seeds: Sequence[int], arms: Sequence[str], output: Path, flags: Sequence[str], jobs: int
-) -> dict:
-    """Train every arm with every seed, ``jobs`` at a time.
+    data: Path,
+    labeled: Sequence[int],
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    output: Path,
+    flags: Sequence[str],
+    jobs: int,
+) -> dict[int, dict[str, list[RunFolder]]]:
+    """Train every arm with every number of labelled patients and every seed, ``jobs`` at a time.
 
     Returns:
-        Arm name -> list of run summaries, in the order of the seeds.
+        Number of labelled patients -> arm name -> finished runs, in the order of the seeds.
 
     Raises:
         InputError: a run that is there already has other settings, or one failed.
@@ -128,88 +159,89 @@ def study(
     asked = parse_config(flags)
     _, split = open_split(parse_config([*flags, "--labeled=1", "--method=supervised"]))
     every = ",".join((*split.labeled, *split.unlabeled))
-    runs: dict[str, list[RunFolder]] = {name: [] for name in arms}
-    todo = []
-    for seed in seeds:
-        for name in arms:
-            arm, run = (ARMS | ABLATION)[name], RunFolder(output / f"{name}-seed{seed}")
-            own = [
-                *flags,
-                f"--method={arm.method}",
-                f"--labeled={labeled}",
-                *([f"--labeled_patients=[{every}]"] if arm.every_label else []),
-                f"--seed={seed}",
-                f"--output={run.root}",
-                *arm.flags(asked),
-            ]
-            runs[name].append(run)
-            if run.summary.is_file():
-                check_same(resolve(parse_config(own)), run)
-            else:
-                todo.append((own, run))
+    runs: dict[int, dict[str, list[RunFolder]]] = {count: {name: [] for name in arms} for count in labeled}
+    todo: dict[Path, list[str]] = {}
+    for seed, count, name in product(seeds, labeled, arms):
+        arm = (ARMS | ABLATION)[name]
+        run = RunFolder(output / arm.folder(name, count, seed))
+        own = [
+            *flags,
+            f"--method={arm.method}",
+            f"--labeled_patients=[{every}]" if arm.every_label else f"--labeled={count}",
+            f"--seed={seed}",
+            f"--output={run.root}",
+            *arm.flags(asked),
+        ]
+        runs[count][name].append(run)
+        if run.summary.is_file():
+            check_same(resolve(parse_config(own)), run)
+        else:
+            todo[run.root] = own
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        list(tqdm(pool.map(lambda item: train(*item, threads), todo), total=len(todo), desc="study", unit="run"))
-    return {name: [json.loads(run.summary.read_text()) for run in folders] for name, folders in runs.items()}
+        steps = pool.map(lambda root: train(todo[root], RunFolder(root), threads), todo)
+        list(tqdm(steps, total=len(todo), desc="study", unit="run"))
+    return runs
 
 
-def gap_closed(results: dict[str, list[dict]], name: str, of=lambda summary: summary["mean"]["dice"]) -> float | None:
+def on_test(run: RunFolder) -> Score:
+    """Scores of a finished run on the test patients."""
+    summary = json.loads(run.summary.read_text())
+    mean = summary["mean"]
+    classes = {name: scores["dice"] for name, scores in summary["classes"].items()}
+    return Score(classes, mean["dice"], mean["asd_mm"], mean["misses"])
+
+
+def on_validation(run: RunFolder) -> Score:
+    """Scores of a finished run's last weights on the validation patients."""
+    _, _, columns = read_columns(run.metrics)
+    last = {name: values[np.isfinite(values)][-1] for name, values in columns.items() if name.startswith("val_dice")}
+    mean = last.pop("val_dice")
+    return Score({name.removeprefix("val_dice_"): float(dice) for name, dice in last.items()}, float(mean))
+
+
+def gap_closed(scores: Mapping[str, Sequence[Score]], name: str) -> float | None:
     """Share of the gap between labelled-only and fully labelled Dice (means over seeds) that an arm closes."""
-    if LABELED_ONLY not in results or FULL not in results:
+    if LABELED_ONLY not in scores or FULL not in scores or name in (LABELED_ONLY, FULL):
         return None
-    low, high, value = (np.mean([of(s) for s in results[arm]]) for arm in (LABELED_ONLY, FULL, name))
+    low, high, value = (np.mean([score.mean for score in scores[arm]]) for arm in (LABELED_ONLY, FULL, name))
     return float((value - low) / (high - low)) if high != low else None
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    """Markdown: Dice in % per class and mean (± standard deviation over seeds), ASD, misses, gap closed."""
-    classes = list(next(iter(results.values()))[0]["classes"])
-    head = ["", *classes, "mean Dice %", "ASD mm", "misses", "gap closed"]
+def table(scores: Mapping[int, Mapping[str, Sequence[Score]]]) -> str:
+    """Markdown: Dice in % per class and mean (± standard deviation over seeds), gap closed; on test ASD and misses."""
+    first = next(iter(next(iter(scores.values())).values()))[0]
+    classes = list(first.classes)
+    distances = ["ASD mm", "misses"] if first.misses is not None else []
+    head = ["labelled", "", *classes, "mean Dice %", *distances, "gap closed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name, summaries in results.items():
-        dice = {c: [100 * d for s in summaries if (d := s["classes"][c]["dice"]) is not None] for c in classes}
-        mean = 100 * np.array([s["mean"]["dice"] for s in summaries])
-        asd = [s["mean"]["asd_mm"] for s in summaries if s["mean"]["asd_mm"] is not None]
-        misses = sum(s["mean"]["misses"] for s in summaries)
-        closed = gap_closed(results, name)
-        cells = [
-            (ARMS | ABLATION)[name].title,
-            *(f"{np.mean(values):.1f} ± {np.std(values):.1f}" if values else "n/a" for values in dice.values()),
-            f"{mean.mean():.1f} ± {mean.std():.1f}",
-            f"{np.mean(asd):.2f}" if asd else "n/a",
-            str(misses),
-            "" if closed is None or name in (LABELED_ONLY, FULL) else f"{100 * closed:.0f} %",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    for count, arms in scores.items():
+        for name, seeds in arms.items():
+            arm = (ARMS | ABLATION)[name]
+            if arm.every_label and count != list(scores)[-1]:
+                continue
+            closed = gap_closed(arms, name)
+            cells = [
+                "all" if arm.every_label else str(count),
+                arm.title,
+                *(_percent([score.classes.get(c) for score in seeds]) for c in classes),
+                _percent([score.mean for score in seeds]),
+            ]
+            if distances:
+                asd = [score.asd_mm for score in seeds if score.asd_mm is not None]
+                cells += [f"{np.mean(asd):.2f}" if asd else "n/a", str(sum(score.misses or 0 for score in seeds))]
+            lines.append(f"| {' | '.join([*cells, '' if closed is None else f'{100 * closed:.0f} %'])} |")
     return "\n".join(lines)
 
 
-def plot(results: dict[str, list[dict]], title: str, path: Path) -> None:
-    """Bars of mean Dice by class, a point for every seed."""
-    classes = [*next(iter(results.values()))[0]["classes"], "mean"]
-    figure = Figure(figsize=(1.6 + 1.7 * len(classes), 3.6), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(results)
-    for i, (name, summaries) in enumerate(results.items()):
-        rows = [[*(c["dice"] for c in s["classes"].values()), s["mean"]["dice"]] for s in summaries]
-        values = 100 * np.ma.masked_invalid(np.array(rows, float))  # masked: a class that no test case has
-        x = np.arange(len(classes)) + (i - (len(results) - 1) / 2) * width
-        axes.bar(
-            x,
-            values.mean(axis=0).filled(np.nan),
-            width * 0.92,
-            label=(ARMS | ABLATION)[name].title,
-            color=f"C{i}",
-            alpha=0.75,
-        )
-        axes.plot(np.broadcast_to(x, values.shape).ravel(), values.ravel(), "k.", markersize=4)
-    every = (s["classes"][c]["dice"] for group in results.values() for s in group for c in classes[:-1])
-    lowest = min(dice for dice in every if dice is not None)
-    axes.set(xticks=range(len(classes)), xticklabels=classes, ylabel="test Dice, %", title=title)
-    axes.set_ylim(max(0, 10 * np.floor(10 * lowest - 1)), 100)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.savefig(path, dpi=150)
+def _percent(values: Sequence[float | None]) -> str:
+    there = 100 * np.array([value for value in values if value is not None])
+    return f"{there.mean():.1f} ± {there.std():.1f}" if len(there) else "n/a"
+
+
+def dice_array(seeds: Sequence[Score], classes: Sequence[str]) -> np.ndarray:
+    """Dice in % of each seed, by class and mean [S, C + 1]; NaN: no patient has the class."""
+    return 100 * np.array([[*(score.classes.get(c) for c in classes), score.mean] for score in seeds], float)
 
 
 ArmName = Literal[tuple(ARMS | ABLATION)]
@@ -217,20 +249,22 @@ ArmName = Literal[tuple(ARMS | ABLATION)]
 
 def compare(
     data: str | None = None,
-    labeled: PositiveInt = 1,
+    labeled: Sequence[PositiveInt] = (1,),
     seeds: Sequence[NonNegativeInt] = (0, 1, 2),
     arms: Sequence[ArmName] = tuple(ARMS),
+    on: Literal["test", "validation"] = "test",
     output: str | None = None,
     jobs: PositiveInt | None = None,
     flags: Sequence[str] = (),
 ) -> None:
-    """Train every arm with every seed, write the table and the figure.
+    """Train every arm with every number of labelled patients and every seed, write the table and the figure.
 
     Args:
         data: data folder; none: the phantom.
-        labeled: labelled patients.
+        labeled: numbers of labelled patients, e.g. [1,3,7].
         seeds: e.g. [0,1,2].
         arms: rows of the table.
+        on: whose scores are shown; settings are chosen on validation patients.
         output: folder; none: results/study-<data>.
         jobs: runs at a time; none: one a core.
         flags: for every action.train; also what stands after --.
@@ -238,16 +272,27 @@ def compare(
     Raises:
         InputError: nothing to train.
     """
-    for name, values in (("seeds", seeds), ("arms", arms)):
+    for name, values in (("labeled", labeled), ("seeds", seeds), ("arms", arms)):
         if not values:
             raise InputError(f"--{name} is empty: name at least one, or leave it out")
     folder = Path(data) if data else write_phantom(PHANTOM)
     results_folder = Path(output or f"results/study-{folder.resolve().name}")
-    results = study(folder, labeled, seeds, arms, results_folder, flags, jobs or os.cpu_count() or 1)
-    text = table(results)
-    title = f"{folder.resolve().name}, {labeled} labelled patient{'s' * (labeled > 1)}"
-    (results_folder / "table.md").write_text(text + "\n")
-    plot(results, title, results_folder / "dice.png")
+    runs = study(folder, labeled, seeds, arms, results_folder, flags, jobs or os.cpu_count() or 1)
+    read = on_test if on == "test" else on_validation
+    scores = {
+        count: {name: [read(run) for run in folders] for name, folders in by_arm.items()}
+        for count, by_arm in runs.items()
+    }
+    text = table(scores)
+    (results_folder / f"{on}.md").write_text(text + "\n")
+    classes = list(next(iter(scores[labeled[0]].values()))[0].classes)
+    panels = {
+        f"{count} labelled patient{'s' * (count > 1)}": {
+            (ARMS | ABLATION)[name].title: dice_array(seeds, classes) for name, seeds in by_arm.items()
+        }
+        for count, by_arm in scores.items()
+    }
+    plot_dice(panels, [*classes, "mean"], f"{on} Dice, %", results_folder / f"{on}.png")
     print(text)
 
 

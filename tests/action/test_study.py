@@ -9,40 +9,48 @@ from action.errors import InputError
 from action.run_folder import RunFolder
 from studies import curves
 from studies import methods as study
+from studies.plots import plot_dice
 
 CLASSES = ("liver", "kidneys")
 
 
-def summary(liver, kidneys):
-    classes = {
-        name: {"dice": dice, "asd_mm": 1.0, "misses": 0} for name, dice in zip(CLASSES, (liver, kidneys), strict=True)
-    }
-    return {"classes": classes, "mean": {"dice": (liver + kidneys) / 2, "asd_mm": 1.0, "misses": 0}}
+def score(liver, kidneys, **measured):
+    return study.Score(dict(zip(CLASSES, (liver, kidneys), strict=True)), (liver + kidneys) / 2, **measured)
 
 
 @pytest.fixture
-def results():
+def scores():
+    measured = {"asd_mm": 1.0, "misses": 1}
     return {
-        "labeled-only": [summary(0.5, 0.3), summary(0.7, 0.5)],
-        "action": [summary(0.8, 0.6), summary(0.7, 0.5)],
-        "fully-labeled": [summary(0.9, 0.9), summary(0.9, 0.7)],
+        "labeled-only": [score(0.5, 0.3, **measured), score(0.7, 0.5, **measured)],
+        "action": [score(0.8, 0.6, **measured), score(0.7, 0.5, **measured)],
+        "fully-labeled": [score(0.9, 0.9, **measured), score(0.9, 0.7, **measured)],
     }
 
 
-def test_share_of_the_gap(results):
-    assert study.gap_closed(results, "action") == pytest.approx((0.65 - 0.5) / (0.85 - 0.5))
-    assert study.gap_closed({"action": results["action"]}, "action") is None
+def test_share_of_the_gap(scores):
+    assert study.gap_closed(scores, "action") == pytest.approx((0.65 - 0.5) / (0.85 - 0.5))
+    assert study.gap_closed({"action": scores["action"]}, "action") is None
 
 
-def test_table_has_every_arm_and_figures_from_the_summaries(results, tmp_path):
-    lines = study.table(results).splitlines()
-    assert "| ACTION | 75.0 ± 5.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | 1.00 | 0 | 43 % |" in lines
-    assert len(lines) == 2 + 3
-    results["action"][0]["classes"]["kidneys"]["dice"] = None  # a class that no test case has
-    assert "| 75.0 ± 5.0 | 50.0 ± 0.0 |" in study.table(results)
-    results["action"][1]["classes"]["kidneys"]["dice"] = None
-    assert "| 75.0 ± 5.0 | n/a |" in study.table(results)
-    study.plot(results, "test", tmp_path / "figure.png")
+def test_table_has_every_arm_and_figures_from_the_scores(scores):
+    lines = study.table({1: scores, 7: scores}).splitlines()
+    row = "| ACTION | 75.0 ± 5.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | 1.00 | 2 | 43 % |"
+    assert f"| 1 {row}" in lines and f"| 7 {row}" in lines
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 1", "| 1", "| 7", "| 7", "| all"]
+    on_validation = {1: {"action": [score(0.8, 0.6)]}}
+    assert study.table(on_validation).splitlines()[-1] == "| 1 | ACTION | 80.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 |  |"
+
+
+def test_a_class_that_no_patient_has_is_left_out_of_the_mean(scores, tmp_path):
+    first, second = scores["action"]
+    scores["action"] = [study.Score({**first.classes, "kidneys": None}, first.mean), second]
+    assert "| 75.0 ± 5.0 | 50.0 ± 0.0 |" in study.table({1: scores})
+    scores["action"] = scores["action"][:1]
+    assert "| 80.0 ± 0.0 | n/a |" in study.table({1: scores})
+    assert np.isnan(study.dice_array(scores["action"], CLASSES)[0, 1])
+    panels = {"one": {name: study.dice_array(seeds, CLASSES) for name, seeds in scores.items()}}
+    plot_dice(panels, [*CLASSES, "mean"], "Dice", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
@@ -67,19 +75,41 @@ def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, t
         "--anatomical_contrast.iterations=1",
         "--device=cpu",
     ]
-    arms = ["labeled-only", "fully-labeled"]
-    first = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=2)
-    splits = [json.loads((tmp_path / "study" / f"{arm}-seed0" / "split.json").read_text()) for arm in arms]
-    assert [len(split["labeled"]) for split in splits] == [1, 7]
+    arms, output = ["labeled-only", "fully-labeled"], tmp_path / "study"
+    first = study.study(acdc_root, [1, 2], [0], arms, output, flags, jobs=2)
+    assert sorted(path.name for path in output.iterdir() if path.is_dir()) == [
+        "fully-labeled-seed0",
+        "labeled-only-1-seed0",
+        "labeled-only-2-seed0",
+    ]
+    runs = [first[count][arm][0] for count in (1, 2) for arm in arms]
+    assert [len(json.loads(run.split.read_text())["labeled"]) for run in runs] == [1, 7, 2, 7]
+    for run in runs:
+        test, validation = study.on_test(run), study.on_validation(run)
+        assert list(test.classes) == list(validation.classes) and test.misses is not None
+        last = run.metrics.read_text().splitlines()[-1].split(",")
+        assert validation.mean == pytest.approx(float(last[run.metrics.read_text().split(",").index("val_dice")]))
     monkeypatch.setattr(study.subprocess, "run", lambda *a, **k: pytest.fail("trained again"))
-    again = study.study(acdc_root, 1, [0], arms, tmp_path / "study", flags, jobs=1)
-    assert again == first
-    with pytest.raises(InputError, match="labeled-only-seed0 holds a run with other settings: optimizer"):
-        study.study(acdc_root, 1, [0], arms, tmp_path / "study", [*flags, "--optimizer.lr=0.5"], jobs=1)
-    assert np.isfinite(study.gap_closed(first, "labeled-only") or 0.0)
+    # Labels alone know no bank.
+    again = study.study(acdc_root, [1, 2], [0], arms, output, [*flags, "--local_distillation.bank=9"], jobs=1)
+    assert [again[count][arm][0].root for count in (1, 2) for arm in arms] == [run.root for run in runs]
+    with pytest.raises(InputError, match="labeled-only-1-seed0 holds a run with other settings: optimizer"):
+        study.study(acdc_root, [1, 2], [0], arms, output, [*flags, "--optimizer.lr=0.5"], jobs=1)
 
 
-@pytest.mark.parametrize("flag", ["--labeled=0", "--jobs=0", "--seeds=[0,-1]", "--seeds=[]", "--arms=[]", "--arms=[x]"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--labeled=[0]",
+        "--labeled=[]",
+        "--jobs=0",
+        "--seeds=[0,-1]",
+        "--seeds=[]",
+        "--arms=[]",
+        "--arms=[x]",
+        "--on=train",
+    ],
+)
 def test_numbers_and_names_are_checked_before_anything_is_trained(flag, monkeypatch):
     monkeypatch.setattr(study, "study", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(InputError, match=flag[2:].partition("=")[0]):
