@@ -13,10 +13,11 @@ from jsonargparse import auto_cli
 from action_kernels import list_backends, use_backend
 from action_kernels.backends import chosen, select
 
-from .measure import Floor, peak_memory, times
+from .measure import peak_memory, times
 from .plots import draw
 from .problems import GPU_ONLY, KERNEL, SWEEPS, Problem, make_inputs
 from .programs import GPU_BACKENDS, programs
+from .rates import Floor
 from .table import Row, append, describe, read
 
 OWN = {"fused", "distillation", "eager", "chunked"}  # a failure of these is an error
@@ -47,8 +48,6 @@ def main(
     """
     if unknown := set(sweeps or ()) - set(SWEEPS):
         raise SystemExit(f"--sweeps: unknown {', '.join(sorted(unknown))}; choose from {', '.join(SWEEPS)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: PyTorch finds no CUDA device here; leave the flag out")
     table, machine = output / "operators.csv", describe(device)
     print(", ".join(str(value) for value in machine.values()))
     floors: dict[torch.dtype, Floor] = {}
