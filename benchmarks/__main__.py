@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 
 from action_kernels import list_backends, use_backend
 from action_kernels.backends import chosen, select
+from action_kernels.backends.choice import work_of
 
 from .measure import peak_memory, times
 from .plots import draw
@@ -68,7 +69,8 @@ def main(
 def measure(problem: Problem, device: str, rounds: int, seconds: float, memory: int, compiled: bool) -> list[Row]:
     """Rows of one problem: a program and a pass each."""
     inputs = make_inputs(problem, device)
-    used = select(device, (problem.dtype,), KERNEL.get(problem.operator, problem.operator)).__name__.rpartition(".")[2]
+    operator, work = KERNEL.get(problem.operator, problem.operator), work_of(inputs.student.shape, inputs.bank.shape)
+    used = select(device, (problem.dtype,), operator, work).__name__.rpartition(".")[2]
     others = alternatives(device, used)
     to_run = programs(problem, device, memory, compiled, others)
     for name in [name for name in to_run if name not in OWN and not name.startswith("fused")]:
