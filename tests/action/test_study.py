@@ -1,15 +1,14 @@
+import csv
 import json
 
-import numpy as np
 import pytest
 
 from action import train
 from action.cli import parse_config
 from action.errors import InputError
 from action.run_folder import RunFolder
-from studies import curves
+from studies import curves, plots
 from studies import methods as study
-from studies.plots import plot_dice
 
 CLASSES = ("liver", "kidneys")
 
@@ -42,16 +41,27 @@ def test_table_has_every_arm_and_figures_from_the_scores(scores):
     assert study.table(on_validation).splitlines()[-1] == "| 1 | ACTION | 80.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 |  |"
 
 
-def test_a_class_that_no_patient_has_is_left_out_of_the_mean(scores, tmp_path):
+def test_a_class_that_no_patient_has_is_left_out_of_the_mean(scores):
     first, second = scores["action"]
     scores["action"] = [study.Score({**first.classes, "kidneys": None}, first.mean), second]
     assert "| 75.0 ± 5.0 | 50.0 ± 0.0 |" in study.table({1: scores})
     scores["action"] = scores["action"][:1]
     assert "| 80.0 ± 0.0 | n/a |" in study.table({1: scores})
-    assert np.isnan(study.dice_array(scores["action"], CLASSES)[0, 1])
-    panels = {"one": {name: study.dice_array(seeds, CLASSES) for name, seeds in scores.items()}}
-    plot_dice(panels, [*CLASSES, "mean"], "Dice", tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_the_figure_is_drawn_from_a_table_of_every_seed(scores, tmp_path):
+    first, second = scores["action"]
+    scores["action"] = [first, study.Score({**second.classes, "kidneys": None}, second.mean)]
+    study.write_dice({1: scores, 3: scores}, [0, 5], tmp_path / "dice.csv")
+    rows = plots.read(tmp_path / "dice.csv")
+    assert len(rows) == 2 * 3 * 2 * 3
+    empty = {"labelled": "3", "method": "ACTION", "seed": "5", "class": "kidneys", "dice": ""}
+    assert empty in rows and {**empty, "class": "liver", "dice": "70.00"} in rows
+    left, right = plots.dice(tmp_path / "dice.csv", "Dice").axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in right.containers}
+    assert heights["ACTION"] == pytest.approx([75, 60, 65]) and heights["labelled only"] == pytest.approx([60, 40, 50])
+    assert [left.get_title(), right.get_title()] == ["1 labelled patient", "3 labelled patients"]
+    assert left.get_ylim() == (20, 100)
 
 
 @pytest.mark.parametrize("name", study.ARMS | study.ABLATION)
@@ -121,14 +131,23 @@ def test_the_curves_of_runs_are_read_by_updates_and_by_minutes(acdc_root, tmp_pa
     flags = ["--method=supervised", "--labeled=2", "--baseline.iterations=4", "--evaluation.every=2"]
     small = ["--model.channels=[4,6]", "--model.embedding=4", "--device=cpu"]
     train.main([f"--data={acdc_root}", f"--output={output}", *flags, *small])
-    updates, dice = curves.by_updates(RunFolder(output))
-    minutes, same = curves.by_minutes(RunFolder(output))
-    assert updates == [2, 4] and dice == pytest.approx(same, abs=0.01)
-    assert 0 <= minutes[0] < minutes[1] < 2
-    curves.main([str(output), str(output)], ["one", "two"], output=tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 5000
+    (first, last) = curves.points(RunFolder(output))
+    assert [first[0], last[0]] == [2, 4] and 0 <= first[1] < last[1] < 2
+    with output.joinpath("metrics.csv").open(newline="") as file:
+        dice = [100 * float(row["val_dice"]) for row in csv.DictReader(file) if row["val_dice"]]
+    assert [first[2], last[2]] == dice
+    for against in ("updates", "minutes"):
+        curves.main([str(output), str(output)], ["one", "two"], against, tmp_path / "curves")
+    rows = plots.read(tmp_path / "curves.csv")
+    assert [(row["run"], row["updates"]) for row in rows] == [("one", "2"), ("one", "4"), ("two", "2"), ("two", "4")]
+    for theme in ("light", "dark"):
+        assert "minutes</text>" in (tmp_path / f"curves-{theme}.svg").read_text()
     with pytest.raises(InputError, match="1 names for 2 runs"):
-        curves.main([str(output), str(output)], ["one"], output=tmp_path / "curves.png")
+        curves.main([str(output), str(output)], ["one"])
     for nothing in ([], [str(tmp_path / "nothing")]):
         with pytest.raises(InputError, match="give the folders of runs"):
-            curves.main(nothing, output=tmp_path / "curves.png")
+            curves.main(nothing)
+    (output / "events" / "events.of-another-start").touch()
+    assert [minutes for _, minutes, _ in curves.points(RunFolder(output))] == [None, None]
+    with pytest.raises(InputError, match="run was interrupted"):
+        curves.main([str(output)], against="minutes", output=tmp_path / "curves")
