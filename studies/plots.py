@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from tools.figure_style import COMPILED, EAGER, FULL, INK, OTHER, OURS, PLAIN, TEACHER
 
@@ -94,6 +95,7 @@ def curves(table: Path, against: str = "updates") -> Figure:
         points = [(float(row[against]), float(row["dice"])) for row in rows if row["run"] == name and row[against]]
         axes.plot(*zip(*points, strict=True), label=name, color=color[name])
     axes.set(xlabel=against, ylabel="validation Dice, %", ylim=(0, 100), xlim=(0, None))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.9g}"))
     axes.grid()
     axes.legend(loc="lower right")
     return figure
