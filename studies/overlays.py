@@ -81,9 +81,9 @@ def main(
     panels = []
     for i, (case, (name, _, number)) in enumerate(zip(shown, wanted, strict=True)):
         truth = case.required_truth
-        z = int(number) - 1 if number else int(np.count_nonzero(truth, axis=(1, 2)).argmax())
-        if not 0 <= z < len(truth):
+        if number and not (number.isdecimal() and 1 <= int(number) <= len(truth)):
             raise InputError(f"{name} has the slices 1 to {len(truth)}, not {number}")
+        z = int(number) - 1 if number else int(np.count_nonzero(truth, axis=(1, 2)).argmax())
         part = around(truth[z], margin)
         labels = {"truth": truth[z][part]}
         labels |= {column: found[1][i][z][part] for column, found in zip(columns, by_run, strict=True)}

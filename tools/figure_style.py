@@ -58,5 +58,4 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for theme in COLORS:
         with style(theme):
-            undated = {"Date": None, "Creator": None}
-            draw().savefig(f"{path}-{theme}.svg", format="svg", metadata=undated)
+            draw().savefig(f"{path}-{theme}.svg", format="svg", metadata={"Date": None})
