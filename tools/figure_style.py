@@ -22,8 +22,8 @@ OURS, EAGER, COMPILED, FULL, TEACHER, OTHER, PLAIN, INK = (f"C{i}" for i in rang
 
 # Blue is too dark for a dark page and light blue too pale for a white one: they change places. The last is the text's.
 COLORS: dict[Theme, tuple[str, ...]] = {
-    "light": ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C8C8C", "#1F2328"),
-    "dark": ("#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#999999", "#E6EDF3"),
+    "light": ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#808080", "#1F2328"),
+    "dark": ("#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#808080", "#E6EDF3"),
 }
 
 

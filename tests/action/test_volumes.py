@@ -148,9 +148,7 @@ def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
     case = load_case(Case("a", "a", *files), 2, InputConfig((0.75, 0.75), crop="body"))
     rows, columns = case.box
     shown = native_slice(case, 1)
-    means = (
-        case.image[1].astype(np.float32).reshape(10, 2, 20, 2).mean((1, 3))
-    )  # the network's pixels are half as large
+    means = case.image[1].astype(np.float32).reshape(10, 2, 20, 2).mean((1, 3))  # of the network's smaller pixels
     assert np.allclose(shown[rows, columns], means, atol=1e-3) and shown.shape == case.shape[1:]
     outside = np.ones(shown.shape, bool)
     outside[rows, columns] = False
