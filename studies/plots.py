@@ -53,19 +53,19 @@ def dice(table: Path, ylabel: str) -> Figure:
     """
     rows = read(table)
     counts, classes = (list(dict.fromkeys(row[name] for row in rows)) for name in ("labelled", "class"))
-    figure = Figure(figsize=(max(8, 2.4 + 1.2 * len(classes) * len(counts)), 3.9), layout="constrained")
-    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(8, 1.3 + 2.5 * len(counts)), layout="constrained")
+    panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, count in zip(panels, counts, strict=True):
         found: dict[str, dict[str, list[float]]] = {}
         for row in (row for row in rows if row["labelled"] == count):
             found.setdefault(row["method"], {}).setdefault(row["class"], []).append(float(row["dice"] or "nan"))
         _bars(axes, found, classes)
-        axes.set(xticks=range(len(classes)), title=f"{count} labelled patient{'s' * (count != '1')}")
-        axes.set_xticklabels([name.replace(" ", "\n") for name in classes])
+        axes.set(title=f"{count} labelled patient{'s' * (count != '1')}", ylabel=ylabel)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
+    panels[-1].set_xticks(range(len(classes)), classes)
     lowest = min(float(row["dice"]) for row in rows if row["dice"])
-    panels[0].set(ylabel=ylabel, ylim=(max(0, 10 * np.floor(lowest / 10 - 1)), 100))
+    panels[0].set_ylim(max(0, 10 * np.floor(lowest / 10 - 1)), 100)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

@@ -60,11 +60,11 @@ def test_the_figure_is_drawn_from_a_table_of_every_seed(scores, tmp_path):
     assert len(rows) == 2 * 3 * 2 * 3
     empty = {"labelled": "3", "method": "ACTION", "seed": "5", "class": "kidneys", "dice": ""}
     assert empty in rows and {**empty, "class": "liver", "dice": "70.00"} in rows
-    left, right = plots.dice(tmp_path / "dice.csv", "Dice").axes
-    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in right.containers}
+    upper, lower = plots.dice(tmp_path / "dice.csv", "Dice").axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in lower.containers}
     assert heights["ACTION"] == pytest.approx([75, 60, 65]) and heights["labelled only"] == pytest.approx([60, 40, 50])
-    assert [left.get_title(), right.get_title()] == ["1 labelled patient", "3 labelled patients"]
-    assert left.get_ylim() == (20, 100)
+    assert [upper.get_title(), lower.get_title()] == ["1 labelled patient", "3 labelled patients"]
+    assert upper.get_ylim() == (20, 100)
 
 
 @pytest.mark.parametrize("name", study.ARMS | study.ABLATION)
