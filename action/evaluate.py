@@ -21,7 +21,7 @@ from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
-from action.data.volumes import LoadedCase, load_cases
+from action.data.volumes import LoadedCase, load_cases, native_slice
 from action.errors import InputError
 from action.experiment import load_network
 from action.figures import plot_overlays
@@ -122,7 +122,7 @@ def _target(folder: RunFolder, case: str) -> Path:
 
 def _panels(
     cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict[int, ClassValues]]
-) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
     """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground.
 
     Cases in which every class is empty have no place in that order; only where all cases are such they are shown.
@@ -134,11 +134,9 @@ def _panels(
     panels = []
     for rank, case in chosen.items():
         z = int(np.count_nonzero(case.required_truth, axis=(1, 2)).argmax())
-        image = torch.nn.functional.interpolate(
-            torch.from_numpy(case.image[z]).float()[None, None], size=case.shape[1:], mode="bilinear"
-        )[0, 0].numpy()
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
-        panels.append((title, image, case.required_truth[z], predictions[case.name][z]))
+        labels = {"truth": case.required_truth[z], "prediction": predictions[case.name][z]}
+        panels.append((title, native_slice(case, z), labels))
     return panels
 
 

@@ -118,8 +118,9 @@ def test_harness_writes_table_and_plots(tmp_path: Path, monkeypatch: pytest.Monk
     }
     assert all(0 < float(row["ms_q20"]) <= float(row["ms"]) <= float(row["ms_q80"]) for row in rows)
     assert {"commit", "torch", "device", "threads"} <= set(rows[0])
-    for name in ("growth.png", "floor.png"):
-        assert (tmp_path / name).stat().st_size > 10_000
+    for name in ("growth", "floor"):
+        for theme in ("light", "dark"):
+            assert "action_kernels</text>" in (tmp_path / f"{name}-{theme}.svg").read_text()
 
 
 def test_another_program_that_fails_is_left_out(
