@@ -130,9 +130,10 @@ def _panels(
     dice = {name: mean_dice(classes) for name, classes in results.items()}
     by_dice = sorted(cases, key=lambda case: -(dice[case.name] or 0.0))
     by_dice = [case for case in by_dice if dice[case.name] is not None] or by_dice
-    chosen = {"best": by_dice[0], "median": by_dice[len(by_dice) // 2], "worst": by_dice[-1]}
+    ranks = {len(by_dice) // 2: "median", len(by_dice) - 1: "worst", 0: "best"}  # a case has the last of its ranks
     panels = []
-    for rank, case in chosen.items():
+    for place, rank in sorted(ranks.items()):
+        case = by_dice[place]
         z = int(np.count_nonzero(case.required_truth, axis=(1, 2)).argmax())
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
         labels = {"truth": case.required_truth[z], "prediction": predictions[case.name][z]}

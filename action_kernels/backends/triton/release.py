@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 
+import torch
+
+NO_DEVICE = "PyTorch finds no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
 NEEDED = (3, 4)  # the first with `triton.knobs`
 
 
 def problem() -> str | None:
-    """What is wrong with the installed Triton, or None."""
+    """What is wrong with the installed Triton, or None. Without a GPU no other release would help."""
+    if not (os.environ.get("TRITON_INTERPRET") or torch.cuda.is_available()):
+        return NO_DEVICE
     needs = f"needs Triton {'.'.join(map(str, NEEDED))} or later (PyTorch 2.8 and later bring it on Linux)"
     try:
         import triton
