@@ -65,9 +65,9 @@ def _gather(x: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Te
     knows all dtypes.
     """
     longest = max(counts)
-    padded = x.new_zeros((longest, *x.shape[1:]))
+    padded = x.new_zeros((longest, *x.shape[1:]), dtype=x.dtype)
     padded[: len(x)] = x.detach()
-    parts = x.new_empty((len(counts) * longest, *x.shape[1:]))
+    parts = x.new_empty((len(counts) * longest, *x.shape[1:]), dtype=x.dtype)
     dist.all_gather_into_tensor(parts.view(torch.uint8).view(-1), padded.view(torch.uint8).view(-1), group=group)
     split = parts.view(len(counts), longest, *x.shape[1:])
     return torch.cat([part[:count] for part, count in zip(split, counts, strict=True)])

@@ -12,16 +12,17 @@ NEEDED = (3, 4)  # the first with `triton.knobs`
 
 
 def problem() -> str | None:
-    """What is wrong with the installed Triton, or None. Without a GPU no other release would help."""
-    if not (os.environ.get("TRITON_INTERPRET") or torch.cuda.is_available()):
-        return NO_DEVICE
-    needs = f"needs Triton {'.'.join(map(str, NEEDED))} or later (PyTorch 2.8 and later bring it on Linux)"
+    """What is wrong with the installed Triton, or None."""
     try:
         import triton
     except ImportError as error:
-        return f"{needs}, found none ({error}): install a newer torch, or use the backend 'cuda' or 'reference'"
-    found = str(getattr(triton, "__version__", "unknown"))
+        found = f"none ({error})"
+    else:
+        found = str(getattr(triton, "__version__", "unknown"))
     numbers = re.match(r"(\d+)\.(\d+)", found)
-    if numbers is None or tuple(map(int, numbers.groups())) < NEEDED:
-        return f"{needs}, found {found}: install a newer torch, or use the backend 'cuda' or 'reference'"
-    return None
+    if numbers and tuple(map(int, numbers.groups())) >= NEEDED:
+        return None
+    if not (os.environ.get("TRITON_INTERPRET") or torch.cuda.is_available()):
+        return NO_DEVICE  # and no release would change that
+    needs = f"needs Triton {'.'.join(map(str, NEEDED))} or later (PyTorch 2.8 and later bring it on Linux)"
+    return f"{needs}, found {found}: install a newer torch, or use the backend 'cuda' or 'reference'"
