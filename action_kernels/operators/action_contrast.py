@@ -186,16 +186,7 @@ def _backward(
             with pinned(ctx.backend or None):
                 student_grad = call(
                     "action_contrast",
-                    student,
-                    teacher,
-                    bank,
-                    0,
-                    student_temp,
-                    teacher_temp,
-                    None,
-                    None,
-                    normalize,
-                    True,
+                    *(student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True),
                 )[4]
         student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
     if grad_kl is not None and to_bank:
@@ -210,14 +201,7 @@ def _backward(
     if grad_similarity is not None and k > 0:
         grads = call(
             "hard_negatives_gradient",
-            grad_similarity,
-            student,
-            bank,
-            index,
-            normalize,
-            to_student,
-            to_bank,
-            ctx.backend,
+            *(grad_similarity, student, bank, index, normalize, to_student, to_bank, ctx.backend),
         )
         student_terms += grads[:1] if to_student else ()
         bank_terms += grads[1:] if to_bank else ()

@@ -30,16 +30,15 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _LIBRARY = torch.library.Library("action_kernels", "DEF")
 _transformed: dict[str, type[torch.autograd.Function]] = {}  # by operator, those that have a gradient
 _direct: dict[str, type[torch.autograd.Function]] = {}  # likewise
-_kernels: dict[
-    str, Callable[..., Any]
-] = {}  # what a node runs, by the name of the operator or of the gradient's kernel
+_kernels: dict[str, Callable[..., Any]] = {}  # what a node runs, by the name of the operator or gradient's kernel
 
 
 def call(name: str, *args: Any) -> Any:
     """Run an operator or a kernel of its gradient, by name; an operator is differentiable as far as it can be."""
-    if transforms.active() and name in _transformed:
-        return _transformed[name].apply(*args)
-    if unseen(*args):
+    if transforms.active():
+        if name in _transformed:
+            return _transformed[name].apply(*args)
+    elif unseen(*args):
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
             if name in _direct:
                 return _direct[name].apply(*args)
@@ -124,10 +123,9 @@ def _run(operator: str, name: str, positions: Sequence[int], args: Sequence[Any]
 
 
 def unseen(*args: Any) -> bool:
-    """Whether nobody looks at the operators that a call runs, nor gives them another meaning."""
+    """Whether nobody looks at the operator that a call runs, nor gives it another meaning; transforms left aside."""
     return not (
         torch.compiler.is_compiling()
-        or transforms.active()
         or is_in_torch_dispatch_mode()
         # PyTorch has no public questions for these.
         or torch._C._is_tracing()  # noqa: SLF001
