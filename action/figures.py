@@ -18,12 +18,14 @@ from matplotlib.patches import Patch
 from action.files import write_aside
 
 NOT_LOSSES = ("step", "stage", "lr")
+SHARES = {"confident": "confident pixels"}
+"""Columns between 0 and 1 that are no losses, and what the legend calls them."""
 # Told apart by people of every colour vision, and from grey images: the first seven are those of Okabe and Ito.
 PALETTE = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#999933", "#332288", "#8c510a")
 
 
 def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
-    """Losses of every step, smoothed over the raw values, and validation Dice; stages are marked.
+    """Losses of every step, smoothed over the raw values; validation Dice and shares of pixels; stages are marked.
 
     Args:
         metrics_csv: rows with the columns ``step``, ``stage``, ``lr``, one per loss, ``val_dice`` and
@@ -32,7 +34,7 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
     """
     steps, stages, columns = read_columns(Path(metrics_csv))
     dice = {name: values for name, values in columns.items() if name.startswith("val_")}
-    losses = {name: values for name, values in columns.items() if name not in dice}
+    losses = {name: values for name, values in columns.items() if name not in dice and name not in SHARES}
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -56,6 +58,10 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         label = "mean" if overall else name.removeprefix("val_dice_")
         style = {"color": "black", "linewidth": 2.4} if overall else {"color": color, "linewidth": 1.4}
         lower.plot(steps[there], dice[name][there], marker="o", markersize=3, label=label, **style)
+    for name in [name for name in SHARES if name in columns]:
+        there = np.isfinite(columns[name])
+        y = _smoothed(columns[name][there], stages[there])
+        lower.plot(steps[there], y, color="gray", linestyle=":", linewidth=1.6, label=SHARES[name])
     lower.set(xlabel="step", ylabel="validation Dice", ylim=(0, 1))
     _mark_stages((upper, lower), steps, stages)
     for axes in (upper, lower):

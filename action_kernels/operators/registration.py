@@ -38,7 +38,7 @@ def call(name: str, *args: Any) -> Any:
     if transforms.active():
         if name in _transformed:
             return _transformed[name].apply(*args)
-    elif unseen(*args):
+    elif _unseen(*args):
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
             if name in _direct:
                 return _direct[name].apply(*args)
@@ -122,7 +122,7 @@ def _run(operator: str, name: str, positions: Sequence[int], args: Sequence[Any]
 # ------------------------------------------------------------------------------------------------------- autograd
 
 
-def unseen(*args: Any) -> bool:
+def _unseen(*args: Any) -> bool:
     """Whether nobody looks at the operator that a call runs, nor gives it another meaning; transforms left aside."""
     return not (
         torch.compiler.is_compiling()
