@@ -97,7 +97,7 @@ def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device, v
             return _tile(features, dtype, 64, 64 if dtype == torch.float32 and features <= 128 else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     large = capability(device) >= 90
-    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
+    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 32 if verdicts else 64, 4, 3)
 
 
 def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
