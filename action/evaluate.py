@@ -21,7 +21,7 @@ from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
-from action.data.volumes import LoadedCase, load_cases
+from action.data.volumes import LoadedCase, load_cases, native_slice
 from action.errors import InputError
 from action.experiment import load_network
 from action.figures import plot_overlays
@@ -122,7 +122,7 @@ def _target(folder: RunFolder, case: str) -> Path:
 
 def _panels(
     cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict[int, ClassValues]]
-) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
     """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground.
 
     Cases in which every class is empty have no place in that order; only where all cases are such they are shown.
@@ -130,15 +130,14 @@ def _panels(
     dice = {name: mean_dice(classes) for name, classes in results.items()}
     by_dice = sorted(cases, key=lambda case: -(dice[case.name] or 0.0))
     by_dice = [case for case in by_dice if dice[case.name] is not None] or by_dice
-    chosen = {"best": by_dice[0], "median": by_dice[len(by_dice) // 2], "worst": by_dice[-1]}
+    ranks = {len(by_dice) // 2: "median", len(by_dice) - 1: "worst", 0: "best"}  # a case has the last of its ranks
     panels = []
-    for rank, case in chosen.items():
+    for place, rank in sorted(ranks.items()):
+        case = by_dice[place]
         z = int(np.count_nonzero(case.required_truth, axis=(1, 2)).argmax())
-        image = torch.nn.functional.interpolate(
-            torch.from_numpy(case.image[z]).float()[None, None], size=case.shape[1:], mode="bilinear"
-        )[0, 0].numpy()
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
-        panels.append((title, image, case.required_truth[z], predictions[case.name][z]))
+        labels = {"truth": case.required_truth[z], "prediction": predictions[case.name][z]}
+        panels.append((title, native_slice(case, z), labels))
     return panels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from matplotlib.patches import Patch
 from action.files import write_aside
 
 NOT_LOSSES = ("step", "stage", "lr")
-PALETTE = ("#e8543f", "#35b779", "#3f7fe8", "#f2b134", "#a45ee5", "#3fd0d8", "#e86bb1", "#9ccc3c", "#b07d4b", "#7f8c9a")
+SHARES = {"confident": "confident pixels"}
+"""Columns between 0 and 1 that are no losses, and what the legend calls them."""
+# Told apart by people of every colour vision, and from grey images: the first seven are those of Okabe and Ito.
+PALETTE = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#999933", "#332288", "#8c510a")
 
 
 def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
-    """Losses of every step, smoothed over the raw values, and validation Dice; stages are marked.
+    """Losses of every step, smoothed over the raw values; validation Dice and shares of pixels; stages are marked.
 
     Args:
         metrics_csv: rows with the columns ``step``, ``stage``, ``lr``, one per loss, ``val_dice`` and
@@ -31,7 +34,7 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
     """
     steps, stages, columns = read_columns(Path(metrics_csv))
     dice = {name: values for name, values in columns.items() if name.startswith("val_")}
-    losses = {name: values for name, values in columns.items() if name not in dice}
+    losses = {name: values for name, values in columns.items() if name not in dice and name not in SHARES}
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -55,6 +58,10 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         label = "mean" if overall else name.removeprefix("val_dice_")
         style = {"color": "black", "linewidth": 2.4} if overall else {"color": color, "linewidth": 1.4}
         lower.plot(steps[there], dice[name][there], marker="o", markersize=3, label=label, **style)
+    for name in [name for name in SHARES if name in columns]:
+        there = np.isfinite(columns[name])
+        y = _smoothed(columns[name][there], stages[there])
+        lower.plot(steps[there], y, color="gray", linestyle=":", linewidth=1.6, label=SHARES[name])
     lower.set(xlabel="step", ylabel="validation Dice", ylim=(0, 1))
     _mark_stages((upper, lower), steps, stages)
     for axes in (upper, lower):
@@ -65,30 +72,30 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
 
 
 def plot_overlays(
-    panels: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    panels: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
     class_names: Sequence[str],
     output: Path | str,
 ) -> None:
-    """A row for each panel: the image alone, with the truth, with the prediction.
+    """A row for each panel: the image alone, then with each of its labels, such as the truth and a prediction.
 
     Args:
-        panels: (title, image [Y, X], truth [Y, X], prediction [Y, X]), class indices in the last two.
+        panels: (title, image [Y, X], name -> labels [Y, X] of class indices).
         class_names: background first.
         output: PNG file, written aside and then renamed.
     """
     colors = ListedColormap(_colors(len(class_names) - 1))
-    figure = Figure(figsize=(9.6, 3.35 * len(panels) + 0.5), layout="constrained")
+    columns = 1 + len(panels[0][2])
+    figure = Figure(figsize=(3.2 * columns, 3.35 * len(panels) + 0.5), layout="constrained")
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
-    for row, (title, image, truth, prediction) in zip(rows, panels, strict=True):
-        row.suptitle(title, fontsize=11)
+    for row, (title, image, labels) in zip(rows, panels, strict=True):
+        row.suptitle(title, fontsize="medium")
         low, high = np.percentile(image, (0.5, 99.5))
-        for axes, name, labels in zip(
-            row.subplots(1, 3), ("image", "truth", "prediction"), (None, truth, prediction), strict=True
-        ):
+        drawn = {"image": None, **labels}
+        for axes, (name, shown) in zip(row.subplots(1, columns), drawn.items(), strict=True):
             axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
-            if labels is not None:
-                _draw_labels(axes, np.asarray(labels), colors)
-            axes.set_title(name, fontsize=10)
+            if shown is not None:
+                _draw_labels(axes, np.asarray(shown), colors)
+            axes.set_title(name, fontsize="medium")
             axes.set_axis_off()
     handles = [Patch(color=colors(index), label=name) for index, name in enumerate(class_names[1:])]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)

@@ -58,10 +58,10 @@ def check(dataset: Dataset) -> str:
     ]
 
     head = ["case", "voxels x y z", "size mm x y z", "intensities", *(f"{name} %" for name in names)]
-    unlabeled = {case.patient for case in dataset.cases if case.label is None}
+    unlabeled = sum(case.label is None for case in dataset.cases)
     lines = [
         *_columns([head, *rows]),
-        f"{len(dataset.cases)} cases of {len(dataset.patients)} patients, {len(unlabeled)} of them without labels",
+        f"{len(dataset.cases)} cases of {len(dataset.patients)} patients; {unlabeled} of the cases without a label",
         "all labelled voxels: " + ", ".join(f"{n} {s}" for n, s in zip(names, _shares(total), strict=True)),
         *(f"note: {note}" for note in notes),
     ]

@@ -12,11 +12,13 @@ from jsonargparse import auto_cli
 
 from action_kernels import list_backends, use_backend
 from action_kernels.backends import chosen, select
+from action_kernels.backends.choice import work_of
 
-from .measure import Floor, peak_memory, times
+from .measure import peak_memory, times
 from .plots import draw
 from .problems import GPU_ONLY, KERNEL, SWEEPS, Problem, make_inputs
 from .programs import GPU_BACKENDS, programs
+from .rates import Floor
 from .table import Row, append, describe, read
 
 OWN = {"fused", "distillation", "eager", "chunked"}  # a failure of these is an error
@@ -47,8 +49,6 @@ def main(
     """
     if unknown := set(sweeps or ()) - set(SWEEPS):
         raise SystemExit(f"--sweeps: unknown {', '.join(sorted(unknown))}; choose from {', '.join(SWEEPS)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: PyTorch finds no CUDA device here; leave the flag out")
     table, machine = output / "operators.csv", describe(device)
     print(", ".join(str(value) for value in machine.values()))
     floors: dict[torch.dtype, Floor] = {}
@@ -69,7 +69,8 @@ def main(
 def measure(problem: Problem, device: str, rounds: int, seconds: float, memory: int, compiled: bool) -> list[Row]:
     """Rows of one problem: a program and a pass each."""
     inputs = make_inputs(problem, device)
-    used = select(device, (problem.dtype,), KERNEL.get(problem.operator, problem.operator)).__name__.rpartition(".")[2]
+    operator, work = KERNEL.get(problem.operator, problem.operator), work_of(inputs.student.shape, inputs.bank.shape)
+    used = select(device, (problem.dtype,), operator, work).__name__.rpartition(".")[2]
     others = alternatives(device, used)
     to_run = programs(problem, device, memory, compiled, others)
     for name in [name for name in to_run if name not in OWN and not name.startswith("fused")]:

@@ -1,4 +1,4 @@
-"""Time and peak memory of a program, from the same set-up; and the time of the work that cannot be saved."""
+"""Time and peak memory of a program, from the same set-up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from .rates import wait
 
 PASSES = ("forward", "backward", "both")
 MOST_ROUNDS = 300
@@ -29,11 +31,6 @@ class Times(NamedTuple):
     median: float
     low: float
     high: float
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def times(
@@ -153,43 +150,3 @@ class _Resident:
 
     def bytes(self) -> float:
         return math.nan if math.isnan(self._start) else self._mark() - self._start
-
-
-class Floor:
-    """Time of the work that cannot be saved, at PyTorch's own rates: a large product, and exponentials in the cache.
-
-    A program whose product is faster than PyTorch's BLAS gets below it.
-    """
-
-    def __init__(self, device: str, dtype: torch.dtype) -> None:
-        length, elements, calls = (1536, 2**15, 128) if device == "cpu" else (8192, 2**24, 1)
-        self._multiply_adds = max(_product_rate(length, device, kind) for kind in {dtype, torch.float32})
-        x = torch.rand(elements, device=device)
-        out = torch.empty_like(x)
-
-        def exponentials() -> None:
-            for _ in range(calls):
-                torch.exp(x, out=out)
-
-        self._exponentials = calls * elements / _fastest(exponentials, device)
-
-    def milliseconds(self, multiply_adds: int, exponentials: int) -> float:
-        return multiply_adds / self._multiply_adds + exponentials / self._exponentials
-
-
-def _product_rate(length: int, device: str, dtype: torch.dtype) -> float:
-    """Multiply-adds in a millisecond."""
-    x = torch.randn(length, length, device=device).to(dtype)
-    out = torch.empty_like(x)
-    return length**3 / _fastest(lambda: torch.mm(x, x, out=out), device)
-
-
-def _fastest(function: Callable[[], object], device: str) -> float:
-    spans = []
-    for _ in range(5):
-        wait(device)
-        start = time.perf_counter()
-        function()
-        wait(device)
-        spans.append(1000 * (time.perf_counter() - start))
-    return min(spans)

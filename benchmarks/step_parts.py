@@ -20,7 +20,8 @@ from action.stages.anatomical_contrast import AnatomicalContrast
 from action.stages.base import TrainingData
 from action.trainer import Trainer
 
-from .measure import Times, quantiles, wait
+from .measure import Times, quantiles
+from .rates import wait
 
 STEP = "whole step"
 SLICES = 24  # of a patient; larger than the patch by a quarter, as real ones are

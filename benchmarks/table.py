@@ -15,7 +15,13 @@ Row = dict[str, Any]  # column -> value, a text once it was read from a file
 
 
 def describe(device: str) -> Row:
-    """The machine and the versions."""
+    """The machine and the versions.
+
+    Raises:
+        SystemExit: there is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: PyTorch finds no CUDA device here; leave the flag out")
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),

@@ -28,7 +28,8 @@ from action.stages.anatomical_contrast import AnatomicalContrast
 from action.stages.base import StageParts
 from action_kernels import use_backend
 
-from .measure import peak_meter, quantiles, wait
+from .measure import peak_meter, quantiles
+from .rates import wait
 from .step_parts import parts_table, step_parts
 from .table import append, describe
 

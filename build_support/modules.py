@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .toolchain import BuildError, accepts, find_compiler, find_nvcc, usual_archs, wanted_archs
+from .toolchain import BuildError, find_compiler, find_nvcc, has_openmp, usual_archs, wanted_archs
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED_ONCE = ("dispatch", "parallel", "sort")  # of csrc/cpu; the others once per instruction set
@@ -89,7 +89,7 @@ def plan_cpu() -> Build:
     import pybind11
 
     compiler = find_compiler()
-    openmp = next((f for f in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]) if accepts(compiler, f)), [])
+    openmp = next((f for f in (["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]) if has_openmp(compiler, f)), [])
     link = [*openmp] + (["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [])
     flags = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno"]
     flags += ["-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", *[f for f in openmp if f != "-lomp"]]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 CUDA_ARCHS = ("80", "90", "100")
 
@@ -27,10 +28,12 @@ def find_compiler() -> str:
     raise BuildError(f"no C++ compiler found ({wanted or 'c++, g++, clang++'})")
 
 
-def accepts(compiler: str, flags: list[str]) -> bool:
-    """Whether the compiler builds a program with these flags."""
-    command = [*compiler.split(), *flags, "-x", "c++", "-", "-o", os.devnull]
-    return subprocess.run(command, input=b"int main() {}", capture_output=True).returncode == 0
+def has_openmp(compiler: str, flags: list[str]) -> bool:
+    """Whether the compiler finds OpenMP's header and library with these flags."""
+    program = b"#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }"
+    with TemporaryDirectory() as folder:
+        command = [*compiler.split(), *flags, "-x", "c++", "-", "-o", f"{folder}/program"]
+        return subprocess.run(command, input=program, capture_output=True).returncode == 0
 
 
 def find_ninja() -> str:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -33,8 +34,9 @@ from action.experiment import PHANTOM, open_split, resolve
 from action.figures import read_columns
 from action.run_folder import RunFolder
 from action.train import check_same
+from tools.figure_style import save
 
-from .plots import plot_dice
+from .plots import dice, write
 
 
 @dataclass(frozen=True)
@@ -239,9 +241,16 @@ def _percent(values: Sequence[float | None]) -> str:
     return f"{there.mean():.1f} ± {there.std():.1f}" if len(there) else "n/a"
 
 
-def dice_array(seeds: Sequence[Score], classes: Sequence[str]) -> np.ndarray:
-    """Dice in % of each seed, by class and mean [S, C + 1]; NaN: no patient has the class."""
-    return 100 * np.array([[*(score.classes.get(c) for c in classes), score.mean] for score in seeds], float)
+def write_dice(scores: Mapping[int, Mapping[str, Sequence[Score]]], seeds: Sequence[int], path: Path) -> None:
+    """The table of the figure: Dice in % by class and mean, empty where no patient has the class."""
+    rows = []
+    for count, by_arm in scores.items():
+        for name, by_seed in by_arm.items():
+            for seed, score in zip(seeds, by_seed, strict=True):
+                for class_name, value in (*score.classes.items(), ("mean", score.mean)):
+                    percent = "" if value is None else f"{100 * value:.2f}"
+                    rows.append((count, (ARMS | ABLATION)[name].title, seed, class_name, percent))
+    write(path, ("labelled", "method", "seed", "class", "dice"), rows)
 
 
 ArmName = Literal[tuple(ARMS | ABLATION)]
@@ -257,7 +266,7 @@ def compare(
     jobs: PositiveInt | None = None,
     flags: Sequence[str] = (),
 ) -> None:
-    """Train every arm with every number of labelled patients and every seed, write the table and the figure.
+    """Train every arm with every number of labelled patients and every seed, write the tables and the figure.
 
     Args:
         data: data folder; none: the phantom.
@@ -285,14 +294,9 @@ def compare(
     }
     text = table(scores)
     (results_folder / f"{on}.md").write_text(text + "\n")
-    classes = list(next(iter(scores[labeled[0]].values()))[0].classes)
-    panels = {
-        f"{count} labelled patient{'s' * (count > 1)}": {
-            (ARMS | ABLATION)[name].title: dice_array(seeds, classes) for name, seeds in by_arm.items()
-        }
-        for count, by_arm in scores.items()
-    }
-    plot_dice(panels, [*classes, "mean"], f"{on} Dice, %", results_folder / f"{on}.png")
+    values = results_folder / f"{on}.csv"
+    write_dice(scores, seeds, values)
+    save(partial(dice, values, f"{on} Dice, %"), results_folder / on)
     print(text)
 
 

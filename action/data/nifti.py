@@ -198,7 +198,7 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
 
 def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if not path.is_file():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} is a folder: name the images in it" if path.is_dir() else f"{path} does not exist")
     with _named(path):
         image = _open(path)
         spacing = _spacing(image, path)

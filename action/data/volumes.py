@@ -126,6 +126,15 @@ def load_cases(
     return loaded
 
 
+def native_slice(case: LoadedCase, z: int) -> np.ndarray:
+    """The image of a slice on the file's own grid, to be shown; black where it was cropped away."""
+    rows, columns = case.box
+    image = np.zeros(case.shape[1:], np.float32)
+    extent = rows.stop - rows.start, columns.stop - columns.start
+    image[rows, columns] = _resize(case.image[z : z + 1].astype(np.float32), extent, mode="bilinear")[0]
+    return image
+
+
 def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int], box: Box) -> np.ndarray:
     """Class probabilities [C, Z, H, W] of a ``box`` of the slices to uint8 labels of ``shape`` (Z, Y, X).
 

@@ -117,20 +117,25 @@ def pinned(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def kernel(operator: str, name: str, device_type: str, dtypes: tuple[torch.dtype, ...]) -> Callable[..., Any]:
+def kernel(
+    operator: str, name: str, device_type: str, dtypes: tuple[torch.dtype, ...], work: int = 0
+) -> Callable[..., Any]:
     """The function ``name`` of an operator's file in the backend that a call gets."""
-    found = _function(select(device_type, dtypes, operator), operator, name)
+    found = _function(select(device_type, dtypes, operator, work), operator, name)
     assert found is not None  # `select` gives a backend that has the operator
     return found
 
 
-def select(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = "") -> Backend:
-    """The backend for floating tensors of ``dtypes`` on ``device_type``; one that has the operator, if it is named."""
+def select(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = "", work: int = 0) -> Backend:
+    """The backend for floating tensors of ``dtypes`` on ``device_type``; one that has the operator, if it is named.
+
+    On a GPU, the one that was measured to be the fastest for about as much ``work`` (``choice.work_of``).
+    """
     name, source = _chosen.get(), "use_backend"
     if name is None:
         name, source = os.environ.get(ENVIRONMENT_VARIABLE), f"the environment variable {ENVIRONMENT_VARIABLE}"
     if not name:
-        return _automatic(device_type, dtypes, operator)
+        return _automatic(device_type, dtypes, operator, work.bit_length())
     backend = _named(name, source)
     if reason := _refusal(backend, device_type, dtypes, operator):
         raise RuntimeError(
@@ -159,9 +164,9 @@ def _refusal(backend: Backend, device_type: str, dtypes: tuple[torch.dtype, ...]
 
 
 @cache
-def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> Backend:
+def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str, magnitude: int) -> Backend:
     """The first backend for this kind of device that is ready and takes the call, else the reference."""
-    names = _order(device_type, dtypes, operator)
+    names = _order(device_type, dtypes, operator, magnitude)
     reasons = []
     for name in names:
         backend = _load(name)
@@ -174,11 +179,11 @@ def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str)
     return _named("reference", "the automatic choice")
 
 
-def _order(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> tuple[str, ...]:
+def _order(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str, magnitude: int) -> tuple[str, ...]:
     usual = choosable(device_type)
     if device_type != "cuda" or len(usual) < 2 or not torch.cuda.is_available():
         return usual
-    return choice.order(operator, dtypes, usual)
+    return choice.order(operator, dtypes, usual, magnitude)
 
 
 @cache

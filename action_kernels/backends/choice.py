@@ -1,17 +1,23 @@
 """Which backend was measured to be the faster on a GPU: ``measured/<device name>.json``.
 
 ``python -m tools.tuning.backends`` writes it. A table has the device, the versions it was measured with, and under
-``backends`` an order for each operator and dtype that has been measured, such as ``"hard_negatives bfloat16": ["cuda",
-"triton"]``; ``relation_negatives``, which takes no floating rows, is listed without a dtype.
+``backends`` what was measured of each operator and dtype, such as ``"hard_negatives bfloat16": [{"work": 536870912,
+"order": ["cuda", "triton"]}, ...]``: the fastest first, where a product of all queries with all bank rows takes
+``work`` multiply-adds. A call goes by the measurement whose work is nearest to its own, by their ratio: small calls are
+a matter of launching, large ones of arithmetic. ``relation_negatives``, which takes no floating rows, is listed without
+a dtype.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pkgutil
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -46,30 +52,61 @@ def key_of(operator: str, dtypes: tuple[str, ...]) -> str:
     return operator if not kinds else f"{operator} {kinds.pop() if len(kinds) == 1 else 'float32'}"
 
 
-def order(operator: str, dtypes: tuple[torch.dtype, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
+def work_of(query: Sequence[int], bank: Sequence[int]) -> int:
+    """Multiply-adds of a product of all queries with all bank rows, from their shapes [G, N, D] and [G, M, D]."""
+    return math.prod(query) * bank[-2]
+
+
+def order(operator: str, dtypes: tuple[torch.dtype, ...], usual: tuple[str, ...], magnitude: int) -> tuple[str, ...]:
     """The backends of ``usual`` for an operator on the current GPU, the fastest first; unmeasured ones as they are.
+
+    Args:
+        operator: its name.
+        dtypes: of the rows.
+        usual: the backends.
+        magnitude: bits of the call's work.
 
     Raises:
         ValueError: the device's table is malformed.
     """
     key = key_of(operator, tuple(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    fastest = read(path_of(device_name()), usual).get(key, ())
+    measured = read(path_of(device_name()), usual).get(key, ())
+    nearest = min(measured, key=lambda one: abs(one.work.bit_length() - magnitude), default=None)
+    fastest = nearest.order if nearest else ()
     return (*fastest, *(name for name in usual if name not in fastest))
 
 
+class Measured(NamedTuple):
+    """Backends for calls of about this work, the fastest first."""
+
+    work: int
+    order: tuple[str, ...]
+
+
 @cache
-def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """A table's orders; none where there is no table."""
+def read(path: Path, known: tuple[str, ...]) -> dict[str, tuple[Measured, ...]]:
+    """What a table says of each operator and dtype; nothing where there is no table."""
     if not path.is_file():
         return {}
     try:
-        orders = json.loads(path.read_text())["backends"]
-        items = list(orders.items())
+        entries = list(json.loads(path.read_text())["backends"].items())
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no table of backends ({type(error).__name__}: {error})") from error
-    for key, names in items:
+    found = {}
+    for key, measured in entries:
         if key.partition(" ")[0] not in operators():
             raise ValueError(f"{path}: {key!r} is no operator: choose from {', '.join(operators())}")
-        if not isinstance(names, list) or not all(name in known for name in names):
-            raise ValueError(f"{path}: {key!r}: must be a list of {', '.join(known)}, not {names!r}")
-    return {key: tuple(names) for key, names in items}
+        if not isinstance(measured, list) or not all(_is_measured(one, known) for one in measured):
+            raise ValueError(
+                f'{path}: {key!r}: must be a list of {{"work": whole number, "order": list of {", ".join(known)}}}, '
+                f"not {measured!r}"
+            )
+        found[key] = tuple(Measured(one["work"], tuple(one["order"])) for one in measured)
+    return found
+
+
+def _is_measured(one: object, known: tuple[str, ...]) -> bool:
+    if not isinstance(one, dict) or set(one) != {"work", "order"}:
+        return False
+    work, names = one["work"], one["order"]
+    return type(work) is int and work >= 0 and isinstance(names, list) and all(name in known for name in names)

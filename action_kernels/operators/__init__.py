@@ -12,7 +12,8 @@ A student's temperature may be learnt: a tensor of one element, on the CPU or th
 ``log_temp.exp()``), gets its exact gradient. The rows are then brought to unit length before the kernels run, in
 float32 copies [N, D] and [M, D] (none of the bank with ``normalize=False``); a Python number costs no copy. The same
 holds in a compiled function whose temperature is a number that changes from call to call, so that a schedule compiles
-twice and not at every step. A tensor's value that is not positive gives NaN where it cannot be read at once.
+twice and not at every step (before PyTorch 2.7 it does so only as a tensor). A tensor's value that is not positive
+gives NaN where it cannot be read at once.
 """
 
 from .action_contrast import ActionContrastResult, action_contrast

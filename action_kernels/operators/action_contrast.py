@@ -178,28 +178,30 @@ def _backward(
     student, bank, index, student_grad, teacher, logit_gap, student_lse, teacher_lse = ctx.saved_tensors
     k, student_temp, teacher_temp, normalize = ctx.settings
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
-    ops = torch.ops.action_kernels
     student_terms, bank_terms = [], []
     if ctx.needs_input_grad[1]:
         raise RuntimeError("teacher has no gradient: differentiate in student or bank, and pass teacher.detach()")
     if grad_kl is not None and to_student:
         if student_grad is None:
             with pinned(ctx.backend or None):
-                student_grad = ops.action_contrast(
-                    student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True
+                student_grad = call(
+                    "action_contrast",
+                    *(student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True),
                 )[4]
         student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
     if grad_kl is not None and to_bank:
         bank_terms.append(
-            ops.action_contrast_bank_gradient(
+            call(
+                "action_contrast_bank_gradient",
                 *(grad_kl, student, teacher, bank, logit_gap, student_lse, teacher_lse),
                 *(student_temp, teacher_temp, normalize),
                 ctx.backend,
             )
         )
     if grad_similarity is not None and k > 0:
-        grads = ops.hard_negatives_gradient(
-            grad_similarity, student, bank, index, normalize, to_student, to_bank, ctx.backend
+        grads = call(
+            "hard_negatives_gradient",
+            *(grad_similarity, student, bank, index, normalize, to_student, to_bank, ctx.backend),
         )
         student_terms += grads[:1] if to_student else ()
         bank_terms += grads[1:] if to_bank else ()

@@ -96,8 +96,9 @@ def _backward(ctx: Any, grad_loss: Tensor | None, _lse: None) -> Gradients:
         return (None,) * 6
     query, positive, bank, index, lse = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:3]
-    grads = torch.ops.action_kernels.anatomical_contrast_gradient(
-        grad_loss, query, positive, bank, index, lse, ctx.temp, ctx.normalize, *wanted, ctx.backend
+    grads = call(
+        "anatomical_contrast_gradient",
+        *(grad_loss, query, positive, bank, index, lse, ctx.temp, ctx.normalize, *wanted, ctx.backend),
     )
     inputs = (query, positive, bank)
     return *(g.to(x.dtype) if w else None for g, x, w in zip(grads, inputs, wanted, strict=True)), None, None, None

@@ -74,8 +74,8 @@ def _backward(ctx: Any, grad_similarity: Tensor | None, _index: None) -> Gradien
         return (None,) * 6
     query, bank, index = ctx.saved_tensors
     to_query, to_bank = ctx.needs_input_grad[:2]
-    grads = torch.ops.action_kernels.hard_negatives_gradient(
-        grad_similarity, query, bank, index, ctx.normalize, to_query, to_bank, ctx.backend
+    grads = call(
+        "hard_negatives_gradient", grad_similarity, query, bank, index, ctx.normalize, to_query, to_bank, ctx.backend
     )
     grad_query = grads[0].to(query.dtype) if to_query else None
     grad_bank = grads[1].to(bank.dtype) if to_bank else None

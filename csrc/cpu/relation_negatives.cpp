@@ -37,7 +37,7 @@ Words philox(Words counter, uint32_t key0, uint32_t key1) {
 void draw(const Draws& a, int wanted_threads) {
   const uint32_t key0 = static_cast<uint32_t>(a.seed), key1 = static_cast<uint32_t>(a.seed >> 32);
   const int64_t total = a.groups * a.queries;
-  const int threads = useful_threads(wanted_threads, 20.0 * total * a.k);
+  [[maybe_unused]] const int threads = useful_threads(wanted_threads, 20.0 * total * a.k);  // without OpenMP
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < total; ++row) {
     const int64_t group = row / a.queries, query = row % a.queries;

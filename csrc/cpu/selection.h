@@ -180,7 +180,7 @@ class Selection {
         }
         store(maxima + i * L + v * kWidth, largest);
         high = max(high, largest);
-        low = (largest > lowest) & (largest < low) ? largest : low;
+        low = ((largest > lowest) & (largest < low)) ? largest : low;
       }
       vf bound = lowest;
       for (int step = 0; step < kSteps; ++step) {

@@ -32,8 +32,10 @@ constexpr int kBlock = 6;
 
 using vf = float __attribute__((vector_size(4 * kWidth)));
 using vi = int32_t __attribute__((vector_size(4 * kWidth)));
-using vf_unaligned = float __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
-using vi_unaligned = int32_t __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+// In an alias declaration Clang ignores the alignment.
+typedef float vf_unaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+static_assert(alignof(vf_unaligned) == 4 && alignof(vi_unaligned) == 4);
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }

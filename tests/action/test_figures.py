@@ -86,7 +86,7 @@ def panels(count=3):
         truth = np.zeros((40, 48), np.uint8)
         truth[5:20, 5:20], truth[22:35, 5:20], truth[5:20, 25:40] = 1, 2, 3
         prediction = np.where(truth == 3, 0, truth)
-        yield f"case {index}", image, truth, prediction
+        yield f"case {index}", image, {"truth": truth, "prediction": prediction}
 
 
 def test_overlays_show_truth_and_prediction_of_every_case(tmp_path):
@@ -100,7 +100,9 @@ def test_overlays_show_truth_and_prediction_of_every_case(tmp_path):
 
 def test_overlays_without_any_foreground(tmp_path):
     nothing = np.zeros((16, 16), np.uint8)
-    plot_overlays([("empty", np.zeros((16, 16)), nothing, nothing)], CLASSES[:2], tmp_path / "o.png")
+    plot_overlays(
+        [("empty", np.zeros((16, 16)), {"truth": nothing, "prediction": nothing})], CLASSES[:2], tmp_path / "o.png"
+    )
     content = images.imread(tmp_path / "o.png")[..., :3]
     assert content.std() > 0.1  # a black image and a title on white
 
@@ -108,7 +110,7 @@ def test_overlays_without_any_foreground(tmp_path):
 def test_overlays_of_many_classes_have_many_colours(tmp_path):
     names = ("background", *(f"organ {i}" for i in range(1, 15)))
     label = np.arange(15 * 15, dtype=np.uint8).reshape(15, 15) % 15
-    plot_overlays([("many", np.zeros((15, 15)), label, label)], names, tmp_path / "o.png")
+    plot_overlays([("many", np.zeros((15, 15)), {"truth": label, "prediction": label})], names, tmp_path / "o.png")
     assert len(np.unique((images.imread(tmp_path / "o.png")[..., :3] * 7).astype(int).reshape(-1, 3), axis=0)) > 25
 
 

@@ -11,15 +11,12 @@ from action.files import check_targets, final_name, write_aside
 def test_content_and_name_are_on_disk_before_the_block_ends(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: (done.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
-    )
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append("rename"), replace(old, new)))
     with write_aside(tmp_path / "a.txt") as aside:
         aside.write_text("new")
-        name = str(aside)
-    assert done == [name, "rename", str(tmp_path)]
-    assert final_name(os.path.basename(name)) == "a.txt" and final_name("a.txt") is None
+    assert done == [(tmp_path / "a.txt").stat().st_ino, "rename", tmp_path.stat().st_ino]
+    assert final_name(aside.name) == "a.txt" and final_name("a.txt") is None
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

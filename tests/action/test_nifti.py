@@ -224,3 +224,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, image, mo
         write_label(path, np.zeros(SHAPE, np.uint8), image)
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image.nii.gz", "out.nii.gz"]
+
+
+def test_a_folder_in_the_place_of_an_image_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder: name the images in it"):
+        read_image(tmp_path)
+    with pytest.raises(InputError, match=r"none.nii.gz does not exist"):
+        read_image(tmp_path / "none.nii.gz")

@@ -20,7 +20,7 @@ def test_phantom_then_check(tmp_path, capsys):
     assert "4 phantom patients" in capsys.readouterr().out
     prepare.main(["check", str(tmp_path / "data")])
     table = capsys.readouterr().out
-    assert "8 cases of 4 patients, 0 of them without labels" in table
+    assert "8 cases of 4 patients; 0 of the cases without a label" in table
     assert "myocardium %" in table and "96 96" in table and "1.5 1.5 8" in table
 
 
@@ -40,7 +40,7 @@ def test_check_notes_what_is_odd_but_readable(lits_root, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "segmentation-9.nii.gz: affine differs" in table
     assert "note: volume-0 has no voxel of liver, tumour" in table
-    assert "1 of them without labels" in table and "no label" in table
+    assert "1 of the cases without a label" in table and "no label" in table
 
 
 def test_check_names_every_problem(acdc_root, tmp_path, capsys):

@@ -1,5 +1,8 @@
+import csv
 import json
+import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -7,9 +10,8 @@ from action import train
 from action.cli import parse_config
 from action.errors import InputError
 from action.run_folder import RunFolder
-from studies import curves
+from studies import curves, overlays, plots
 from studies import methods as study
-from studies.plots import plot_dice
 
 CLASSES = ("liver", "kidneys")
 
@@ -42,16 +44,27 @@ def test_table_has_every_arm_and_figures_from_the_scores(scores):
     assert study.table(on_validation).splitlines()[-1] == "| 1 | ACTION | 80.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 |  |"
 
 
-def test_a_class_that_no_patient_has_is_left_out_of_the_mean(scores, tmp_path):
+def test_a_class_that_no_patient_has_is_left_out_of_the_mean(scores):
     first, second = scores["action"]
     scores["action"] = [study.Score({**first.classes, "kidneys": None}, first.mean), second]
     assert "| 75.0 ± 5.0 | 50.0 ± 0.0 |" in study.table({1: scores})
     scores["action"] = scores["action"][:1]
     assert "| 80.0 ± 0.0 | n/a |" in study.table({1: scores})
-    assert np.isnan(study.dice_array(scores["action"], CLASSES)[0, 1])
-    panels = {"one": {name: study.dice_array(seeds, CLASSES) for name, seeds in scores.items()}}
-    plot_dice(panels, [*CLASSES, "mean"], "Dice", tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_the_figure_is_drawn_from_a_table_of_every_seed(scores, tmp_path):
+    first, second = scores["action"]
+    scores["action"] = [first, study.Score({**second.classes, "kidneys": None}, second.mean)]
+    study.write_dice({1: scores, 3: scores}, [0, 5], tmp_path / "dice.csv")
+    rows = plots.read(tmp_path / "dice.csv")
+    assert len(rows) == 2 * 3 * 2 * 3
+    empty = {"labelled": "3", "method": "ACTION", "seed": "5", "class": "kidneys", "dice": ""}
+    assert empty in rows and {**empty, "class": "liver", "dice": "70.00"} in rows
+    upper, lower = plots.dice(tmp_path / "dice.csv", "Dice").axes
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in lower.containers}
+    assert heights["ACTION"] == pytest.approx([75, 60, 65]) and heights["labelled only"] == pytest.approx([60, 40, 50])
+    assert [upper.get_title(), lower.get_title()] == ["1 labelled patient", "3 labelled patients"]
+    assert upper.get_ylim() == (20, 100)
 
 
 @pytest.mark.parametrize("name", study.ARMS | study.ABLATION)
@@ -116,19 +129,81 @@ def test_numbers_and_names_are_checked_before_anything_is_trained(flag, monkeypa
         study.main(["--data=/", flag])
 
 
-def test_the_curves_of_runs_are_read_by_updates_and_by_minutes(acdc_root, tmp_path):
-    output = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(acdc_root, tmp_path_factory):
+    """A finished run of four updates."""
+    output = tmp_path_factory.mktemp("study") / "run"
     flags = ["--method=supervised", "--labeled=2", "--baseline.iterations=4", "--evaluation.every=2"]
     small = ["--model.channels=[4,6]", "--model.embedding=4", "--device=cpu"]
     train.main([f"--data={acdc_root}", f"--output={output}", *flags, *small])
-    updates, dice = curves.by_updates(RunFolder(output))
-    minutes, same = curves.by_minutes(RunFolder(output))
-    assert updates == [2, 4] and dice == pytest.approx(same, abs=0.01)
-    assert 0 <= minutes[0] < minutes[1] < 2
-    curves.main([str(output), str(output)], ["one", "two"], output=tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 5000
+    return output
+
+
+def test_the_curves_of_runs_are_read_by_updates_and_by_minutes(run, tmp_path):
+    first, last = curves.points(RunFolder(run))
+    assert [first[0], last[0]] == [2, 4] and 0 <= first[1] < last[1] < 2
+    with run.joinpath("metrics.csv").open(newline="") as file:
+        dice = [100 * float(row["val_dice"]) for row in csv.DictReader(file) if row["val_dice"]]
+    assert [first[2], last[2]] == dice
+    for against in ("updates", "minutes"):
+        curves.main([str(run), str(run)], ["one", "two"], against, tmp_path / "curves")
+    rows = plots.read(tmp_path / "curves.csv")
+    assert [(row["run"], row["updates"]) for row in rows] == [("one", "2"), ("one", "4"), ("two", "2"), ("two", "4")]
+    for theme in ("light", "dark"):
+        assert "minutes</text>" in (tmp_path / f"curves-{theme}.svg").read_text()
     with pytest.raises(InputError, match="1 names for 2 runs"):
-        curves.main([str(output), str(output)], ["one"], output=tmp_path / "curves.png")
+        curves.main([str(run), str(run)], ["one"])
     for nothing in ([], [str(tmp_path / "nothing")]):
         with pytest.raises(InputError, match="give the folders of runs"):
-            curves.main(nothing, output=tmp_path / "curves.png")
+            curves.main(nothing)
+
+
+def test_minutes_of_an_interrupted_run_are_not_known(run, tmp_path):
+    resumed = tmp_path / "resumed"
+    shutil.copytree(run, resumed)
+    (resumed / "events" / "events.of-another-start").touch()
+    assert [minutes for _, minutes, _ in curves.points(RunFolder(resumed))] == [None, None]
+    with pytest.raises(InputError, match="resumed was interrupted"):
+        curves.main([str(resumed)], against="minutes", output=tmp_path / "curves")
+
+
+def test_overlays_show_what_runs_make_of_a_case(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(overlays, "plot_overlays", lambda *drawing: drawn.append(drawing))
+    predicted = sorted((run / "predictions").iterdir())[0]
+    name = predicted.name.removesuffix(".nii.gz")
+    overlays.main([str(run), str(run)], ["one", "two"], [f"{name}:3", name], 100, tmp_path / "a" / "figure")
+    (panels, classes, light), (*_, dark) = drawn
+    assert [light, dark] == [tmp_path / "a" / f"figure-{theme}.png" for theme in ("light", "dark")]
+    assert len(classes) == 4
+    expected = np.asarray(nib.load(predicted).dataobj).T  # what the run's own evaluation wrote
+    for title, image, labels in panels:
+        z = int(title.removeprefix(f"{name}, slice ")) - 1
+        assert list(labels) == ["truth", "one", "two"] and image.shape == expected.shape[1:]
+        assert np.array_equal(labels["one"], expected[z]) and np.array_equal(labels["two"], expected[z])
+        assert labels["truth"].any()
+    assert panels[0][0] == f"{name}, slice 3"
+
+
+def test_overlays_show_a_square_around_the_truth():
+    truth = np.zeros((60, 80), np.uint8)
+    truth[20:30, 40:44] = 2
+    assert overlays.around(truth, 5) == (slice(15, 35), slice(32, 52))
+    truth[0, 0] = 1
+    assert truth[overlays.around(truth, 100)].shape == truth.shape
+    assert truth[overlays.around(0 * truth, 5)].shape == truth.shape
+
+
+def test_overlays_name_what_is_not_there(run, tmp_path):
+    with pytest.raises(InputError, match="--runs is empty"):
+        overlays.main(cases=["patient001_frame01"])
+    with pytest.raises(InputError, match="--cases is empty"):
+        overlays.main([str(run)])
+    with pytest.raises(InputError, match="1 names for 2 runs"):
+        overlays.main([str(run), str(run)], ["one"], ["patient001_frame01"])
+    with pytest.raises(InputError, match="has no labelled case patient001_frame02: did you mean patient001_frame09"):
+        overlays.main([str(run)], cases=["patient001_frame02"])
+    with pytest.raises(InputError, match="patient001_frame01 has the slices 1 to 4, not 5"):
+        overlays.main([str(run)], cases=["patient001_frame01:5"])
+    with pytest.raises(InputError, match="patient001_frame01 has the slices 1 to 4, not last"):
+        overlays.main([str(run)], cases=["patient001_frame01:last"])

@@ -178,7 +178,7 @@ def test_every_published_configuration_starts(layout, acdc_root, lits_root, tmp_
 
 def test_the_configuration_of_acdc_for_a_cpu_starts(acdc_root, tmp_path):
     layer = ["--config", CONFIGS / "acdc-cpu.yaml", "--data", acdc_root]
-    assert parse_config([*map(str, layer)]).total_iterations == 6000
+    assert parse_config([*map(str, layer)]).total_iterations == 4000
     run([*layer, *SHORT, "--input.size=[32,32]", "--labeled_patients=[patient001]", f"--output={tmp_path / 'run'}"])
     written = sorted((tmp_path / "run" / "predictions").iterdir())
     assert written and all(nib.load(path).shape == (32, 32, 4) for path in written)  # the files' own grids

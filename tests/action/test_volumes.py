@@ -14,7 +14,7 @@ from action.data import Case, open_dataset
 from action.data.crops import find_body
 from action.data.intensities import scale_intensity
 from action.data.nifti import write_label
-from action.data.volumes import load_case, load_cases, resize_to_native
+from action.data.volumes import load_case, load_cases, native_slice, resize_to_native
 from action.errors import InputError
 
 
@@ -146,6 +146,13 @@ def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
     label[0, 0, 0] = 1  # outside the box
     files = [save_nifti(tmp_path / f"{name}.nii.gz", array) for name, array in (("a", image), ("a_gt", label))]
     case = load_case(Case("a", "a", *files), 2, InputConfig((0.75, 0.75), crop="body"))
+    rows, columns = case.box
+    shown = native_slice(case, 1)
+    means = case.image[1].astype(np.float32).reshape(10, 2, 20, 2).mean((1, 3))  # of the network's smaller pixels
+    assert np.allclose(shown[rows, columns], means, atol=1e-3) and shown.shape == case.shape[1:]
+    outside = np.ones(shown.shape, bool)
+    outside[rows, columns] = False
+    assert outside.any() and not shown[outside].any()
     assert case.image.shape == case.label.shape == (2, 20, 40) and case.shape == image.shape
     assert case.image[1].min() == 0 and case.label[1, 8:16, 2:24].all() and case.label.sum() == 8 * 22
     assert np.array_equal(case.truth, label)

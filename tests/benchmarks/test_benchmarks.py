@@ -13,10 +13,11 @@ import torch
 
 from action_kernels.backends import cpu
 from benchmarks import __main__ as harness
-from benchmarks import table, training_step
-from benchmarks.measure import Floor, times
+from benchmarks import rates, small_calls, table, training_step
+from benchmarks.measure import times
 from benchmarks.problems import SWEEPS, Inputs, Problem, make_inputs
 from benchmarks.programs import CHUNK, EAGER, programs
+from benchmarks.rates import Floor
 
 SMALL = Problem("action_contrast", CHUNK + 88, 90, 12, 5)
 PROGRAMS = ("fused", "distillation", "eager", "chunked")  # that compute it
@@ -117,8 +118,9 @@ def test_harness_writes_table_and_plots(tmp_path: Path, monkeypatch: pytest.Monk
     }
     assert all(0 < float(row["ms_q20"]) <= float(row["ms"]) <= float(row["ms_q80"]) for row in rows)
     assert {"commit", "torch", "device", "threads"} <= set(rows[0])
-    for name in ("growth.png", "floor.png"):
-        assert (tmp_path / name).stat().st_size > 10_000
+    for name in ("growth", "floor"):
+        for theme in ("light", "dark"):
+            assert "action_kernels</text>" in (tmp_path / f"{name}-{theme}.svg").read_text()
 
 
 def test_another_program_that_fails_is_left_out(
@@ -185,3 +187,27 @@ def test_training_step_table(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ]
     shares = [float(share.strip("% |")) for *_, share in parts]
     assert shares[0] == 100 and abs(sum(shares[1:]) - 100) <= len(shares)
+
+
+def test_small_calls_are_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    problems = [Problem("contrastive_distillation", 3, 5, 8), Problem("relation_negatives", 4, 20, 1, 6)]
+    monkeypatch.setattr(small_calls, "PROBLEMS", problems)
+    small_calls.main(rounds=1, output=tmp_path)
+    rows = table.read(tmp_path / "small_calls.csv")
+    assert [row["program"] for row in rows] == 2 * ["fused", "eager"]
+    assert all(0 < float(row["enqueue"]) <= float(row["each_call"]) for row in rows)
+    shown = capsys.readouterr().out
+    assert all(str(problem) in shown for problem in problems)
+
+
+def test_rates_are_those_of_this_machine() -> None:
+    copied = rates.copy_rate("cpu")
+    assert 1e5 < copied < 1e9  # 0.1 GB/s to 1 TB/s
+    assert 1e4 < rates.exponential_rate("cpu") < 1e8
+
+
+@pytest.mark.parametrize("main", [harness.main, small_calls.main, rates.main, training_step.main])
+def test_a_gpu_that_is_not_there_is_named(main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="finds no CUDA device"):
+        main(device="cuda")

@@ -17,7 +17,7 @@ _BLOCK = re.compile(
     r"(?P<code>.*?)\n(?P=indent)```",
     re.DOTALL,
 )
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)|\b(?:src|srcset)=\"([^\"\s]+)\"")
 
 
 class Block(NamedTuple):
@@ -50,7 +50,8 @@ def prose(page: Path) -> str:
 
 def links(page: Path) -> list[str]:
     """Where the page's links and images point, within the project."""
-    return [target for target in _LINK.findall(prose(page)) if not target.startswith(("http://", "https://"))]
+    targets = [markdown or html for markdown, html in _LINK.findall(prose(page))]
+    return [target for target in targets if not target.startswith(("http://", "https://"))]
 
 
 def anchors(page: Path) -> set[str]:

@@ -27,6 +27,14 @@ COMMANDS = sorted(
         if line.strip()
     }
 )
+GPU_DAY = [
+    re.sub(r'"\$@".*|["()]', "", line[line.index('"$python"') :])
+    .replace("$python", "python")
+    .replace("$sweep", "large")
+    .replace("$backend", "cuda")
+    for line in (ROOT / "benchmarks" / "gpu_day.sh").read_text().splitlines()
+    if '"$python"' in line
+]
 
 
 class Parsed(BaseException):
@@ -82,7 +90,7 @@ def understood(module, arguments, monkeypatch):
     return False
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *GPU_DAY])
 def test_commands_exist_and_take_their_flags(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S+", word)]

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from pages import DOCS, PAGES, anchors, links, name_of
 
-from tools.docs import settings, tiles
+from tools.docs import settings
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -37,10 +37,6 @@ def test_every_page_is_in_the_navigation_once():
 
 def test_the_page_of_settings_says_what_the_dataclasses_say():
     assert settings.PAGE.read_text(encoding="utf-8") == settings.page(), "run python -m tools.docs.settings"
-
-
-def test_the_picture_of_the_pass_is_what_its_script_draws():
-    assert tiles.FILE.read_text(encoding="utf-8") == tiles.picture(), "run python -m tools.docs.tiles"
 
 
 def test_the_site_needs_no_network():

@@ -18,7 +18,7 @@ from kernel_functions import OPERATORS, operator_file
 
 import action_kernels
 from action_kernels import contrastive_distillation, use_backend
-from action_kernels.backends import reference, select
+from action_kernels.backends import cpu, native, reference, select
 
 registry = action_kernels.backends
 ROWS = (torch.float32,) * 3
@@ -212,8 +212,12 @@ def test_report() -> None:
     report = subprocess.run([sys.executable, "-m", "action_kernels"], capture_output=True, text=True, check=True)
     lines = dict(line.split(maxsplit=1) for line in report.stdout.splitlines() if not line.startswith("backend"))
     assert lines["torch"] == torch.__version__
-    for name, state in action_kernels.list_backends().items():
+    states = action_kernels.list_backends()
+    for name, state in states.items():
         assert any(line.split(maxsplit=2) == ["backend", name, state] for line in report.stdout.splitlines())
+    if states["cpu"] == "ready":
+        with_openmp = "with OpenMP" if native.module().openmp else "without OpenMP: on one thread"
+        assert lines["cpu"].split(maxsplit=1) == ["kernels", f"{cpu.variant()}, built {with_openmp}"]
 
 
 def test_importing_touches_no_gpu_and_no_backend() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from build_support.toolchain import find_compiler, has_openmp
+
 pytest.importorskip("setuptools")
 pytest.importorskip("pybind11")
 pytest.importorskip("ninja")
@@ -77,6 +79,13 @@ def test_failing_compilation(checkout: Path) -> None:
     reason = state(checkout)
     assert "this source is broken" in reason
     assert len(reason.splitlines()) == 1
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no compiler")
+def test_openmp_is_used_only_where_both_its_library_and_its_header_are() -> None:
+    compiler = find_compiler()
+    assert not has_openmp(compiler, [])  # nothing links the library
+    assert not has_openmp(f"{compiler} -nostdinc", ["-fopenmp"])  # nothing finds the header
 
 
 # A CUDA module of two small sources in place of the kernels.

@@ -41,8 +41,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         cache.cache_clear()
 
 
-def chosen(kernel: str, rows: tuple[torch.dtype, ...] = ROWS) -> str:
-    backend = select("cuda", rows, kernel)
+def chosen(kernel: str, rows: tuple[torch.dtype, ...] = ROWS, work: int = 1024 * 8192 * 64) -> str:
+    backend = select("cuda", rows, kernel, work)
     return next(name for name in ("triton", "cuda", "reference") if registry._load(name) is backend)
 
 
@@ -59,9 +59,9 @@ def test_without_a_table_the_usual_order_holds(path: Path) -> None:
 def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path) -> None:
     table = tmp_path / "operators.csv"
     rows = [
-        # Faster by 4 on one problem and slower by 2 on the other: the ratios' geometric mean decides, not the sum.
-        *(measurement("hard_negatives", "triton", ms, N=n) for n, ms in ((8, 0.4), (4096, 10.0))),
-        *(measurement("hard_negatives", "cuda", ms, N=n) for n, ms in ((8, 0.1), (4096, 20.0))),
+        # Faster by 4 on one problem and slower by 2 on another of the same work: the ratios' geometric mean decides.
+        *(measurement("hard_negatives", "triton", ms, k=k) for k, ms in ((8, 0.4), (64, 10.0))),
+        *(measurement("hard_negatives", "cuda", ms, k=k) for k, ms in ((8, 0.1), (64, 20.0))),
         measurement("hard_negatives", "triton", 0.001, N=99),  # that the other did not run
         *(measurement("contrastive_distillation", name, ms) for name, ms in (("triton", 1.0), ("cuda", 1.1))),
         *(measurement("info_nce", name, ms, dtype="float32") for name, ms in (("triton", 3.0), ("cuda", 1.1))),
@@ -75,19 +75,39 @@ def test_the_faster_backend_becomes_the_choice(path: Path, tmp_path: Path) -> No
     choose.main(table)
     written = json.loads(path.read_text())
     assert written["device"] == DEVICE
-    assert written["backends"] == {
-        "hard_negatives bfloat16": ["cuda", "triton"],
-        "action_contrast bfloat16": ["triton", "cuda"],
-        "action_contrast float32": ["cuda", "triton"],
-        "relation_negatives": ["cuda", "triton"],
-        "anatomical_contrast bfloat16": ["cuda", "triton"],
+    assert {key: [one["order"] for one in measured] for key, measured in written["backends"].items()} == {
+        "hard_negatives bfloat16": [["cuda", "triton"]],
+        "action_contrast bfloat16": [["triton", "cuda"]],
+        "action_contrast float32": [["cuda", "triton"]],
+        "relation_negatives": [["cuda", "triton"]],
+        "anatomical_contrast bfloat16": [["cuda", "triton"]],
     }
+    assert written["backends"]["hard_negatives bfloat16"][0]["work"] == 1024 * 8192 * 64
     assert chosen("hard_negatives") == "cuda"
-    assert chosen("anatomical_contrast") == chosen("relation_negatives", ()) == "cuda"
+    assert chosen("anatomical_contrast") == chosen("relation_negatives", (), 0) == "cuda"
     assert chosen("action_contrast") == "triton"
     mixed = (torch.float32, torch.bfloat16, torch.bfloat16)  # computed in float32
     assert chosen("action_contrast", (torch.float32,) * 3) == chosen("action_contrast", mixed) == "cuda"
     assert chosen("hard_negatives", (torch.float16,) * 2) == "triton"  # not measured
+
+
+def test_a_call_goes_by_the_measurement_of_the_nearest_work(path: Path, tmp_path: Path) -> None:
+    small, large = {"N": 64, "M": 1024, "D": 64}, {"N": 65536, "M": 16384, "D": 64}  # 2^22 and 2^36
+    rows = [
+        *(measurement("action_contrast", name, ms, **small) for name, ms in (("triton", 2.0), ("cuda", 1.0))),
+        *(measurement("action_contrast", name, ms, **large) for name, ms in (("triton", 10.0), ("cuda", 15.0))),
+    ]
+    append(tmp_path / "operators.csv", rows)
+    choose.main(tmp_path / "operators.csv")
+    by_bits = {bits: chosen("action_contrast", work=2**bits) for bits in (0, 10, 22, 28, 30, 36, 60)}
+    assert by_bits == {0: "cuda", 10: "cuda", 22: "cuda", 28: "cuda", 30: "triton", 36: "triton", 60: "triton"}
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_work_is_that_of_all_pairs(groups: int) -> None:
+    problem = Problem("hard_negatives", 5, 7, 4, 2, groups=groups)
+    inputs = make_inputs(problem, "cpu")
+    assert choice.work_of(inputs.student.shape, inputs.bank.shape) == problem.pairs * 4
 
 
 def test_operators_are_the_references_files() -> None:
@@ -96,7 +116,7 @@ def test_operators_are_the_references_files() -> None:
 
 def test_a_backend_that_is_not_ready_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
-    path.write_text(json.dumps({"backends": {"hard_negatives bfloat16": ["cuda"]}}))
+    path.write_text(json.dumps({"backends": {"hard_negatives bfloat16": [{"work": 1, "order": ["cuda"]}]}}))
     assert chosen("hard_negatives") == "cuda"
     registry._automatic.cache_clear()
     states = {"triton": fake_backend(), "cuda": "not built"}
@@ -111,8 +131,10 @@ def test_a_backend_that_is_not_ready_is_passed_over(path: Path, monkeypatch: pyt
         ("[]", "no table of backends"),
         ('{"backends": 3}', "no table of backends"),
         ('{"backends": {"hard": ["cuda"]}}', "'hard' is no operator"),
-        ('{"backends": {"hard_negatives": "cuda"}}', "'hard_negatives': must be a list of triton, cuda, not 'cuda'"),
-        ('{"backends": {"hard_negatives": ["cpu"]}}', "'hard_negatives': must be a list of triton, cuda, not"),
+        ('{"backends": {"hard_negatives": ["cuda"]}}', "'hard_negatives': must be a list of {\"work\": whole number"),
+        ('{"backends": {"hard_negatives": [{"work": 1, "order": ["cpu"]}]}}', "list of triton, cuda}, not"),
+        ('{"backends": {"hard_negatives": [{"work": 1.5, "order": ["cuda"]}]}}', "'hard_negatives': must be a list of"),
+        ('{"backends": {"hard_negatives": [{"order": ["cuda"]}]}}', "'hard_negatives': must be a list of"),
     ],
 )
 def test_a_malformed_table_is_named(path: Path, text: str, named: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from inspect import signature
+from typing import ClassVar
 
 import pytest
 import torch
@@ -242,6 +243,47 @@ def test_the_student_gradient_is_computed_only_where_it_is_wanted(backend: str, 
     ]
 
 
+# ------------------------------------------------------------------------------------- straight to the kernel, or seen
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_both_ways_to_a_kernel_give_the_same(backend: str, device: str, name: str) -> None:
+    function, rows = losses(device)[name]
+    direct = gradients(function, rows)
+    with _Recorder() as recorder:
+        seen = gradients(function, rows)
+    assert recorder.calls
+    for one, other in zip(direct, seen, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(function(*rows), direct[0])
+
+
+class _Logged(Tensor):
+    """A tensor whose owner is asked about every function that takes it."""
+
+    asked: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.asked.append(str(func))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_who_looks_at_operators_sees_ours(device: str, name: str) -> None:
+    function, rows = losses(device)[name]
+    rows = tuple(x.detach() for x in rows)
+    unwatched = function(*rows)
+    with torch.profiler.profile() as recorded:
+        assert torch.equal(function(*rows), unwatched)
+    assert any("action_kernels" in event.name for event in recorded.events())
+    _Logged.asked.clear()
+    function(*(x.as_subclass(_Logged) for x in rows))
+    assert any("action_kernels" in asked for asked in _Logged.asked)
+
+
 # --------------------------------------------------------------------------------------------------------- compile
 
 
@@ -274,7 +316,8 @@ def test_backward_runs_on_the_backend_of_its_forward(
     ran = []
 
     def spy(operator: str, name: str, *call: object) -> object:
-        ran.append((name, select(*call, operator).__name__.rpartition(".")[2]))
+        device_type, dtypes, _ = call
+        ran.append((name, select(device_type, dtypes, operator).__name__.rpartition(".")[2]))
         return kernel(operator, name, *call)
 
     monkeypatch.setattr("action_kernels.operators.registration.kernel", spy)

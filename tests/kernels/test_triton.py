@@ -27,7 +27,8 @@ def report(prelude: str) -> str:
 
 
 def test_without_triton_the_reason_is_reported() -> None:
-    state = next(x for x in report("sys.modules['triton'] = None").splitlines() if x.startswith("backend triton"))
+    prelude = "import torch; torch.cuda.is_available = lambda: True; sys.modules['triton'] = None"
+    state = next(x for x in report(prelude).splitlines() if x.startswith("backend triton"))
     assert "triton" in state.removeprefix("backend triton") and "ready" not in state
 
 

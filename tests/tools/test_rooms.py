@@ -15,11 +15,15 @@ ROOMS = ("benchmarks", "build_support", "studies", "tools")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 COMMANDS = {
     "benchmarks.__main__": "main",
+    "benchmarks.one_call": "main",
+    "benchmarks.rates": "main",
+    "benchmarks.small_calls": "main",
     "benchmarks.training_step": "main",
     "studies.curves": "main",
     "studies.methods": "compare",
+    "studies.overlays": "main",
+    "tools.docs.pictures": "pictures",
     "tools.docs.settings": "main",
-    "tools.docs.tiles": "main",
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
     "tools.estimates.training": "main",

@@ -1,8 +1,8 @@
-"""``python -m tools.tuning.backends TABLE``: make the faster backend a GPU's automatic choice.
+"""``python -m tools.tuning.backends TABLE``: make the faster backend a GPU's automatic choice, by size.
 
 Reads the table of ``python -m benchmarks --device cuda``, in which the backends took turns on every problem, compares
-them by the geometric mean of their times' ratios over an operator's problems in one dtype, and writes the order into
-the package: ``action_kernels/backends/measured/<device name>.json``.
+them by the geometric mean of their times' ratios over the problems of an operator, dtype and work, and writes the
+orders into the package: ``action_kernels/backends/measured/<device name>.json``.
 """
 
 from __future__ import annotations
@@ -22,33 +22,37 @@ from ..command import refuse, run
 SIZES = ("operator", "G", "N", "M", "D", "k", "dtype", "bank_gradient")
 
 
-def logarithms(rows: list[Row]) -> dict[str, list[dict[str, float]]]:
-    """By operator and dtype: for every problem that several backends ran, each one's logarithm of the milliseconds."""
+def logarithms(rows: list[Row]) -> dict[tuple[str, int], list[dict[str, float]]]:
+    """By operator with dtype, and work: for every problem that several backends ran, the logarithms of their times."""
     whole = [row for row in rows if row["pass"] == ("forward" if row["operator"] == "relation_negatives" else "both")]
     problems: dict[tuple, dict[str, float]] = defaultdict(dict)
     for row in whole:
         if row["program"].startswith("fused") and row["backend"] in GPU_BACKENDS:
             key = tuple(row[name] for name in SIZES)
             problems[key][row["backend"]] = math.log(float(row["ms"]))  # the newest
-    kernels: dict[str, list[dict[str, float]]] = defaultdict(list)
+    kernels: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
     for key, spans in problems.items():
         if len(spans) > 1:
-            operator = key[SIZES.index("operator")]
-            dtypes = () if operator == "relation_negatives" else (key[SIZES.index("dtype")],)
-            kernels[choice.key_of(KERNEL.get(operator, operator), dtypes)].append(spans)
+            sizes = dict(zip(SIZES, key, strict=True))
+            g, n, m, d = (int(sizes[name]) for name in "GNMD")
+            drawn = sizes["operator"] == "relation_negatives"
+            operator = choice.key_of(
+                KERNEL.get(sizes["operator"], sizes["operator"]), () if drawn else (sizes["dtype"],)
+            )
+            kernels[operator, 0 if drawn else choice.work_of((g, n, d), (g, m, d))].append(spans)
     return kernels
 
 
-def orders(rows: list[Row]) -> dict[str, list[str]]:
-    """By operator and dtype: backends, the fastest first. Compared on the problems that all of them ran."""
-    found = {}
-    for kernel, problems in logarithms(rows).items():
+def orders(rows: list[Row]) -> dict[str, list[dict]]:
+    """By operator and dtype: for each work the backends, the fastest first, on problems that all of them ran."""
+    found: dict[str, list[dict]] = defaultdict(list)
+    for (kernel, work), problems in sorted(logarithms(rows).items()):
         names = sorted(set.intersection(*(set(spans) for spans in problems)), key=GPU_BACKENDS.index)
         means = {name: sum(spans[name] for spans in problems) / len(problems) for name in names}
-        found[kernel] = sorted(names, key=means.__getitem__)
-        ratios = ", ".join(f"{name} {math.exp(means[name] - min(means.values())):.2f}" for name in found[kernel])
-        print(f"{kernel}, {len(problems)} problems, time over the fastest's: {ratios}")
-    return found
+        found[kernel].append({"work": work, "order": sorted(names, key=means.__getitem__)})
+        ratios = ", ".join(f"{name} {math.exp(means[name] - min(means.values())):.2f}" for name in names)
+        print(f"{kernel}, {work:.2g} multiply-adds, {len(problems)} problems, time over the fastest's: {ratios}")
+    return dict(found)
 
 
 def main(table: Path) -> None:

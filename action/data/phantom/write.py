@@ -56,6 +56,7 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     anatomies, looks = draw(Anatomy, patients, rng), draw(Appearance, patients, rng)
     names = [f"patient{i + 1:03d}" for i in range(patients)]
+    print(f"writing {patients} synthetic hearts to {root}", flush=True)
     aside = root.with_name(f".partial-{os.getpid()}-{root.name}")
     try:
         for name, anatomy, look in zip(names, anatomies, looks, strict=True):

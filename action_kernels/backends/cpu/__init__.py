@@ -3,9 +3,9 @@
 Every allocation names its dtype and device, and the native side checks each tensor's dtype, shape and layout before it
 reads or writes: a tensor that does not fit is a ValueError that names it.
 
-Runs on ``torch.get_num_threads()`` threads and on one instruction set of :func:`variants`, the best that the processor
-has. Working memory besides inputs and outputs stays within :func:`scratch_limit` (at least a few rows per thread) and
-one float per bank row (two per query in the bank gradient).
+Runs on ``torch.get_num_threads()`` threads (on one where it was built without OpenMP) and on one instruction
+set of :func:`variants`, the best that the processor has. Working memory besides inputs and outputs stays within
+:func:`scratch_limit` (at least a few rows per thread) and one float per bank row (two per query in the bank gradient).
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ def variant() -> str | None:
     """The instruction set in use."""
     module = native.module()
     return None if isinstance(module, str) else str(module.variant())
+
+
+def has_threads() -> bool:
+    """Whether the native module was built with OpenMP; without, every call runs on one thread."""
+    module = native.module()
+    return not isinstance(module, str) and bool(module.openmp)
 
 
 def use_variant(name: str) -> None:

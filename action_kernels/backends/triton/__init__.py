@@ -35,7 +35,7 @@ def unavailable() -> str | None:
     """Why this backend cannot run here, or None."""
     if INTERPRETED or torch.cuda.is_available():
         return None
-    return "PyTorch finds no CUDA device (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
+    return release.NO_DEVICE
 
 
 def supports(device_type: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
