@@ -41,13 +41,13 @@ def test_memory_is_counted_at_its_peak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "percent"), [("forward", 1.1), ("gradient", 1.8), ("forward, k", 3.1), ("gradient, k", 3.1)]
+    ("call", "percent"), [("forward", 1.1), ("gradient", 1.8), ("forward, k", 4.2), ("gradient, k", 4.2)]
 )
 def test_memory_at_the_design_target(contract: dict[str, dict], call: str, percent: float) -> None:
     """Share of one float32 similarity matrix, N = 65,536 by M = 16,384 with D = 128 and k = 64.
 
-    Scaled copies of 16-bit rows take 0.9 %, a gradient's partial sums 0.8 %, the candidates of the selection 0.8 % and
-    their buffers, which do not grow with N or M, 1.2 %.
+    Scaled copies of 16-bit rows take 0.9 %, a gradient's partial sums 0.8 %. The selection's verdicts take 2.0 %, after
+    group maxima of 1.6 %; the buffers for flagged queries, which do not grow with N or M, 1.2 %.
     """
     assert 0 < contract["extra"][call] < percent / 100 * 4 * 65536 * 16384
 

@@ -29,7 +29,8 @@ def test_launches_go_to_the_target_and_nothing_runs() -> None:
     with aimed_at(Target(90, 132, "ieee", record)):
         similarity, index = hard_negatives(rows, rows, 4, None, None, True)
     assert similarity.shape == index.shape == (1, 300, 4)
-    assert [name for name, _ in launched if name == "_bank_pass"] == ["_bank_pass"]
+    selecting = [name for name, _ in launched if not name.startswith(("_prepare", "_narrow"))]
+    assert selecting[:5] == ["_bank_pass", "_limits", "_verdicts", "_collect", "_buffered"]
     assert all(grid and min(grid) > 0 for _, grid in launched)
 
 
@@ -48,10 +49,10 @@ def test_decisions_are_the_targets_inside_the_block_alone() -> None:
 
 def test_a_tile_on_trial_goes_before_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "INTERPRETED", False)
-    usual = tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True)
+    usual = tiles.selection_tile(64, torch.bfloat16, META)
     key = tuned.key_of("selection", 64, torch.bfloat16)
     with tuned.on_trial(key, (16, 256, 2, 7)):
-        assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True) == (16, 256, 64, 2, 7)
-        assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=False) != (16, 256, 64, 2, 7)
-        assert tiles.bank_pass_tile(128, torch.bfloat16, META, selects=True) != (16, 256, 128, 2, 7)
-    assert tiles.bank_pass_tile(64, torch.bfloat16, META, selects=True) == usual
+        assert tiles.selection_tile(64, torch.bfloat16, META) == (16, 256, 64, 2, 7)
+        assert tiles.bank_pass_tile(64, torch.bfloat16, META) != (16, 256, 64, 2, 7)
+        assert tiles.selection_tile(128, torch.bfloat16, META) != (16, 256, 128, 2, 7)
+    assert tiles.selection_tile(64, torch.bfloat16, META) == usual

@@ -36,17 +36,17 @@ def write(path: Path, entries: object) -> None:
 
 
 def test_the_tables_tile_is_used_for_its_kernel_dtype_and_width(path: Path) -> None:
-    rules = tiles.bank_pass_tile(100, torch.bfloat16, CPU, False), tiles.bank_grad_tile(128, torch.bfloat16, CPU)
+    rules = tiles.bank_pass_tile(100, torch.bfloat16, CPU), tiles.bank_grad_tile(128, torch.bfloat16, CPU)
     tuned.read.cache_clear()
     write(path, {"selection bfloat16 128": TILE, "student_grad float16 64": {**TILE, "warps": 8}})
-    assert tiles.bank_pass_tile(100, torch.bfloat16, CPU, True) == (32, 16, 128, 2, 5)
+    assert tiles.selection_tile(100, torch.bfloat16, CPU) == (32, 16, 128, 2, 5)
     assert tiles.student_grad_tile(64, torch.float16, CPU) == (32, 16, 64, 8, 5)
     assert (
-        tiles.bank_pass_tile(100, torch.bfloat16, CPU, False),
+        tiles.bank_pass_tile(100, torch.bfloat16, CPU),
         tiles.bank_grad_tile(128, torch.bfloat16, CPU),
     ) == rules
-    assert tiles.bank_pass_tile(64, torch.bfloat16, CPU, True)[:2] == (64, 64)
-    assert tiles.bank_pass_tile(128, torch.float16, CPU, True)[:2] == (64, 64)
+    assert tiles.selection_tile(64, torch.bfloat16, CPU)[:2] == (64, 64)
+    assert tiles.selection_tile(128, torch.float16, CPU)[:2] == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_tables_tile_is_used_for_its_kernel_dtype_and_width(path: Path) -> N
 def test_a_malformed_entry_is_named(path: Path, entries: object, named: str) -> None:
     write(path, entries)
     with pytest.raises(ValueError) as error:
-        tiles.bank_pass_tile(64, torch.bfloat16, CPU, False)
+        tiles.bank_pass_tile(64, torch.bfloat16, CPU)
     assert str(path) in str(error.value) and named in str(error.value)
 
 

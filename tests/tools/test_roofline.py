@@ -60,12 +60,11 @@ def launch(name: str, **changes: object) -> Launch:
         "FEATURES": 16,
         "WIDTH": 16,
         "OUT": 16,
+        "query": rows,
         "DISTILL": True,
-        "SELECT": False,
         "LABELLED": False,
         "queries": 6,
         "rows": 10,
-        "total": 10 if name == "_bank_grad" else 6,
         "works": 4,
         "num_splits": 2,
         "span": 8,
@@ -73,7 +72,9 @@ def launch(name: str, **changes: object) -> Launch:
         "BLOCK_M": 4,
         "k": 0,
         "statistics": torch.empty(6, 2, 1, 6, device="meta"),
-        "keys": None,
+        "maxima": None,
+        "words": None,
+        "keys": torch.empty(1, 6, 4, dtype=torch.int64, device="meta"),
         "partial": torch.empty(2, 1, 6, 16, device="meta"),
     }
     return Launch(Function(name), (), (4,), {**values, **changes}, A100)
@@ -90,6 +91,18 @@ def test_work_of_a_bank_pass_by_hand() -> None:
     assert found.tile_bytes == 4 * 16 * 2
     alone = work(launch("_bank_pass", DISTILL=False, statistics=None))
     assert (alone.flop, alone.exponentials) == (found.flop // 2, 0)
+    maxima = torch.empty(1, 6, 3, device="meta")
+    assert work(launch("_bank_pass", maxima=maxima)).compulsory == found.compulsory + 6 * 3 * 4
+
+
+def test_work_of_a_selection_by_hand() -> None:
+    bank, queries = 10 * (16 * 2 + 4), 6 * (16 * 2 + 4)
+    words, labels = torch.empty(1, 6, 5, dtype=torch.int64, device="meta"), torch.empty(1, 10, device="meta")
+    verdicts = work(launch("_verdicts", words=words, LABELLED=True, bank_labels=labels))
+    assert (verdicts.flop, verdicts.exponentials) == (6 * 10 * 2 * 16, 0)
+    assert verdicts.compulsory == bank + queries + 4 * (6 + 10) + 6 * 5 * 8
+    buffered = work(launch("_buffered"))
+    assert (buffered.works, buffered.flop, buffered.compulsory) == (4, verdicts.flop, bank + queries + 6 * 4 * 8)
 
 
 def test_work_of_gradients_by_hand() -> None:
@@ -155,7 +168,7 @@ def test_least_time_by_hand() -> None:
 
 def test_tiles_with_candidates() -> None:
     """A row is among the two best of the first 4 or 8 with probability 1/2 or 1/4; a tile has four pairs."""
-    selecting = launch("_bank_pass", SELECT=True, k=2, BLOCK_N=1)
+    selecting = launch("_buffered", k=2, BLOCK_N=1)
     expected = (1 + (1 - 0.5**4) + (1 - 0.75**4)) / 3
     assert tiles_with_candidates(selecting, 3) == pytest.approx(expected)
     assert tiles_with_candidates(launch("_bank_pass"), 3) == 0
@@ -165,8 +178,7 @@ def test_tiles_with_candidates() -> None:
 
 
 def test_more_of_anything_takes_no_less() -> None:
-    base = {"queries": 6, "rows": 10, "total": 6}
-    sizes = [work(launch("_bank_pass", **{**base, **x})) for x in ({}, {"rows": 20}, {"queries": 12, "total": 12})]
+    sizes = [work(launch("_bank_pass", **x)) for x in ({}, {"rows": 20}, {"queries": 12})]
     for larger in sizes[1:]:
         assert larger.flop == 2 * sizes[0].flop and larger.exponentials == 2 * sizes[0].exponentials
         assert larger.compulsory > sizes[0].compulsory

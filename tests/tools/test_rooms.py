@@ -27,6 +27,7 @@ COMMANDS = {
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
     "tools.estimates.training": "main",
+    "tools.machine_code.budgets": "main",
     "tools.machine_code.cuda_kernels": "main",
     "tools.machine_code.triton_kernels": "main",
     "tools.tuning.backends": "main",

@@ -65,11 +65,20 @@ def test_programs_on_a_multiprocessor() -> None:
     assert chip.programs(registers=16, shared=200 << 10, threads=128) == 0
 
 
+def without_interpreter(*command: str) -> None:
+    """In a process of its own: the interpreter that other tests use compiles nothing."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    full = [sys.executable, "-m", *command]
+    run = subprocess.run(full, cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_the_selections_passes_keep_to_their_instructions() -> None:
+    without_interpreter("tools.machine_code.budgets")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", [chip.name for chip in CHIPS])
 def test_every_configuration_that_can_be_chosen_compiles_without_faults(chip: str) -> None:
-    """In a process of its own: the interpreter that other tests use compiles nothing."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tools.machine_code.triton_kernels", f"--chips=[{chip}]"]
-    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, "\n".join(line for line in run.stdout.splitlines() if "FAIL" in line) + run.stderr
+    without_interpreter("tools.machine_code.triton_kernels", f"--chips=[{chip}]")

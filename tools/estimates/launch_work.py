@@ -8,6 +8,14 @@ import torch
 
 from ..machine_code.launches import Launch
 
+WRITTEN = {  # by each kernel
+    "bank_pass": ("statistics", "maxima"),
+    "student_grad": ("partial", "words"),
+    "bank_grad": ("partial",),
+    "verdicts": ("words",),
+    "buffered": ("keys",),
+}
+
 
 @dataclass(frozen=True)
 class Work:
@@ -54,34 +62,36 @@ class Work:
 
 def work(launch: Launch) -> Work:
     """The work of a recorded launch."""
-    bank_grad, bank_pass = launch.name == "bank_grad", launch.name == "bank_pass"
-    padded, size = launch["FEATURES"], launch["student"].element_size()
-    out = padded if bank_pass else launch["OUT"]
-    both = 2 if not bank_pass or launch["DISTILL"] else 1  # student and teacher
+    bank_grad, gradient = launch.name == "bank_grad", launch.name in ("student_grad", "bank_grad")
+    query = launch["query" if launch.name == "buffered" else "student"]
+    padded, size, groups = launch["FEATURES"], query.element_size(), query.shape[0]
+    out = launch["OUT"] if gradient else padded
+    both = 2 if gradient or (launch.name == "bank_pass" and launch["DISTILL"]) else 1  # student and teacher
     queries, rows = launch["queries"], launch["rows"]
-    groups = launch["total"] // (rows if bank_grad else queries)
     n, m = launch["BLOCK_N"], launch["BLOCK_M"]
     step = n if bank_grad else m
-    works = launch["works"] if bank_pass else launch.grid[0]
-    terms = 1 if launch["student"].dtype == torch.float32 else 2  # of a gradient's weight
-    products = both * padded + (0 if bank_pass else both * terms * out if bank_grad else terms * out)
+    works = launch["works"] if launch.name == "buffered" else launch.grid[0]
+    terms = 1 if query.dtype == torch.float32 else 2  # of a gradient's weight
+    products = both * padded + (both * terms * out if bank_grad else terms * out if gradient else 0)
 
     line = padded * size + 4  # with its scale
-    labels = 8 if bank_pass and launch["LABELLED"] else 0
+    labels = 0
+    if not bank_grad and launch["LABELLED"]:
+        labels = launch["bank_labels"].element_size()
     query_side, bank_side = both * queries * line + labels * queries, rows * (line + labels)
     streamed = query_side if bank_grad else bank_side
-    written = [launch["statistics"], launch["keys"]] if bank_pass else [launch["partial"]]
+    written = [launch[name] for name in WRITTEN[launch.name]]
     blocks = works // launch["num_splits"] // groups  # of one group
 
     kept = launch["WIDTH"] == padded
     tile_bytes = step * padded * size * (2 if bank_grad else 1)
     if not kept:  # both sides are loaded again, and the columns of the gradient
         tile_bytes = size * padded * (2 * (n + m) if bank_grad else both * n + m)
-        tile_bytes += 0 if bank_pass else size * out * (2 * n if bank_grad else m)
+        tile_bytes += size * out * (2 * n if bank_grad else m) if gradient else 0
     return Work(
         works=works,
         tiles=-(-launch["span"] // step),
-        parts=1 if bank_pass else padded // out,
+        parts=padded // out,
         tile_pairs=n * m,
         pairs=groups * queries * rows,
         pair_flop=2 * products,
@@ -99,7 +109,7 @@ def tiles_with_candidates(launch: Launch, tiles: int) -> float:
     Rows come in random order, so that row j is among the k best of the first j with probability k / j; the threshold is
     taken as current, while the kernel's lags behind: the true fraction is no smaller.
     """
-    if launch.name != "bank_pass" or not launch["SELECT"]:
+    if launch.name != "buffered":
         return 0.0
     k, pairs, step = launch["k"], launch["BLOCK_N"] * launch["BLOCK_M"], launch["BLOCK_M"]
     none = (max(0.0, 1 - k / max(1, i * step)) ** pairs for i in range(tiles))

@@ -14,11 +14,12 @@ a multiprocessor needs some clocks for them, per tile (tools.estimates.throughpu
 the unit that needs the most binds the kernel; where nothing overlaps the products, times add (``in series``). Blocks
 are spread over the multiprocessors, and the fullest one determines the time: blocks that are resident together share
 its units, so that more of them hide latency but add no rate. The products in the machine code are compared with those
-that the algorithm asks for; warps may repeat some. A tile with a candidate for the selection pays for the branch that
-takes it in; how many do is computed for rows in random order.
+that the algorithm asks for; warps may repeat some. Where the buffer selects, a tile with a candidate pays for the
+branch that takes it in; how many do is computed for rows in random order.
 
-Left out: latency, what comes before and after the loop, launches, the passes over single rows, the clearing of the
-selection's buffers, the final sorting, and clocks below the data sheet's.
+Left out: latency, what comes before and after the loop, launches, the passes over single rows (the selection's limits,
+its collection and its sorting among them), the selection by a buffer where it is for flagged queries alone, the
+clearing of buffers, and clocks below the data sheet's.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> KernelE
     spans = [1000 * fullest * x / rates.clock for x in (tile.overlapped, tile.serial)]
     waves = task.works / (max(1, compiled.programs) * rates.chip.processors)
     return KernelEstimate(
-        *(rates.chip.name, name, title(launch.name, call)),
+        *(rates.chip.name, name, title(launch)),
         *(call.groups, call.queries, call.rows, call.features, call.k, call.kind),
         *(launch.tile, compiled.registers, compiled.programs, waves),
         *(task.flop, task.exponentials, traffic, task.most_traffic),
@@ -214,7 +215,8 @@ def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> KernelE
 
 def estimates(name: str, call: Call, rates: Rates) -> Iterator[KernelEstimate]:
     """The kernels of a call, then all of them against the least work for its results."""
-    rows = [estimate(name, call, rates, launch.compile()) for launch in launches(rates.chip, call)]
+    busy = [x for x in launches(rates.chip, call) if x.name != "buffered" or x["flags"] is None]
+    rows = [estimate(name, call, rates, launch.compile()) for launch in busy]
     yield from rows
     precision = "16" if call.dtype.itemsize == 2 else call.precision
     flops, exponentials, moved = least(call)

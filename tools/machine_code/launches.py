@@ -21,7 +21,7 @@ from .chips import Chip
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
 
-STREAMING = ("_bank_pass", "_student_grad", "_bank_grad")
+STREAMING = ("_bank_pass", "_student_grad", "_bank_grad", "_verdicts", "_buffered")
 GATHERING = ("_info_nce", "_info_nce_grad", "_query_grad", "_indexed_bank_grad")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PRODUCT = r"(?<!\.)\b\w*MMA\b|\bFFMA\b"  # HFMA2.MMA is a move
+MADE_OF_IT = r"MUFU\.EX2|\bFMNMX|\bFSETP"  # exponentials, maxima, verdicts
 FUNCTION = r"\bCALL\b[^`]*`\((?!\.L_)"  # some jumps to a label are calls, too
 _INSTRUCTION = re.compile(r"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@(!?U?P\w+)\s+)?([A-Z][A-Z0-9_]*(?:\.\w+)*)(.*)")
 
@@ -41,7 +42,8 @@ def spilled(sass: list[str], lines: Iterable[int]) -> int:
 class Loop:
     """The loop over the rows.
 
-    It is the smallest loop with both a product and what is made of it, exponentials or a call of the selection.
+    It is the smallest loop with both a product and what is made of it: exponentials, maxima, verdicts, or a call of the
+    selection.
     ``branch`` are its lines that are jumped over where a tile has no candidate for the selection: ``clear`` those that
     are jumped over also where the buffer has room, ``append`` the others. ``inner`` are the loops inside of it, over
     the features.
@@ -54,9 +56,7 @@ class Loop:
             (i, labels.get(m[1], i)) for i, line in enumerate(sass) if (m := re.search(r"\bBRA.*`\((\.L_\w+)\)", line))
         ]
         loops = [range(target, i + 1) for i, target in jumps if target < i]
-        complete = [
-            x for x in loops if self._has(PRODUCT, x) and (self._has(r"MUFU\.EX2", x) or self._has(FUNCTION, x))
-        ]
+        complete = [x for x in loops if self._has(PRODUCT, x) and (self._has(MADE_OF_IT, x) or self._has(FUNCTION, x))]
         self.lines = min(complete, key=len)
         self.inner = sorted(
             (x for x in loops if x.start > self.lines.start and x.stop <= self.lines.stop and self._has(PRODUCT, x)),

@@ -22,7 +22,7 @@ import torch
 from ..command import run
 from .calls import Call, Gather
 from .chips import CHIPS, Chip
-from .launches import Compiled, launches
+from .launches import Compiled, Launch, launches
 from .sass import Loop, spilled
 
 TENSOR_CORES = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
@@ -76,7 +76,7 @@ def examine(compiled: Compiled, call: Call | Gather) -> KernelReport:
     faults = faults_of(compiled, call.tensor_cores, spills[0])
     return KernelReport(
         chip.name,
-        title(launch.name, call),
+        title(launch),
         call.kind,
         call.features,
         launch.tile,
@@ -101,11 +101,16 @@ def faults_of(compiled: Compiled, tensor_cores: bool, spills: int) -> tuple[str,
     return tuple(faults)
 
 
-def title(kernel: str, call: Call | Gather) -> str:
+def title(launch: Launch) -> str:
     """The kernel's name, and what it does besides."""
-    if kernel != "bank_pass" or not call.k:
-        return kernel.replace("_", " ")
-    return "bank pass" + (" + selection" if call.distill else ", selection only") + ", labels" * call.labelled
+    besides = []
+    if launch.name == "bank_pass":
+        besides = ["softmaxes"] * launch["DISTILL"] + ["maxima"] * (launch["GROUPS"] > 0)
+    if launch.name == "student_grad":
+        besides = ["verdicts"] * launch["SEARCH"]
+    if launch.name in ("bank_pass", "student_grad", "verdicts", "buffered"):
+        besides += ["labels"] * launch["LABELLED"]
+    return ", ".join([launch.name.replace("_", " "), *besides])
 
 
 def calls(choice: str) -> list[Call | Gather]:
@@ -117,11 +122,11 @@ def calls(choice: str) -> list[Call | Gather]:
     """
     kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
-    variants = [{"student_grad": True, "bank_grad": True}, {"k": 64, "labelled": True}]
+    variants = [{"student_grad": True, "bank_grad": True}, {"k": 64, "labelled": True, "student_grad": True}]
     if choice != "some":
         features = [16, 32, 64, 128, 256, 512]
         only = {"k": 64, "distill": False}
-        variants += [{"k": 64}, only, {**only, "labelled": True}]
+        variants += [{"k": 64}, {"k": 64, "student_grad": True}, only, {**only, "labelled": True}]
     if choice == "all":
         kinds += [(torch.float16, "ieee")]
         variants += [{**variant, "queries": 4095, "rows": 8191} for variant in variants]

@@ -54,7 +54,7 @@ class Tuned:
 
 KERNELS = {
     "bank_pass": Tuned("bank_pass"),
-    "selection": Tuned("bank_pass", {"k": 64}),
+    "selection": Tuned("buffered", {"k": ROWS // 4, "distill": False}),  # too many for limits
     "student_grad": Tuned("student_grad", {"student_grad": True}),
     "bank_grad": Tuned("bank_grad", {"bank_grad": True}),
 }

@@ -1,7 +1,11 @@
 """The Triton backend: streaming kernels in which similarities never leave the registers.
 
-    bank_pass     one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
-    selection     an exact top-k by a buffer of candidates
+    bank_pass     the first pass over the bank: both softmaxes' sums, the divergence, the best row of each group
+    thresholds    from these what a row has to reach, to be among a query's k best
+    student_gradient, verdicts    the second pass, with the gradient or without: which rows do; `words` packs them
+    collect       their similarities, and the k best in order
+    buffered      what limits cannot select, by a buffer of candidates; `selection` fills and clears it
+    search        a selection from start to end; `labels`, `placement`: of the bank's rows on the way
     statistics    the splits' sums into log-sum-exps; what a gradient reads of every query
     indexed_rows  bank rows that an index names, and sums over them
     rows          preparing rows, finishing gradients
@@ -10,7 +14,8 @@
     launch        where kernels run
 
 Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
-selection a buffer per running program. Nothing synchronises with the host; the same input gives the same bits.
+selection the group maxima, then a line of about 2 k words per query and a buffer per running program. Nothing
+synchronises with the host; the same input gives the same bits.
 """
 
 from __future__ import annotations

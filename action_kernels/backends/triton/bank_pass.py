@@ -1,8 +1,11 @@
-"""One pass over the bank: both log-sum-exps, the divergence between the two softmaxes, and the selection.
+"""The first pass over the bank: both log-sum-exps, the divergence, and the best similarity in each group of bank rows.
 
-A program keeps a block of queries and walks through its split of the bank. Similarities stay in registers. Running
-maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
-Splits are merged afterwards, so that few queries against a long bank still fill a GPU.
+A program keeps a block of queries and walks through its split of the bank. Similarities stay in registers, as products
+with unit bank rows: what is left of them is the query's own scale, one factor of a row. Splits are merged afterwards,
+so that few queries against a long bank still fill a GPU.
+
+Where the rows are of unit length and no temperature is tiny (LEAN), a logit is one multiply-add of the product. In
+general its reference is subtracted first: (x - max) is then exact wherever it matters, at any temperature and length.
 """
 
 from __future__ import annotations
@@ -10,25 +13,172 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import EMPTY, Statistics, splits
+from ..gpu import Statistics, splits
+from .labels import of_another_class
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
-from .products import load_rows, load_vector, pair_products
+from .products import fused, load_rows, load_vector, pair_products
 from .rows import Rows
-from .selection import LOWEST, append, buffer_shape, clear
+from .search import Search
+from .selection import LOWEST
 from .statistics import merge
 from .tiles import Tile
 
-LINES = 128  # queries with a selection buffer, per multiprocessor: more programs would hardly be resident
+# Logits to the base 2 up to which one multiply-add makes them: it rounds them relative to 0, not to the largest one.
+# The student's have to be smaller: where both softmaxes are all but one row, nearly all of their logits cancels in the
+# divergence. With unit rows and a temperature of 0.1 they reach 14, with 0.01 they reach 144.
+LARGEST_STUDENT_LOGIT = 32.0
+LARGEST_TEACHER_LOGIT = 256.0
+
+
+def lean(normalize: bool, student_temp: float, teacher_temp: float) -> bool:
+    """Whether logits are small enough for the fast arithmetic."""
+    student, teacher = LOG2E / student_temp, LOG2E / teacher_temp
+    return normalize and student <= LARGEST_STUDENT_LOGIT and teacher <= LARGEST_TEACHER_LOGIT
 
 
 class BankPass(NamedTuple):
     """The results of a pass over the bank."""
 
     statistics: Statistics | None  # of the softmaxes
-    keys: Tensor | None  # [G, N, any number] candidates among which the selection is
+    maxima: Tensor | None  # [G, N, groups of bank rows] the best eligible similarity, over the query's scale
+
+
+@triton.jit
+def best_of_groups(x, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr):
+    """The largest element in each of the groups of columns [BLOCK_N, GROUPS].
+
+    A group's columns are those that one lane holds in a tensor core's result, so that lanes exchange nothing.
+    """
+    if GROUPS == 1:
+        best = tl.max(x, 1)[:, None]
+    elif GROUPS == 4:
+        best = tl.max(tl.max(tl.reshape(x, (BLOCK_N, BLOCK_M // 8, 4, 2)), 3), 1)
+    else:
+        x = tl.reshape(x, (BLOCK_N, BLOCK_M // (2 * GROUPS), GROUPS // 4, 4, 2))
+        best = tl.reshape(tl.max(tl.max(x, 4), 1), (BLOCK_N, GROUPS))
+    return best
+
+
+@triton.jit
+def _statistics_of_tile(s, t, s_max, s_sum, t_max, t_sum, gap, s_there, s_factor, t_factor, LEAN: tl.constexpr):
+    """The running sums of both softmaxes with one more tile."""
+    t_best = tl.max(t, 1)
+    s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, t_best)
+    if LEAN:
+        # Sums are relative to exp2 of the rounded product max * factor, which is what the multiply-adds subtract.
+        s_reference, t_reference = s_top * s_factor, t_top * t_factor
+        s_logit = fused(s, s_factor[:, None], -s_reference[:, None])
+        t_logit = fused(t, t_factor[:, None], -t_reference[:, None])
+        # The choice keeps the product from being fused, unrounded: the sums so far are relative to the rounded one.
+        s_shift = tl.where(s_max > LOWEST, s_max * s_factor, LOWEST) - s_reference
+        t_shift = tl.where(t_max > LOWEST, t_max * t_factor, LOWEST) - t_reference
+        p = tl.exp2(t_logit)
+        term = p * (t_logit - s_logit)
+        there, there_shift = s_top, s_shift
+    else:
+        there = tl.where(t_best > t_max, tl.max(tl.where(t == t_best[:, None], s, LOWEST), 1), s_there)
+        s_logit = (s - s_top[:, None]) * s_factor[:, None]
+        t_logit = (t - t_top[:, None]) * t_factor[:, None]
+        s_shift, t_shift = (s_max - s_top) * s_factor, (t_max - t_top) * t_factor
+        there_shift = (s_there - there) * s_factor
+        p = tl.exp2(t_logit)
+        # gap = sum of p (t_logit - s_logit), the student's logits relative to that of the teacher's best row: when the
+        # references move, so does every difference in it. No weight, no term: at the smallest temperatures a logit
+        # that counts for nothing is infinite.
+        term = tl.where(p == 0.0, 0.0, p * (t_logit - (s - there[:, None]) * s_factor[:, None]))
+    s_decay, t_decay = tl.exp2(s_shift), tl.exp2(t_shift)
+    moved = tl.where(t_decay == 0.0, 0.0, t_decay * (gap + t_sum * (t_shift - there_shift)))
+    gap = moved + tl.sum(term, 1)
+    t_sum = t_decay * t_sum + tl.sum(p, 1)
+    s_sum = s_decay * s_sum + tl.sum(tl.exp2(s_logit), 1)
+    return s_top, s_sum, t_top, t_sum, gap, there
+
+
+@triton.jit
+def _take(
+    s_rows,
+    t_rows,
+    s_tile,
+    t_tile,
+    first,
+    queries,
+    b_rows,
+    scales,
+    labels,
+    own_label,
+    lines,
+    start,
+    end,
+    s_factor,
+    t_factor,
+    s_max,
+    s_sum,
+    t_max,
+    t_sum,
+    gap,
+    s_there,
+    DISTILL: tl.constexpr,
+    GROUPS: tl.constexpr,
+    LABELLED: tl.constexpr,
+    LEAN: tl.constexpr,
+    MASKED: tl.constexpr,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of the bank: its group maxima go to `lines`, its sums to those of before, which are returned."""
+    b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
+    s, t = pair_products(
+        s_rows,
+        t_rows,
+        s_tile,
+        t_tile,
+        first,
+        queries,
+        b_rows,
+        b_tile,
+        start,
+        end,
+        DISTILL,
+        FEATURES,
+        WIDTH,
+        BLOCK_N,
+        BLOCK_M,
+        PRECISION,
+        MASKED,
+    )
+    column = start + tl.arange(0, BLOCK_M)
+    scale = load_vector(scales, start, end, BLOCK_M, MASKED)[None, :]
+    s *= scale
+    if DISTILL:
+        t *= scale
+    if MASKED:
+        # Beside the columns that do not exist, the choice keeps a product from being fused, unrounded, with the
+        # subtraction of the largest rounded one. Differences of lean logits have to stay finite.
+        nothing: tl.constexpr = -1e30 if LEAN and DISTILL else LOWEST
+        inside = (column < end)[None, :]
+        s = tl.where(inside, s, nothing)
+        if DISTILL:
+            t = tl.where(inside, t, nothing)
+    if GROUPS > 0:
+        eligible = s
+        if LABELLED:
+            label = load_vector(labels, start, end, BLOCK_M, MASKED)[None, :]
+            eligible = tl.where(of_another_class(label, own_label[:, None]), s, LOWEST)
+        best = best_of_groups(eligible, GROUPS, BLOCK_N, BLOCK_M)
+        place = lines[:, None] + (start // BLOCK_M * GROUPS + tl.arange(0, GROUPS))[None, :]
+        tl.store(place, best, mask=(first + tl.arange(0, BLOCK_N) < queries)[:, None])
+    if DISTILL:
+        s_max, s_sum, t_max, t_sum, gap, s_there = _statistics_of_tile(
+            s, t, s_max, s_sum, t_max, t_sum, gap, s_there, s_factor, t_factor, LEAN
+        )
+    return s_max, s_sum, t_max, t_sum, gap, s_there
 
 
 @kernel
@@ -42,11 +192,8 @@ def _bank_pass(
     statistics,
     query_labels,
     bank_labels,
-    keys,
-    buffer,
-    counts,
-    thresholds,
-    works,
+    maxima,
+    line,
     num_splits,
     span,
     total,
@@ -54,137 +201,135 @@ def _bank_pass(
     rows,
     student_factor,
     teacher_factor,
-    k,
-    limit,
-    capacity,
     DISTILL: tl.constexpr,
-    SELECT: tl.constexpr,
+    GROUPS: tl.constexpr,
     LABELLED: tl.constexpr,
+    LEAN: tl.constexpr,
     FEATURES: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    # The selection needs scratch per program, so a limited number of programs takes all the pieces of work in turn.
-    for work in range(tl.program_id(0), works, tl.num_programs(0)):
-        split = work % num_splits
-        blocks = tl.cdiv(queries, BLOCK_N)
-        first = work // num_splits % blocks * BLOCK_N
-        group = tl.cast(work // num_splits // blocks, tl.int64)
-        s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
-        b_rows = bank + group * rows * FEATURES
-        begin = split * span
-        end = tl.minimum(begin + span, rows)
+    work = tl.program_id(0)
+    split = work % num_splits
+    blocks = tl.cdiv(queries, BLOCK_N)
+    first = work // num_splits % blocks * BLOCK_N
+    group = tl.cast(work // num_splits // blocks, tl.int64)
+    s_rows, t_rows = student + group * queries * FEATURES, teacher + group * queries * FEATURES
+    b_rows = bank + group * rows * FEATURES
+    scales, labels = bank_scale + group * rows, bank_labels
+    begin = split * span
+    end = tl.minimum(begin + span, rows)
 
-        s_scale = load_vector(student_scale + group * queries, first, queries, BLOCK_N)
-        s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
-        s_max = tl.full((BLOCK_N,), LOWEST, tl.float32)
-        t_tile, t_scale, t_max = s_tile, s_scale, s_max
-        if DISTILL:
-            t_scale = load_vector(teacher_scale + group * queries, first, queries, BLOCK_N)
-            t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
-        s_sum = tl.zeros((BLOCK_N,), tl.float32)
-        t_sum = tl.zeros((BLOCK_N,), tl.float32)
-        s_there = tl.zeros((BLOCK_N,), tl.float32)  # the student's similarity where the teacher's is largest
-        gap = tl.zeros((BLOCK_N,), tl.float32)
-        row = first + tl.arange(0, BLOCK_N)
-        if SELECT:
-            count = tl.zeros((BLOCK_N,), tl.int32)
-            threshold = tl.where(row < queries, LOWEST, float("inf"))
-            line = tl.cast(tl.program_id(0), tl.int64) * BLOCK_N
-            if LABELLED:
-                own_label = load_vector(query_labels + group * queries, first, queries, BLOCK_N)
+    s_factor = load_vector(student_scale + group * queries, first, queries, BLOCK_N) * student_factor
+    s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+    t_tile, t_factor = s_tile, s_factor
+    if DISTILL:
+        t_factor = load_vector(teacher_scale + group * queries, first, queries, BLOCK_N) * teacher_factor
+        t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+    s_max = tl.full((BLOCK_N,), LOWEST, tl.float32)
+    t_max = tl.full((BLOCK_N,), LOWEST, tl.float32)
+    s_sum = tl.zeros((BLOCK_N,), tl.float32)
+    t_sum = tl.zeros((BLOCK_N,), tl.float32)
+    gap = tl.zeros((BLOCK_N,), tl.float32)
+    s_there = tl.zeros((BLOCK_N,), tl.float32)  # the student's product that the gap's differences are relative to
+    row = first + tl.arange(0, BLOCK_N)
+    lines, own_label = maxima, s_max
+    if GROUPS > 0:
+        lines = maxima + (group * queries + row) * line
+        if LABELLED:
+            labels += group * rows
+            own_label = load_vector(query_labels + group * queries, first, queries, BLOCK_N)
 
-        for start in range(begin, end, BLOCK_M):
-            b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH)
-            s, t = pair_products(
-                s_rows,
-                t_rows,
-                s_tile,
-                t_tile,
-                first,
-                queries,
-                b_rows,
-                b_tile,
-                start,
-                end,
-                DISTILL,
-                FEATURES,
-                WIDTH,
-                BLOCK_N,
-                BLOCK_M,
-                PRECISION,
-            )
-            column = start + tl.arange(0, BLOCK_M)
-            inside = (column < end)[None, :]
-            b_scale = load_vector(bank_scale + group * rows, start, end, BLOCK_M)[None, :]
-            s = tl.where(inside, s * s_scale[:, None] * b_scale, LOWEST)
-            if DISTILL:
-                t = tl.where(inside, t * t_scale[:, None] * b_scale, LOWEST)
-                t_best = tl.max(t, 1)
-                s_best = tl.max(tl.where(t == t_best[:, None], s, LOWEST), 1)
-                there = tl.where(t_best > t_max, s_best, s_there)
-                s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, t_best)
-                t_logit = (t - t_top[:, None]) * teacher_factor
-                t_shift, there_shift = (t_max - t_top) * teacher_factor, (s_there - there) * student_factor
-                t_decay, p = tl.exp2(t_shift), tl.exp2(t_logit)
-                # gap = sum of p (t_logit - s_logit), the student's logits relative to that of the teacher's best row:
-                # when the references move, so does every difference in it. No weight, no term: at the smallest
-                # temperatures a logit that counts for nothing is infinite.
-                term = tl.where(p == 0.0, 0.0, p * (t_logit - (s - there[:, None]) * student_factor))
-                moved = tl.where(t_decay == 0.0, 0.0, t_decay * (gap + t_sum * (t_shift - there_shift)))
-                gap = moved + tl.sum(term, 1)
-                t_sum = t_decay * t_sum + tl.sum(p, 1)
-                s_decay = tl.exp2((s_max - s_top) * student_factor)
-                s_sum = s_decay * s_sum + tl.sum(tl.exp2((s - s_top[:, None]) * student_factor), 1)
-                s_max, t_max, s_there = s_top, t_top, there
-            if SELECT:
-                # Later rows lose ties, so that only a larger similarity than the k-th best so far can enter.
-                better = s > threshold[:, None]
-                if LABELLED:
-                    label = load_vector(bank_labels + group * rows, start, end, BLOCK_M)[None, :]
-                    better = better & (label >= 0) & (label != own_label[:, None])
-                if tl.max(tl.max(better.to(tl.int32), 1), 0) > 0:
-                    count = append(buffer + line * capacity, count, s, column, better, capacity, BLOCK_N)
-                    if tl.max(count, 0) > capacity - BLOCK_M:
-                        count, threshold = clear(
-                            buffer + line * capacity,
-                            counts + line,
-                            thresholds + line,
-                            count,
-                            threshold,
-                            buffer + line * capacity,
-                            capacity,
-                            k,
-                            limit,
-                            capacity,
-                            BLOCK_N,
-                        )
+    whole = begin  # tiles up to here are taken without a mask
+    if LEAN:
+        whole = end - (end - begin) % BLOCK_M
+    for start in range(begin, whole, BLOCK_M):
+        s_max, s_sum, t_max, t_sum, gap, s_there = _take(
+            s_rows,
+            t_rows,
+            s_tile,
+            t_tile,
+            first,
+            queries,
+            b_rows,
+            scales,
+            labels,
+            own_label,
+            lines,
+            start,
+            end,
+            s_factor,
+            t_factor,
+            s_max,
+            s_sum,
+            t_max,
+            t_sum,
+            gap,
+            s_there,
+            DISTILL,
+            GROUPS,
+            LABELLED,
+            LEAN,
+            False,
+            FEATURES,
+            BLOCK_N,
+            BLOCK_M,
+            WIDTH,
+            PRECISION,
+        )
+    for start in range(whole, end, BLOCK_M):
+        s_max, s_sum, t_max, t_sum, gap, s_there = _take(
+            s_rows,
+            t_rows,
+            s_tile,
+            t_tile,
+            first,
+            queries,
+            b_rows,
+            scales,
+            labels,
+            own_label,
+            lines,
+            start,
+            end,
+            s_factor,
+            t_factor,
+            s_max,
+            s_sum,
+            t_max,
+            t_sum,
+            gap,
+            s_there,
+            DISTILL,
+            GROUPS,
+            LABELLED,
+            LEAN,
+            True,
+            FEATURES,
+            BLOCK_N,
+            BLOCK_M,
+            WIDTH,
+            PRECISION,
+        )
 
-        if DISTILL:
-            place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
-            step = tl.cast(num_splits, tl.int64) * total
-            tl.store(place, s_max, mask=row < queries)
-            tl.store(place + step, s_sum, mask=row < queries)
-            tl.store(place + 2 * step, t_max, mask=row < queries)
-            tl.store(place + 3 * step, t_sum, mask=row < queries)
-            tl.store(place + 4 * step, gap, mask=row < queries)
-            tl.store(place + 5 * step, s_there, mask=row < queries)
-        if SELECT:
-            clear(
-                buffer + line * capacity,
-                counts + line,
-                thresholds + line,
-                count,
-                threshold,
-                keys + ((group * queries + first) * num_splits + split) * k,
-                num_splits * k,
-                k,
-                k,
-                capacity,
-                BLOCK_N,
-            )
+    if DISTILL:
+        if LEAN:
+            # From the rounded references to the largest logits themselves.
+            s_beyond = fused(s_max, s_factor, -(s_max * s_factor))
+            t_beyond = fused(t_max, t_factor, -(t_max * t_factor))
+            gap = tl.exp2(-t_beyond) * (gap - t_sum * (t_beyond - s_beyond))
+            s_sum *= tl.exp2(-s_beyond)
+            t_sum *= tl.exp2(-t_beyond)
+        place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
+        step = tl.cast(num_splits, tl.int64) * total
+        tl.store(place, s_max, mask=row < queries)
+        tl.store(place + step, s_sum, mask=row < queries)
+        tl.store(place + 2 * step, t_max, mask=row < queries)
+        tl.store(place + 3 * step, t_sum, mask=row < queries)
+        tl.store(place + 4 * step, gap, mask=row < queries)
+        tl.store(place + 5 * step, s_there, mask=row < queries)
 
 
 def bank_pass(
@@ -192,45 +337,34 @@ def bank_pass(
     teacher: Rows | None,
     bank: Rows,
     tile: Tile,
-    k: int,
     student_temp: float = 1.0,
     teacher_temp: float = 1.0,
-    query_labels: Tensor | None = None,
-    bank_labels: Tensor | None = None,
+    normalize: bool = True,
+    search: Search | None = None,
 ) -> BankPass:
-    """The pass over the bank. Without a teacher there is only a selection, with k = 0 none."""
+    """The pass over the bank. Without a teacher there are no statistics, without a ``search`` no maxima."""
+    groups_of_tile = search.groups_of_tile if search else 0
+    query_labels, bank_labels = (search.query_labels, search.bank_labels) if search else (None, None)
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
-    works = programs = blocks * num_splits
-
-    statistics = keys = buffer = counts = thresholds = None
-    kept, limit, capacity = min(k, span), 0, 0
+    statistics = maxima = None
+    line = -(-rows // tile.block_m) * groups_of_tile
     if teacher is not None:
         statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
-    if k > 0:
-        programs = min(works, max(1, LINES // tile.block_n) * processors(device))
-        capacity, limit = buffer_shape(kept, tile.block_m)
-        buffer = torch.empty((programs, tile.block_n, capacity), dtype=torch.int64, device=device)
-        counts = torch.empty((programs, tile.block_n), dtype=torch.int32, device=device)
-        thresholds = torch.empty((programs, tile.block_n), dtype=torch.float32, device=device)
-        keys = torch.full((groups, queries, num_splits * kept), EMPTY, dtype=torch.int64, device=device)
-        if query_labels is not None and bank_labels is not None:
-            query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
+    if groups_of_tile:
+        maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
     with on_device(student.data):
-        _bank_pass[(programs,)](
+        _bank_pass[(blocks * num_splits,)](
             *student,
             *(teacher or student),
             *bank,
             statistics,
             query_labels,
             bank_labels,
-            keys,
-            buffer,
-            counts,
-            thresholds,
-            works,
+            maxima,
+            line,
             num_splits,
             span,
             groups * queries,
@@ -238,12 +372,10 @@ def bank_pass(
             rows,
             LOG2E / student_temp,
             LOG2E / teacher_temp,
-            kept,
-            limit,
-            capacity,
             DISTILL=teacher is not None,
-            SELECT=k > 0,
-            LABELLED=query_labels is not None,
+            GROUPS=groups_of_tile,
+            LABELLED=bank_labels is not None,
+            LEAN=teacher is None or lean(normalize, student_temp, teacher_temp),
             FEATURES=features,
             BLOCK_N=tile.block_n,
             BLOCK_M=tile.block_m,
@@ -253,6 +385,7 @@ def bank_pass(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    if statistics is None:
-        return BankPass(None, keys)
-    return BankPass(merge(statistics, student_temp, teacher_temp), keys)
+    if statistics is None or teacher is None:
+        return BankPass(None, maxima)
+    scales = student.scale, teacher.scale
+    return BankPass(merge(statistics, *scales, student_temp, teacher_temp), maxima)

@@ -6,12 +6,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import product_dtype
 from .bank_pass import bank_pass
 from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
 from .launch import kernel, on_device
 from .rows import prepare_all, raw_gradient
-from .selection import in_order
-from .tiles import bank_pass_tile
+from .search import Search
+from .tiles import bank_pass_tile, selection_tile
+from .verdicts import verdicts
 
 
 def hard_negatives(
@@ -22,11 +24,17 @@ def hard_negatives(
     bank_labels: Tensor | None,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    query_rows, bank_rows = prepare_all(normalize, query, bank)
-    tile = bank_pass_tile(query.shape[2], query_rows.data.dtype, query.device, selects=True)
-    keys = bank_pass(query_rows, None, bank_rows, tile, k, query_labels=query_labels, bank_labels=bank_labels).keys
-    assert keys is not None  # k > 0
-    return in_order(keys, k)
+    kind = query.shape[2], product_dtype(query, bank), query.device
+    tile = bank_pass_tile(*kind)
+    search = Search(k, query, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
+    query_rows, bank_rows = prepare_all(normalize, query, bank, placement=search.placement)
+    if search.by_limits:
+        maxima = bank_pass(query_rows, None, bank_rows, tile, search=search).maxima
+        assert maxima is not None  # there is a search
+        search.set_limits(query_rows, maxima)
+        del maxima  # their memory is there again for the verdicts
+        verdicts(query_rows, bank_rows, tile, search)
+    return search.result(query_rows, bank_rows)
 
 
 @kernel

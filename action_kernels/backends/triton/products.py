@@ -22,6 +22,14 @@ def dot(a, b, c, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def fused(a, b, c):
+    """a * b + c, rounded once."""
+    if INTERPRETED:
+        return (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    return tl.fma(a, b, c)
+
+
+@triton.jit
 def weighted(w, rows, c, PRECISION: tl.constexpr):
     """w @ rows + c for float32 weights. With 16-bit rows a weight is split in two terms, which keep 16 or more bits."""
     high = w.to(rows.dtype)
@@ -32,12 +40,21 @@ def weighted(w, rows, c, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def load_rows(data, start, end, FEATURES: tl.constexpr, first, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows start... of [end, FEATURES], features first..., as [BLOCK, WIDTH]; zeros from row `end` on."""
+def load_rows(
+    data,
+    start,
+    end,
+    FEATURES: tl.constexpr,
+    first,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MASKED: tl.constexpr = True,
+):
+    """Rows start... of [end, FEATURES], features first..., as [BLOCK, WIDTH]; zeros from row `end` on, if MASKED."""
     row = tl.arange(0, BLOCK)
     base = data + tl.cast(start, tl.int64) * FEATURES + first
     offset = row[:, None] * FEATURES + tl.arange(0, WIDTH)[None, :]
-    return tl.load(base + offset, mask=(row < end - start)[:, None], other=0.0)
+    return tl.load(base + offset, mask=(row < end - start)[:, None] if MASKED else None, other=0.0 if MASKED else None)
 
 
 @triton.jit
@@ -58,6 +75,7 @@ def pair_products(
     BLOCK_X: tl.constexpr,
     BLOCK_Z: tl.constexpr,
     PRECISION: tl.constexpr,
+    MASKED: tl.constexpr = True,
 ):
     """x @ z^T and y @ z^T (the first again unless PAIR). Where all features fit, from the tiles that are there."""
     a = tl.zeros((BLOCK_X, BLOCK_Z), tl.float32)
@@ -68,7 +86,7 @@ def pair_products(
             b = dot(y_tile, tl.trans(z_tile), b, PRECISION)
     else:
         for first in range(0, FEATURES, WIDTH):
-            tile = tl.trans(load_rows(z, z_start, z_end, FEATURES, first, BLOCK_Z, WIDTH))
+            tile = tl.trans(load_rows(z, z_start, z_end, FEATURES, first, BLOCK_Z, WIDTH, MASKED))
             a = dot(load_rows(x, x_start, x_end, FEATURES, first, BLOCK_X, WIDTH), tile, a, PRECISION)
             if PAIR:
                 b = dot(load_rows(y, x_start, x_end, FEATURES, first, BLOCK_X, WIDTH), tile, b, PRECISION)
@@ -78,7 +96,8 @@ def pair_products(
 
 
 @triton.jit
-def load_vector(values, start, end, BLOCK: tl.constexpr):
-    """Elements start... of a vector of length `end`; zeros beyond."""
+def load_vector(values, start, end, BLOCK: tl.constexpr, MASKED: tl.constexpr = True):
+    """Elements start... of a vector of length `end`; zeros beyond, if MASKED."""
     i = tl.arange(0, BLOCK)
-    return tl.load(values + tl.cast(start, tl.int64) + i, mask=i < end - start, other=0)
+    place = values + tl.cast(start, tl.int64) + i
+    return tl.load(place, mask=(i < end - start) if MASKED else None, other=0 if MASKED else None)

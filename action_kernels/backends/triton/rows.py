@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..gpu import product_dtype
 from .launch import INTERPRETED, kernel, on_device, power_of_two
+from .placement import AS_THEY_ARE, Placement, place_of
 from .tiles import width
 
 SMALLEST_NORM = tl.constexpr(1e-12)
@@ -66,6 +67,8 @@ def _prepare(
     stride_g,
     stride_n,
     stride_d,
+    place_tiles,
+    place_block,
     NORMALIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -85,13 +88,13 @@ def _prepare(
         power = tl.where(factor == factor, tl.maximum(power, 2.0**-100), factor)
         value *= power[:, None]
         factor = tl.div_rn(factor, power)
-    target = (group * rows + row)[:, None] * padded + column[None, :]
+    place = group * rows + place_of(row, place_tiles, place_block)
     written = (row < rows)[:, None] & (column < padded)[None, :]
-    tl.store(data + target, value.to(data.dtype.element_ty), mask=written)
-    tl.store(scale + group * rows + row, factor, mask=row < rows)
+    tl.store(data + place[:, None] * padded + column[None, :], value.to(data.dtype.element_ty), mask=written)
+    tl.store(scale + place, factor, mask=row < rows)
 
 
-def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool) -> Rows:
+def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool, placement: Placement = AS_THEY_ARE) -> Rows:
     """``x`` [G, N, D] as contiguous ``dtype`` rows, D padded to a multiple of ``block_d``, with their scales."""
     groups, rows, features = x.shape
     padded = -(-features // block_d) * block_d
@@ -108,6 +111,7 @@ def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool) -> Row
             features,
             padded,
             *x.stride(),
+            *placement,
             NORMALIZE=normalize,
             BLOCK_N=block,
             BLOCK_D=wide,
@@ -178,7 +182,11 @@ def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor:
     return out
 
 
-def prepare_all(normalize: bool, *tensors: Tensor) -> list[Rows]:
-    """All in one dtype for the products."""
+def prepare_all(normalize: bool, *tensors: Tensor, placement: Placement = AS_THEY_ARE) -> list[Rows]:
+    """All in one dtype for the products; the last of them is the bank, whose rows are placed."""
     dtype = product_dtype(*tensors)
-    return [prepare(x, dtype, width(x.shape[2], dtype), normalize) for x in tensors]
+    places = [AS_THEY_ARE] * (len(tensors) - 1) + [placement]
+    return [
+        prepare(x, dtype, width(x.shape[2], dtype), normalize, placed)
+        for x, placed in zip(tensors, places, strict=True)
+    ]

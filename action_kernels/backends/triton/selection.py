@@ -12,27 +12,25 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..gpu import EMPTY, selection_of
+from ..gpu import EMPTY
 from .launch import INTERPRETED
 
 LOWEST = tl.constexpr(-torch.finfo(torch.float32).max)  # similarities of bank rows that do not exist
-SORTED = 1 << 20  # keys that are put into order at a time: sorting takes several times their memory
 _EMPTY = tl.constexpr(EMPTY)
 _LARGEST = tl.constexpr(2**63 - 1)
 _CHUNK = tl.constexpr(256 if INTERPRETED else 16)  # keys of a line that are read at a time
 
 
 @triton.jit
-def _key(similarity, index):
+def key_of(similarity, index):
     bits = tl.where(similarity == 0.0, 0.0, similarity).to(tl.int32, bitcast=True)  # -0 and 0 are a tie
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
 
 
 @triton.jit
-def _similarity(key):
+def similarity_of(key):
     ordered = (key >> 32).to(tl.int32)
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
@@ -42,7 +40,7 @@ def append(buffer, count, similarity, column, chosen, capacity, BLOCK_N: tl.cons
     """Put the chosen entries of a tile [BLOCK_N, BLOCK_M] behind the `count` keys of each line of the buffer."""
     lines = buffer + tl.arange(0, BLOCK_N) * capacity
     slot = count[:, None] + tl.cumsum(chosen.to(tl.int32), 1) - 1
-    tl.store(lines[:, None] + slot, _key(similarity, column[None, :]), mask=chosen)
+    tl.store(lines[:, None] + slot, key_of(similarity, column[None, :]), mask=chosen)
     return count + tl.sum(chosen.to(tl.int32), 1)
 
 
@@ -104,7 +102,7 @@ def _clear(buffer, counts, thresholds, target, target_line, k, limit, capacity, 
         tl.store(targets[:, None] + slot, key, mask=keep)
         kept += tl.sum(keep.to(tl.int32), 1)
     tl.store(counts + line, kept)
-    tl.store(thresholds + line, tl.where(kept >= k, tl.maximum(threshold, _similarity(low)), threshold))
+    tl.store(thresholds + line, tl.where(kept >= k, tl.maximum(threshold, similarity_of(low)), threshold))
     tl.debug_barrier()
 
 
@@ -112,24 +110,3 @@ def buffer_shape(k: int, tile: int) -> tuple[int, int]:
     """(capacity of a line, limit of what a clearing may leave) for k of a bank that comes in tiles."""
     room = max(k, 4 * tile)  # for new candidates
     return k + room + tile, k + room // 4
-
-
-def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarities and rows, both [..., k], of the k best of ``keys`` [..., at least 1], in descending order."""
-    shape = (*keys.shape[:-1], k)
-    similarity = torch.empty(shape, dtype=torch.float32, device=keys.device)
-    index = torch.empty(shape, dtype=torch.int64, device=keys.device)
-    lines = max(1, SORTED // keys.shape[-1])
-    parts = (x.flatten(0, -2).split(lines) for x in (keys, similarity, index))
-    for part, part_similarity, part_index in zip(*parts, strict=True):
-        _write_in_order(part, part_similarity, part_index)
-    return similarity, index
-
-
-def _write_in_order(keys: Tensor, similarity: Tensor, index: Tensor) -> None:
-    k = similarity.shape[-1]
-    many = keys.shape[-1] > 2 * k
-    keys = keys.topk(k, sorted=True).values if many else keys.sort(dim=-1, descending=True).values
-    part_similarity, part_index = selection_of(keys, k)
-    similarity.copy_(part_similarity)
-    index.copy_(part_index)

@@ -1,6 +1,7 @@
 """Between the passes, a few floats per query: sums become log-sum-exps, and these become what a gradient reads.
 
-Temperatures come as reciprocals in two floats: Triton passes scalars as float32, and a log-sum-exp needs more bits.
+Sums and centers are of products with unit bank rows, that is, similarities over the query's scale. Temperatures come
+as reciprocals in two floats: Triton passes scalars as float32, and a log-sum-exp needs more bits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 @kernel
 def _merge(
     sums,
+    student_scale,
+    teacher_scale,
     kl,
     logit_gap,
     student_lse,
@@ -51,20 +54,23 @@ def _merge(
     s_sum = tl.zeros((BLOCK,), tl.float32)
     t_sum = tl.zeros((BLOCK,), tl.float32)
     gap = tl.zeros((BLOCK,), tl.float32)
+    s_scale = tl.load(student_scale + row, mask=inside, other=0.0)
+    t_scale = tl.load(teacher_scale + row, mask=inside, other=0.0)
+    s_factor, t_factor = s_scale * (student_high * _LOG2E), t_scale * (teacher_high * _LOG2E)
     for split in range(num_splits):
         place = sums + tl.cast(split, tl.int64) * total + row
-        s_shift = (tl.load(place, mask=inside, other=0.0) - s_max) * (student_high * _LOG2E)
-        t_shift = (tl.load(place + 2 * step, mask=inside, other=0.0) - t_max) * (teacher_high * _LOG2E)
+        s_shift = (tl.load(place, mask=inside, other=0.0) - s_max) * s_factor
+        t_shift = (tl.load(place + 2 * step, mask=inside, other=0.0) - t_max) * t_factor
         t_decay, t_part = tl.exp2(t_shift), tl.load(place + 3 * step, mask=inside, other=1.0)
         s_sum += tl.exp2(s_shift) * tl.load(place + step, mask=inside, other=1.0)
         t_sum += t_decay * t_part
-        there_shift = (tl.load(place + 5 * step, mask=inside, other=0.0) - there) * (student_high * _LOG2E)
+        there_shift = (tl.load(place + 5 * step, mask=inside, other=0.0) - there) * s_factor
         # As in the pass: when the references move, so does every difference in the gap.
         moved = tl.load(place + 4 * step, mask=inside, other=0.0) + t_part * (t_shift - there_shift)
         gap += tl.where(t_decay == 0.0, 0.0, t_decay * moved)
     s_log, t_log = tl.log(s_sum.to(tl.float64)), tl.log(t_sum.to(tl.float64))
-    student_inverse = tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)
-    teacher_inverse = tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)
+    student_inverse = (tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)) * s_scale.to(tl.float64)
+    teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale.to(tl.float64)
     s_top, t_top = s_max.to(tl.float64) * student_inverse, t_max.to(tl.float64) * teacher_inverse
     s_there = there.to(tl.float64) * student_inverse
     divergence = gap.to(tl.float64) * _LN2 / t_sum.to(tl.float64)
@@ -81,7 +87,7 @@ def _power_of_two(exponent):
 
 @triton.jit
 def _center(whole, row, inside, total, centers, inverse):
-    """A logit in float64 as a similarity near it and a rest, a line each of `centers`; returns the similarity."""
+    """A logit in float64 as a product near it and a rest, a line each of `centers`; returns the product."""
     center = (whole / inverse).to(tl.float32)
     rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
     tl.store(centers + row, center, mask=inside)
@@ -91,6 +97,8 @@ def _center(whole, row, inside, total, centers, inverse):
 
 @kernel
 def _terms(
+    student_scale,
+    teacher_scale,
     student_lse,
     teacher_lse,
     centers,
@@ -109,8 +117,10 @@ def _terms(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(total, tl.int64)
-    student_inverse = tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)
-    teacher_inverse = tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)
+    s_scale = tl.load(student_scale + row, mask=inside, other=1.0).to(tl.float64)
+    t_scale = tl.load(teacher_scale + row, mask=inside, other=1.0).to(tl.float64)
+    student_inverse = (tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)) * s_scale
+    teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale
     student_whole = tl.load(student_lse + row, mask=inside, other=0.0)
     teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
     _center(student_whole, row, inside, step, centers, student_inverse)
@@ -125,7 +135,9 @@ def _terms(
         tl.store(factor, _power_of_two(exponent))
 
 
-def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
+def merge(
+    sums: Tensor, student_scale: Tensor, teacher_scale: Tensor, student_temp: float, teacher_temp: float
+) -> Statistics:
     """From the sums of the bank's splits [6, num_splits, G, N]."""
     _, num_splits, groups, queries = sums.shape
     total = groups * queries
@@ -133,6 +145,8 @@ def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
     with on_device(sums):
         _merge[(-(-total // _BLOCK),)](
             sums,
+            student_scale,
+            teacher_scale,
             *merged,
             num_splits,
             total,
@@ -144,6 +158,8 @@ def merge(sums: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
 
 
 def terms(
+    student_scale: Tensor,
+    teacher_scale: Tensor,
     student_lse: Tensor,
     teacher_lse: Tensor,
     student_temp: float,
@@ -155,7 +171,7 @@ def terms(
 
     Returns:
         centers: [6, G, N], the student's center and rest, and the teacher's:
-            log2 p = (similarity - center) log2(e) / temp - rest, without rounding the log-sum-exp. Then, with a
+            log2 p = (product - center) scale log2(e) / temp - rest, without rounding the log-sum-exp. Then, with a
             ``logit_gap``, those of the student's logit that lies that gap below the teacher's center.
         upstream: [G, N], ``grad_kl`` over ``factor``.
         factor: [1], a power of two that keeps the bank gradient's weights of order 1.
@@ -171,6 +187,8 @@ def terms(
     total = student_lse.numel()
     with on_device(student_lse):
         _terms[(-(-total // _BLOCK),)](
+            student_scale,
+            teacher_scale,
             student_lse.contiguous(),
             teacher_lse.contiguous(),
             centers,

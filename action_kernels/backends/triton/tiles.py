@@ -57,29 +57,38 @@ def _by_rows(device: torch.device) -> bool:
     return capability(device) < 90 and not INTERPRETED
 
 
-def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device, selects: bool) -> Tile:
-    """For the pass over the bank; the selection takes registers from the block of queries."""
-    if found := tuned("selection" if selects else "bank_pass", features, dtype, device):
+def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+    """For a pass over the bank that keeps sums or maxima of a block of queries."""
+    if found := tuned("bank_pass", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
-        return _tile(features, dtype, 16 if selects else 32, 32, 4, 2)
+        return _tile(features, dtype, 32, 32, 4, 2)
     kept = features <= _kept(dtype)
     if not kept or dtype == torch.float32:
-        if _by_rows(device):
-            return _tile(features, dtype, 64, 32 if selects else 64, 4, 2)
-        if dtype == torch.float32 and selects and capability(device) >= 100:
-            return _tile(features, dtype, 32, 64, 8, 2)  # Triton 3.6 fails on larger tf32 products beside a selection
-        if dtype == torch.float32:
-            return _tile(features, dtype, 64, 32 if selects else 64, 4 if kept and not selects else 8, 2)
-        return _tile(features, dtype, 64, 64, 8, 2)
-    if selects:
-        return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2)
+        return _tile(features, dtype, 64, 64, 4 if kept or _by_rows(device) else 8, 2)
+    if capability(device) == 90:
+        return _tile(features, dtype, 64, 128, 4, 2)
     return _tile(features, dtype, 128, 64, 8, 3)
 
 
-def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
-    """For the student's gradient."""
-    if found := tuned("student_grad", features, dtype, device):
+def selection_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
+    """For the selection by a buffer, which takes registers from the block of queries."""
+    if found := tuned("selection", features, dtype, device):
+        return _tile(features, dtype, *found)
+    if _exact(dtype):
+        return _tile(features, dtype, 16, 32, 4, 2)
+    if features > _kept(dtype) or dtype == torch.float32:
+        if _by_rows(device):
+            return _tile(features, dtype, 64, 32, 4, 2)
+        if dtype == torch.float32 and capability(device) >= 100:
+            return _tile(features, dtype, 32, 64, 8, 2)  # Triton 3.6 fails on larger tf32 products beside a selection
+        return _tile(features, dtype, 64, 32 if dtype == torch.float32 else 64, 8, 2)
+    return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2)
+
+
+def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device, verdicts: bool = False) -> Tile:
+    """For the student's gradient; the selection's verdicts beside it take registers that a measured tile may lack."""
+    if not verdicts and (found := tuned("student_grad", features, dtype, device)):
         return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 32, 32, 4, 2)
@@ -88,7 +97,7 @@ def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -
             return _tile(features, dtype, 64, 64 if dtype == torch.float32 and features <= 128 else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     large = capability(device) >= 90
-    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 64, 4, 3)
+    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 32 if verdicts else 64, 4, 3)
 
 
 def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:

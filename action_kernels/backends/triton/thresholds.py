@@ -1,0 +1,155 @@
+"""How good a bank row has to be, to be among a query's k best: a limit from the best rows of groups of the bank.
+
+k groups have a row that reaches the k-th largest of the group maxima; so the k-th largest similarity does, whatever the
+bank holds. A second pass takes every product that reaches it less twice the error bound, and few others do: with 4k
+groups about 1.15 k rows where the bank is in random order. Infinite products, labels beyond float32's whole numbers,
+more rows than a line of verdicts holds: such queries are flagged, and selected for by the buffer that takes anything.
+
+Error bound. Let B = sum of |q_d b_d| over the D features, at most |q| |b|. A tensor core adds the K products of a step
+to the accumulator after aligning all of them to the largest, and cuts what lies below 2**-23 of it; so does the
+rounding of its result: (K + 2) 2**-23 B a step, and D / K steps with K of 8 or more, that is at most 1.25 D 2**-23 B.
+Sums of float32 without tensor cores err by less, D 2**-24 B. Products of 16-bit rows are exact; tf32 cuts each factor
+to 11 bits, which errs by at most (2**-10 + 2**-10 + 2**-20) B. The scales of both rows, the similarity's own rounding
+and that of the limit add some 2**-24 B each. Hence ERROR(D) = (D + 8) 2**-22, and 2**-9 more for tf32: no pass computes
+a product that differs by more than that from what the collection makes of it. A row that is selected there is no worse
+there than the worst of k rows that reach the threshold in the first pass; less twice the bound, it reaches the
+threshold in the second.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from .launch import INTERPRETED, float32_precision, kernel, on_device, power_of_two
+from .rows import Rows
+from .selection import LOWEST
+
+LARGEST_K = 2048  # group maxima are searched in registers; a larger k takes the buffer
+LARGEST_PRODUCT = tl.constexpr(2.0**120)
+_UNDERFLOW = tl.constexpr(2.0**-100)  # more than all that may be lost below float32's range
+_LOWEST_LIMIT = tl.constexpr(-3.4e38)  # above LOWEST, which stands for rows that are not eligible
+
+
+def groups_of_tile(k: int, rows: int, block_m: int) -> int:
+    """Into how many groups the pass divides a tile of the bank; 0 where the threshold is not worth while.
+
+    With fewer than 8 rows to choose each of the k from, group maxima would be nearly all of the similarities; and a
+    walk over so few rows is short.
+    """
+    if not 0 < k <= min(LARGEST_K, rows // 8):
+        return 0
+    tiles, groups = -(-rows // block_m), 1
+    while tiles * groups < 4 * k and groups < block_m // 2:
+        groups = max(4, 2 * groups)
+    return groups if tiles * groups >= 2 * k else 0
+
+
+def error(features: int, dtype: torch.dtype) -> float:
+    """Bound of a product's error, relative to the product of the rows' lengths."""
+    tf32 = dtype == torch.float32 and float32_precision() == "tf32"
+    return (features + 8) * 2.0**-22 + (2.0**-9 + 2.0**-19 if tf32 else 0.0)
+
+
+@kernel
+def _limits(
+    maxima,
+    scale,
+    lengths,
+    wide,
+    limits,
+    flags,
+    total,
+    line,
+    k,
+    enough,
+    error,
+    BLOCK_Q: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    inside = row < total
+    # Groups that share a column are one group from here on.
+    best = tl.full((BLOCK_Q, COLUMNS), LOWEST, tl.float32)
+    for first in range(0, line, COLUMNS):
+        column = first + tl.arange(0, COLUMNS)
+        there = inside[:, None] & (column < line)[None, :]
+        found = tl.load(maxima + row[:, None] * line + column[None, :], mask=there, other=LOWEST)
+        best = tl.maximum(best, tl.where(found == found, found, LOWEST))
+    bits = best.to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    low, high = tl.min(ordered, 1), tl.max(ordered, 1) + 1  # `reach` groups, at least k, are not below `low`
+    reach = tl.full((BLOCK_Q,), COLUMNS, tl.int32)
+    searching = (reach > enough) & (low + 1 < high)
+    while tl.max(searching.to(tl.int32), 0) > 0:
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)
+        above = tl.sum((ordered >= middle[:, None]).to(tl.int32), 1)
+        low, reach = tl.where(searching & (above >= k), middle, low), tl.where(searching & (above >= k), above, reach)
+        high = tl.where(searching & (above < k), middle, high)
+        searching = (reach > enough) & (low + 1 < high)
+    threshold = (low ^ ((low >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+    # No product with a unit bank row is longer than this; for rows that are not normalised, with any bank row.
+    if lengths is not None:
+        reached = tl.load(lengths + row, mask=inside, other=0.0)
+    else:
+        reached = 1.0 / tl.load(scale + row, mask=inside, other=1.0)
+    limit = tl.maximum(threshold - 2.0 * (error * reached + _UNDERFLOW), _LOWEST_LIMIT)
+    flagged = reached >= LARGEST_PRODUCT
+    if wide is not None:
+        flagged = flagged | (tl.load(wide) != 0)
+    # Nothing is selected for a query with NaN.
+    tl.store(limits + row, tl.where(flagged | (reached != reached), float("inf"), limit), mask=inside)
+    tl.store(flags + row, flagged.to(tl.int32), mask=inside)
+
+
+def limits_of(
+    maxima: Tensor, query: Rows, k: int, error: float, lengths: Tensor | None, wide: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What a product has to reach, and which queries are flagged, both [G, N].
+
+    Args:
+        maxima: [G, N, groups] of the first pass.
+        query: the queries.
+        k: rows that are selected.
+        error: bound of a product's error.
+        lengths: [G, N] of the queries times that of the longest bank row; None with unit rows.
+        wide: [1] not 0 where labels do not fit.
+    """
+    groups, queries, line = maxima.shape
+    total = groups * queries
+    limits = torch.empty((groups, queries), dtype=torch.float32, device=maxima.device)
+    flags = torch.empty((groups, queries), dtype=torch.int32, device=maxima.device)
+    columns = power_of_two(min(line, max(4 * k, 256)))
+    block = max(1, (1 << 16 if INTERPRETED else 1 << 11) // columns)
+    with on_device(maxima):
+        _limits[(-(-total // block),)](
+            maxima,
+            query.scale,
+            lengths,
+            wide,
+            limits,
+            flags,
+            total,
+            line,
+            k,
+            k + k // 16,
+            error,
+            BLOCK_Q=block,
+            COLUMNS=columns,
+            num_warps=4 if columns <= 2048 else 8,
+        )
+    return limits, flags
+
+
+def longest_products(query: Tensor, bank: Tensor) -> Tensor:
+    """[G, N] what no product of a query with a bank row exceeds, by the rows' largest elements; NaN for one with NaN.
+
+    Squares, which a length would take, may leave float32's range where products do not.
+    """
+    of_query, of_bank = (torch.linalg.vector_norm(x, torch.inf, dim=-1, dtype=torch.float32) for x in (query, bank))
+    longest = of_bank.nan_to_num(0.0, torch.inf).amax(-1, keepdim=True)  # NaN rows are never selected
+    return torch.where(
+        of_query.isnan(), torch.nan, (of_query * longest * query.shape[-1]).nan_to_num(torch.inf, torch.inf)
+    )
