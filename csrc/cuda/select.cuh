@@ -181,6 +181,7 @@ struct Selection {
 
   /// Tells the other num_splits what this one has found, and learns from them. `quota` is k / num_splits, rounded up.
   __device__ void exchange(int split, int num_splits, int quota, int rows) {
+    __syncwarp();  // all have read their thresholds before any is raised
 #pragma unroll 1
     for (int row = 0; row < rows; ++row) {
       int* floors = all_floors + places->floors + int64_t{row} * num_splits;
