@@ -9,6 +9,8 @@ from .operators import (
     anatomical_contrast,
     contrastive_distillation,
     hard_negatives,
+    info_nce,
+    log_sum_exp,
     relation_negatives,
 )
 
@@ -24,7 +26,9 @@ __all__ = [
     "anatomical_contrast",
     "contrastive_distillation",
     "hard_negatives",
+    "info_nce",
     "list_backends",
+    "log_sum_exp",
     "relation_negatives",
     "use_backend",
 ]

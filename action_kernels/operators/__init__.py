@@ -20,6 +20,8 @@ from .action_contrast import ActionContrastResult, action_contrast
 from .anatomical_contrast import anatomical_contrast
 from .contrastive_distillation import contrastive_distillation
 from .hard_negatives import hard_negatives
+from .info_nce import info_nce
+from .log_sum_exp import log_sum_exp
 from .relation_negatives import relation_negatives
 
 __all__ = [
@@ -28,5 +30,7 @@ __all__ = [
     "anatomical_contrast",
     "contrastive_distillation",
     "hard_negatives",
+    "info_nce",
+    "log_sum_exp",
     "relation_negatives",
 ]

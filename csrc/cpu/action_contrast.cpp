@@ -1,7 +1,8 @@
-// Both softmaxes over the bank, their divergence, its gradient in the student, and the hard negatives.
+// Both softmaxes over the bank, their divergence with its gradients, and the hard negatives.
 #include "../params/action_contrast.h"
 
 #include "../params/checks.h"
+#include "bank_gradient.h"
 #include "bank_pass.h"
 
 namespace action::ACTION_ISA {
@@ -25,6 +26,21 @@ int32_t action_contrast(const ActionContrastParams& p) {
   pass.similarity = check.contiguous<float>(p.similarity, "similarity", {g, n, k});
   pass.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
   if (check.passed()) run(p.threads, [&] { bank_pass(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
+  return check.status();
+}
+
+int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p) {
+  Checks check(Device::cpu, p.student);
+  const Shape shape = check.shape(p.student, "student", p.bank);
+  const auto [g, n, m, d] = shape;
+  check.rows(p.teacher, "teacher", {g, n, d});
+  BankGradient pass{shape, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp};
+  pass.upstream = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
+  pass.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
+  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
+  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  pass.bank_grad = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
+  if (check.passed()) run(p.threads, [&] { bank_gradient(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
   return check.status();
 }
 

@@ -1,8 +1,9 @@
 // One sweep over the bank for each panel of queries.
 //
 // A panel's lanes are queries; the bank is streamed in tiles. A tile of scores is used while it is in the cache: the
-// selection takes what beats its threshold, then the online softmaxes turn scores into exponentials relative to the
-// running maxima. When a row's sums are known, exponentials become gradient weights and flow back through the bank.
+// selection takes what beats its threshold, then the online softmaxes (SIDES of them: student and teacher, or one, or
+// none) turn scores into exponentials relative to the running maxima. When a row's sums are known, exponentials become
+// gradient weights and flow back through the bank.
 // Where there are fewer panels than threads, each thread sweeps a part of the bank, and the parts are merged.
 // Exponentials are kept between the two sweeps where the scratch limit allows (3 products in all), and recomputed where
 // the bank is too long for that (5 products).
@@ -26,7 +27,7 @@ bool labels_fit(const int64_t* labels, int64_t count) {
   return outside == 0;
 }
 
-template <int NV>
+template <int NV, int SIDES>
 class Pass {
  public:
   Pass(const BankPass& args, Resources resources)
@@ -35,9 +36,7 @@ class Pass {
         queries(a.shape.queries),
         rows(a.shape.rows),
         features(a.shape.features),
-        distil_(a.teacher.given()),
-        keep_(distil_ && a.student_grad),
-        width_(distil_ ? 2 * L : L),
+        keep_(SIDES > 0 && a.student_grad),
         entries_(a.k > 0 ? Selection<NV>::entries(a.k, rows) : 0),
         tile_(tile_rows(features, rows)),
         tiles_((rows + tile_ - 1) / tile_),
@@ -63,9 +62,11 @@ class Pass {
         Part part = open(item, 0, inverse, scratch.thread(thread_number()));
         sweep(part);
         finish_rows(&part);
-        if (!a.student_grad) continue;
-        sum_gradient(part);
-        finish_gradient(&part);
+        if constexpr (SIDES > 0) {
+          if (!a.student_grad) continue;
+          sum_gradient(part);
+          finish_gradient(&part);
+        }
       }
       return;
     }
@@ -78,25 +79,29 @@ class Pass {
         sweep(part[p]);
       }
       finish_rows(part.get());
-      if (!a.student_grad) continue;
+      if constexpr (SIDES > 0) {
+        if (!a.student_grad) continue;
 #pragma omp parallel for schedule(static) num_threads(threads_)
-      for (int64_t p = 0; p < parts_; ++p) sum_gradient(part[p]);
-      finish_gradient(part.get());
+        for (int64_t p = 0; p < parts_; ++p) sum_gradient(part[p]);
+        finish_gradient(part.get());
+      }
     }
   }
 
  private:
   static constexpr int L = kLanes<NV>;
-  static constexpr int64_t kAhead = 8;  // tiles
+  static constexpr bool kPair = SIDES == 2;
+  static constexpr int64_t kWide = kPair ? 2 * L : L;  // floats of one bank row's scores
+  static constexpr int64_t kAhead = 8;                 // tiles
 
   struct Panel {
     int64_t first, count;  // queries
     float *student, *student_inverse, *teacher, *teacher_inverse;
-    Softmax<NV>* softmax;
+    Softmax<NV, SIDES>* softmax;
     Selection<NV>* selection;
     float* candidates;        // of the selection: scores
     int32_t* candidate_rows;  // and their bank rows
-    float* kept;              // exponentials of the part's bank rows [rows][width], or scores of its first tiles
+    float* kept;              // exponentials of the part's bank rows [rows][kWide], or scores of its first tiles
     float* maxima;            // what they are relative to, by tile (or of the last tile only)
     float* gradient;          // [D][L]
   };
@@ -116,7 +121,7 @@ class Pass {
     part.panel = cut.take<Panel>(panels);
     part.row = cut.take(features);
     part.stream = cut.take(tile_ * features);
-    part.loose = cut.take(tile_ * width_);
+    part.loose = cut.take(tile_ * kWide);
     part.packed = a.student_grad ? cut.take(packed_floats(tile_, features)) : nullptr;
     for (int64_t p = 0; p < panels; ++p) {
       Panel measured;
@@ -127,13 +132,15 @@ class Pass {
   void lay_out(Panel& q, Cutter& cut) const {
     q.student = cut.take(features * L);
     q.student_inverse = cut.take(L);
-    if (distil_) {
+    if constexpr (kPair) {
       q.teacher = cut.take(features * L);
       q.teacher_inverse = cut.take(L);
-      q.softmax = cut.take<Softmax<NV>>(1);
-      q.maxima = cut.take(2 * L * (keep_ ? part_tiles_ : 1));
     }
-    q.kept = cut.take((keep_ ? std::min(part_tiles_ * tile_, rows) : ahead_ * tile_) * width_);
+    if constexpr (SIDES > 0) {
+      q.softmax = cut.take<Softmax<NV, SIDES>>(1);
+      q.maxima = cut.take(kWide * (keep_ ? part_tiles_ : 1));
+    }
+    q.kept = cut.take((keep_ ? std::min(part_tiles_ * tile_, rows) : ahead_ * tile_) * kWide);
     if (a.student_grad) q.gradient = cut.take(features * L);
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
@@ -169,7 +176,7 @@ class Pass {
     q.count = std::min<int64_t>(L, queries - first);
     pack_panel<NV>(group_rows(a.student, group), first, q.count, a.normalize, a.normalize, row, q.student,
                    q.student_inverse);
-    if (distil_)
+    if constexpr (kPair)
       pack_panel<NV>(group_rows(a.teacher, group), first, q.count, a.normalize, a.normalize, row, q.teacher,
                      q.teacher_inverse);
     if (a.k > 0)
@@ -187,7 +194,7 @@ class Pass {
       open_stream(part.bank, j, count, nullptr, part.stream);
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
-        float* tile = keep_ || t < ahead ? q.kept + t * tile_ * width_ : part.loose;
+        float* tile = keep_ || t < ahead ? q.kept + t * tile_ * kWide : part.loose;
         score_tile(q, part.stream, count, part.scale ? part.scale + j : nullptr, tile);
         if (t >= ahead) use(q, t, j, count, tile, labels);
       }
@@ -195,19 +202,20 @@ class Pass {
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
         const int64_t first = part.first_tile * tile_;
-        q.selection->look(q.kept, width_, first, j + count - first, labels);
+        q.selection->look(q.kept, kWide, first, j + count - first, labels);
         for (int64_t s = 0; s < ahead; ++s)
-          use(q, s, first + s * tile_, std::min(tile_, rows - first - s * tile_), q.kept + s * tile_ * width_, labels);
+          use(q, s, first + s * tile_, std::min(tile_, rows - first - s * tile_), q.kept + s * tile_ * kWide, labels);
       }
     }
   }
 
   // Takes tile `t` of a part, whose first bank row is `j`, into the selection and the softmaxes.
   void use(const Panel& q, int64_t t, int64_t j, int64_t count, float* tile, BankLabels labels) const {
-    if (a.k > 0) q.selection->take(tile, width_, j, count, labels);
-    if (!distil_) return;
-    const FlushSubnormals flush;
-    softmax_tile<NV>(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * 2 * L : 0));
+    if (a.k > 0) q.selection->take(tile, kWide, j, count, labels);
+    if constexpr (SIDES > 0) {
+      const FlushSubnormals flush;
+      softmax_tile(tile, count, scales_, t == 0, *q.softmax, q.maxima + (keep_ ? t * kWide : 0));
+    }
   }
 
   // Merges the parts and writes the rows' results.
@@ -217,9 +225,9 @@ class Pass {
       for (int64_t other = 1; other < parts_; ++other) {
         const Panel& q = part[other].panel[p];
         if (a.k > 0) whole.selection->take_over(*q.selection);
-        if (distil_) merge(*whole.softmax, *q.softmax, scales_);
+        if constexpr (SIDES > 0) merge(*whole.softmax, *q.softmax, scales_);
       }
-      for (int64_t other = 1; distil_ && other < parts_; ++other) *part[other].panel[p].softmax = *whole.softmax;
+      for (int64_t other = 1; SIDES > 0 && other < parts_; ++other) *part[other].panel[p].softmax = *whole.softmax;
       write_rows(whole, part->group);
     }
   }
@@ -235,14 +243,14 @@ class Pass {
       pack_features(part.stream, count, features, part.packed);
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
-        float* tile = keep_ ? q.kept + t * tile_ * width_ : part.loose;
-        const float* maxima = q.maxima + (keep_ ? t * 2 * L : 0);  // those of the last tile are the part's
+        float* tile = keep_ ? q.kept + t * tile_ * kWide : part.loose;
+        const float* maxima = q.maxima + (keep_ ? t * kWide : 0);  // those of the last tile are the part's
         if (!keep_) {
           score_tile(q, part.stream, count, row_scale, tile);
-          exponential_tile<NV>(tile, count, scales_, maxima);
+          exponential_tile<NV, SIDES>(tile, count, scales_, maxima);
         }
-        weight_tile<NV>(tile, count, scales_, maxima, *q.softmax, static_cast<float>(a.student_temp), row_scale);
-        accumulate<NV>(part.packed, count, tile, width_, features, q.gradient);
+        weight_tile(tile, count, scales_, maxima, *q.softmax, static_cast<float>(a.student_temp), row_scale);
+        accumulate<NV>(part.packed, count, tile, kWide, features, q.gradient);
       }
     }
   }
@@ -260,16 +268,20 @@ class Pass {
   }
 
   void score_tile(const Panel& q, const float* stream, int64_t count, const float* row_scale, float* tile) const {
-    score<NV>(stream, count, q.student, features, row_scale, tile, width_);
-    if (distil_) score<NV>(stream, count, q.teacher, features, row_scale, tile + L, width_);
+    score<NV>(stream, count, q.student, features, row_scale, tile, kWide);
+    if constexpr (kPair) score<NV>(stream, count, q.teacher, features, row_scale, tile + L, kWide);
   }
 
   void write_rows(const Panel& q, int64_t group) const {
     const int64_t start = group * queries + q.first;
     for (int64_t lane = 0; lane < q.count; ++lane) {
       const int64_t out = start + lane;
-      if (distil_) {
-        auto value = [lane](const vf& v) { return static_cast<double>(v[lane % kWidth]); };
+      const auto value = [lane](const vf& v) { return static_cast<double>(v[lane % kWidth]); };
+      if constexpr (SIDES == 1) {
+        a.student_lse[out] = value(q.softmax->student_max[lane / kWidth]) / a.student_temp +
+                             std::log(value(q.softmax->sum[lane / kWidth]));
+      }
+      if constexpr (kPair) {
         const Sums& sums = q.softmax->sums[lane / kWidth];
         const double student_max = value(q.softmax->student_max[lane / kWidth]) / a.student_temp;
         const double teacher_max = value(q.softmax->teacher_max[lane / kWidth]) / a.teacher_temp;
@@ -287,9 +299,7 @@ class Pass {
 
   const BankPass& a;
   const int64_t groups, queries, rows, features;
-  const bool distil_;
   bool keep_, labels_fit_;
-  const int64_t width_;    // floats of one bank row's scores: a panel of students, and one of teachers
   const int64_t entries_;  // of a selection buffer
   const int64_t tile_, tiles_;
   int64_t parts_ = 1, part_tiles_;  // of the bank, where it is split over threads
@@ -299,14 +309,24 @@ class Pass {
   int threads_;
 };
 
+template <int SIDES>
+void pass(const BankPass& args, Resources resources) {
+  // A panel of one vector wastes less where one vector holds every query.
+  if (args.shape.queries <= kWidth)
+    Pass<1, SIDES>(args, resources).run();
+  else
+    Pass<2, SIDES>(args, resources).run();
+}
+
 }  // namespace
 
-// A panel of one vector wastes less where one vector holds every query.
 void bank_pass(const BankPass& args, Resources resources) {
-  if (args.shape.queries <= kWidth)
-    Pass<1>(args, resources).run();
+  if (args.teacher.given())
+    pass<2>(args, resources);
+  else if (args.student_lse)
+    pass<1>(args, resources);
   else
-    Pass<2>(args, resources).run();
+    pass<0>(args, resources);
 }
 
 }  // namespace action::ACTION_ISA

@@ -1,4 +1,4 @@
-// The sweep over a bank that action_contrast and hard_negatives share.
+// The sweep over a bank that action_contrast, log_sum_exp and hard_negatives share.
 #pragma once
 
 #include "../params/checks.h"
@@ -10,14 +10,14 @@ namespace action::ACTION_ISA {
 
 struct BankPass {
   Shape shape;
-  Tensor student, teacher, bank;  // without a teacher there is only a selection
+  Tensor student, teacher, bank;  // without a teacher there is no divergence
   bool normalize;
   double student_temp = 1.0, teacher_temp = 1.0;
   int64_t k = 0;                                                  // 0: no selection
   const int64_t *query_labels = nullptr, *bank_labels = nullptr;  // [G, N] and [G, M], or nullptr
   float* kl = nullptr;                                            // [G, N]
   double* logit_gap = nullptr;                                    // [G, N]
-  double *student_lse = nullptr, *teacher_lse = nullptr;          // [G, N]
+  double *student_lse = nullptr, *teacher_lse = nullptr;          // [G, N]; neither: there is only a selection
   float* student_grad = nullptr;                                  // [G, N, D], or nullptr: not wanted
   float* similarity = nullptr;                                    // [G, N, k]
   int64_t* index = nullptr;                                       // [G, N, k]

@@ -10,7 +10,7 @@
 namespace action {
 namespace {
 
-constexpr size_t kLaunchers = 8;
+constexpr size_t kLaunchers = 10;
 
 std::vector<const Variant*> detect() {
   std::vector<const Variant*> found;

@@ -12,9 +12,7 @@ int32_t hard_negatives(const HardNegativesParams& p) {
   const Shape shape = check.shape(p.query, "query", p.bank);
   const auto [g, n, m, d] = shape;
   const int64_t k = check.size(p.index, "index", 2, 3);
-  Tensor none{};
-  none.dims = Tensor::kNone;
-  BankPass pass{shape, p.query, none, p.bank, p.normalize, 1.0, 1.0, k};
+  BankPass pass{shape, p.query, kNoTensor, p.bank, p.normalize, 1.0, 1.0, k};
   if (p.query_labels.given() || p.bank_labels.given()) {
     pass.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});

@@ -7,6 +7,7 @@
 #include "../params/anatomical_contrast.h"
 #include "../params/checks.h"
 #include "../params/hard_negatives.h"
+#include "../params/log_sum_exp.h"
 #include "../params/relation_negatives.h"
 #include "simd.h"
 
@@ -31,6 +32,8 @@ int32_t hard_negatives_gradient(const HardNegativesGradientParams&);
 int32_t anatomical_contrast(const AnatomicalContrastParams&);
 int32_t anatomical_contrast_gradient(const AnatomicalContrastGradientParams&);
 int32_t relation_negatives(const RelationNegativesParams&);
+int32_t log_sum_exp(const LogSumExpParams&);
+int32_t log_sum_exp_bank_gradient(const LogSumExpBankGradientParams&);
 
 namespace {
 
@@ -78,6 +81,8 @@ const Variant& ACTION_VARIANT(ACTION_ISA)() {
       ACTION_LAUNCHER(anatomical_contrast, AnatomicalContrastParams),
       ACTION_LAUNCHER(anatomical_contrast_gradient, AnatomicalContrastGradientParams),
       ACTION_LAUNCHER(relation_negatives, RelationNegativesParams),
+      ACTION_LAUNCHER(log_sum_exp, LogSumExpParams),
+      ACTION_LAUNCHER(log_sum_exp_bank_gradient, LogSumExpBankGradientParams),
       ACTION_LAUNCHER(exp2_array, Exp2Params),
   };
   static const Variant table{ACTION_NAME(ACTION_ISA), launchers, sizeof launchers / sizeof *launchers};

@@ -30,4 +30,6 @@ struct Tensor {
   __attribute__((always_inline)) bool given() const { return dims != kNone; }
 };
 
+constexpr Tensor kNoTensor{nullptr, Dtype::other, Device::other, 0, Tensor::kNone, {}, {}};
+
 }  // namespace action
