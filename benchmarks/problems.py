@@ -9,7 +9,7 @@ from torch import Tensor
 
 CLASSES = 4
 DISTILLATION = ("contrastive_distillation", "action_contrast")
-KERNEL = {"contrastive_distillation": "action_contrast", "info_nce": "action_contrast"}  # that they run
+KERNEL = {"contrastive_distillation": "action_contrast", "info_nce": "log_sum_exp"}  # that they run
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from .problems import Inputs, Problem
 Program = Callable[[Inputs], tuple[Tensor, ...]]
 
 STUDENT_TEMP, TEACHER_TEMP, TEMP = 0.1, 0.01, 0.5
-CERTAIN_TEMP = 1e-3  # a teacher that is a bank row puts all its weight on that row
 CHUNK = 512  # queries
 GPU_BACKENDS = choosable("cuda")
 
@@ -115,11 +114,7 @@ def fused_anatomical_contrast(x: Inputs) -> tuple[Tensor, ...]:
 
 
 def fused_info_nce(x: Inputs) -> tuple[Tensor, ...]:
-    """Distillation from a teacher that is certain: the cross-entropy of its row."""
-    loss = action_kernels.contrastive_distillation(
-        x.student, x.teacher, x.bank, student_temp=TEMP, teacher_temp=CERTAIN_TEMP
-    )
-    return (loss,)
+    return (action_kernels.info_nce(x.student, x.teacher, x.bank, temp=TEMP, positive_in_bank=True),)
 
 
 def fused_relation_negatives(x: Inputs) -> tuple[Tensor, ...]:

@@ -66,6 +66,8 @@ def shapes() -> dict[str, list[list[int]]]:
             "hard_negatives_gradient": TRITON.hard_negatives_gradient(
                 contrast.similarity, student, bank, index, True, True, True
             ),
+            "log_sum_exp": TRITON.log_sum_exp(student, bank, 0.1, True, True),
+            "log_sum_exp_bank_gradient": [TRITON.log_sum_exp_bank_gradient(line, student, bank, lse, 0.1, True)],
             "anatomical_contrast": [loss, lse],
             "anatomical_contrast_gradient": TRITON.anatomical_contrast_gradient(line, *pairs),
         }

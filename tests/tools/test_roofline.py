@@ -62,7 +62,8 @@ def launch(name: str, **changes: object) -> Launch:
         "OUT": 16,
         "TERMS": 2,
         "query": rows,
-        "DISTILL": True,
+        "SIDES": 2,
+        "PAIR": True,
         "LABELLED": False,
         "queries": 6,
         "rows": 10,
@@ -90,8 +91,10 @@ def test_work_of_a_bank_pass_by_hand() -> None:
     assert found.compulsory == bank + queries + 6 * 2 * 6 * 4
     assert found.traffic(bank) == found.compulsory and found.traffic(bank - 1) == found.compulsory + bank
     assert found.tile_bytes == 4 * 16 * 2
-    alone = work(launch("_bank_pass", DISTILL=False, statistics=None))
+    alone = work(launch("_bank_pass", SIDES=0, statistics=None))
     assert (alone.flop, alone.exponentials) == (found.flop // 2, 0)
+    one = work(launch("_bank_pass", SIDES=1))
+    assert (one.flop, one.exponentials) == (found.flop // 2, 6 * 10)
     maxima = torch.empty(1, 6, 3, device="meta")
     assert work(launch("_bank_pass", maxima=maxima)).compulsory == found.compulsory + 6 * 3 * 4
 
@@ -115,6 +118,8 @@ def test_work_of_gradients_by_hand() -> None:
     assert split.tile_bytes == 2 * (32 * (4 + 4 + 4) + 16 * 4)
     assert work(launch("_bank_grad")).flop == pairs * 2 * (2 * 16 + 4 * 16)
     assert work(launch("_student_grad", TERMS=1)).flop == pairs * 2 * (2 * 16 + 16)
+    assert work(launch("_student_grad", PAIR=False)).flop == pairs * 2 * (16 + 2 * 16)
+    assert work(launch("_bank_grad", PAIR=False)).flop == pairs * 2 * (16 + 2 * 16)
     whole = launch("_student_grad", student=torch.empty(1, 6, 16, device="meta"))
     assert work(whole).flop == pairs * 2 * (2 * 16 + 16)
 

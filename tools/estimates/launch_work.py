@@ -66,7 +66,8 @@ def work(launch: Launch) -> Work:
     query = launch["query" if launch.name == "buffered" else "student"]
     padded, size, groups = launch["FEATURES"], query.element_size(), query.shape[0]
     out = launch["OUT"] if gradient else padded
-    both = 2 if gradient or (launch.name == "bank_pass" and launch["DISTILL"]) else 1  # student and teacher
+    sides = launch["SIDES"] if launch.name == "bank_pass" else 1 + launch["PAIR"] if gradient else 0
+    both = max(1, sides)  # student and teacher, or one
     queries, rows = launch["queries"], launch["rows"]
     n, m = launch["BLOCK_N"], launch["BLOCK_M"]
     step = n if bank_grad else m
@@ -97,7 +98,7 @@ def work(launch: Launch) -> Work:
         tile_pairs=n * m,
         pairs=groups * queries * rows,
         pair_flop=2 * products,
-        pair_exponentials=2 if both == 2 else 0,
+        pair_exponentials=sides,
         compulsory=groups * (query_side + bank_side) + sum(x.nbytes for x in written if x is not None),
         streamed=streamed,
         reread=groups * streamed * (blocks - 1),

@@ -58,7 +58,7 @@ CALLS = {
     "few queries": replace(_BOTH, queries=256, rows=1 << 20),
     "stage 1": replace(_BOTH, k=0, features=512, queries=6, rows=36),
     "stage 2": replace(_BOTH, k=0, features=256, queries=6, rows=36, groups=49),
-    "stage 3, hard negatives": replace(TARGET, k=64, distill=False, features=64, queries=1024, rows=8192),
+    "stage 3, hard negatives": replace(TARGET, k=64, sides=0, features=64, queries=1024, rows=8192),
 }
 
 
@@ -88,16 +88,16 @@ def least_time(rates: Rates, precision: str, flops: float, exponentials: float, 
 
 def least(call: Call) -> tuple[int, int, int]:
     """(flop, exponentials, bytes) that a call cannot do without."""
-    operator = "action_contrast" if call.distill else "hard_negatives"
+    operator = ("hard_negatives", "info_nce", "action_contrast")[call.sides]
     sizes = call.queries, call.rows, call.features
     problem = Problem(operator, *sizes, groups=call.groups, bank_gradient=call.bank_grad)
     multiply_adds = problem.multiply_adds
-    if call.distill and not call.student_grad:
+    if call.sides and not call.student_grad:
         multiply_adds -= problem.pairs * call.features
-    inputs = call.features * call.dtype.itemsize * ((1 + call.distill) * call.queries + call.rows)
+    inputs = call.features * call.dtype.itemsize * (max(1, call.sides) * call.queries + call.rows)
     inputs += 8 * (call.queries + call.rows) * call.labelled
     selected = call.k * (4 + 8)
-    results = call.queries * (selected + (4 + 3 * 8) * call.distill + 4 * call.features * call.student_grad)
+    results = call.queries * (selected + (0, 8, 4 + 3 * 8)[call.sides] + 4 * call.features * call.student_grad)
     results += 4 * call.rows * call.features * call.bank_grad
     return 2 * multiply_adds, problem.exponentials, call.groups * (inputs + results)
 

@@ -9,14 +9,14 @@ import torch
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the backend. Without ``distill`` it is a selection alone."""
+    """A call of the backend: of action_contrast (``sides`` = 2), log_sum_exp (1) or, as a selection, hard_negatives."""
 
     dtype: torch.dtype
     precision: str  # of float32 products
     features: int
     k: int = 0
     labelled: bool = False
-    distill: bool = True
+    sides: int = 2  # softmaxes
     student_grad: bool = False
     bank_grad: bool = False
     groups: int = 2
@@ -49,10 +49,16 @@ class Call:
         """All results."""
         from action_kernels.backends.triton.action_contrast import action_contrast, action_contrast_bank_gradient
         from action_kernels.backends.triton.hard_negatives import hard_negatives
+        from action_kernels.backends.triton.log_sum_exp import log_sum_exp, log_sum_exp_bank_gradient
 
         student, teacher, bank, *labels = inputs or self.inputs()
-        if not self.distill:
+        if self.sides == 0:
             return hard_negatives(student, bank, self.k, *labels, True)
+        if self.sides == 1:
+            lse, gradient = log_sum_exp(student, bank, 0.1, True, self.student_grad)
+            upstream = lse.float() if self.bank_grad else None
+            found = () if upstream is None else (log_sum_exp_bank_gradient(upstream, student, bank, lse, 0.1, True),)
+            return lse, gradient, *found
         temps = 0.1, 0.05
         result = action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.student_grad)
         if not self.bank_grad:

@@ -25,6 +25,7 @@ from .chips import CHIPS, Chip
 from .launches import Compiled, Launch, launches
 from .sass import Loop, spilled
 
+SOFTMAXES: list[list[str]] = [[], ["one softmax"], ["softmaxes"]]
 TENSOR_CORES = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
 
 
@@ -105,9 +106,11 @@ def title(launch: Launch) -> str:
     """The kernel's name, and what it does besides."""
     besides = []
     if launch.name == "bank_pass":
-        besides = ["softmaxes"] * launch["DISTILL"] + ["maxima"] * (launch["GROUPS"] > 0)
+        besides = SOFTMAXES[launch["SIDES"]] + ["maxima"] * (launch["GROUPS"] > 0)
+    if launch.name in ("student_grad", "bank_grad"):
+        besides = ["one softmax"] * (not launch["PAIR"])
     if launch.name == "student_grad":
-        besides = ["verdicts"] * launch["SEARCH"]
+        besides += ["verdicts"] * launch["SEARCH"]
     if launch.name in ("bank_pass", "student_grad", "verdicts", "buffered"):
         besides += ["labels"] * launch["LABELLED"]
     return ", ".join([launch.name.replace("_", " "), *besides])
@@ -122,10 +125,11 @@ def calls(choice: str) -> list[Call | Gather]:
     """
     kinds = [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")]
     features = [64, 128, 256]
-    variants = [{"student_grad": True, "bank_grad": True}, {"k": 64, "labelled": True, "student_grad": True}]
+    both = {"student_grad": True, "bank_grad": True}
+    variants = [both, {**both, "sides": 1}, {"k": 64, "labelled": True, "student_grad": True}]
     if choice != "some":
         features = [16, 32, 64, 128, 256, 512]
-        only = {"k": 64, "distill": False}
+        only = {"k": 64, "sides": 0}
         variants += [{"k": 64}, {"k": 64, "student_grad": True}, only, {**only, "labelled": True}]
     if choice == "all":
         kinds += [(torch.float16, "ieee")]

@@ -1,8 +1,9 @@
-"""The first pass over the bank: both log-sum-exps, the divergence, and the best similarity in each group of bank rows.
+"""The first pass over the bank: log-sum-exps, the divergence, and the best similarity in each group of bank rows.
 
 A program keeps a block of queries and walks through its split of the bank. Similarities stay in registers, as products
 with unit bank rows: what is left of them is the query's own scale, one factor of a row. Splits are merged afterwards,
-so that few queries against a long bank still fill a GPU.
+so that few queries against a long bank still fill a GPU. There are as many softmaxes as SIDES: student and teacher with
+their divergence, or one, or none.
 
 Where the rows are of unit length and no temperature is tiny (LEAN), a logit is one multiply-add of the product. In
 general its reference is subtracted first: (x - max) is then exact wherever it matters, at any temperature and length.
@@ -24,7 +25,7 @@ from .products import fused, load_rows, load_vector, products_with_bank
 from .rows import Rows
 from .search import Search
 from .selection import LOWEST
-from .statistics import merge
+from .statistics import merge, merge_one
 from .tiles import Tile
 
 # Logits to the base 2 up to which one multiply-add makes them: it rounds them relative to 0, not to the largest one.
@@ -43,7 +44,8 @@ def lean(normalize: bool, student_temp: float, teacher_temp: float) -> bool:
 class BankPass(NamedTuple):
     """The results of a pass over the bank."""
 
-    statistics: Statistics | None  # of the softmaxes
+    statistics: Statistics | None  # of the softmaxes, where there are two
+    lse: Tensor | None  # [G, N] float64, where there is one
     maxima: Tensor | None  # [G, N, groups of bank rows] the best eligible similarity, over the query's scale
 
 
@@ -64,37 +66,50 @@ def best_of_groups(x, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.c
 
 
 @triton.jit
+def _logits_of_tile(x, best, x_max, factor, LEAN: tl.constexpr):
+    """The largest product so far, how far that moves the sums, and a tile's logits, both relative to it."""
+    top = tl.maximum(x_max, best)
+    if LEAN:
+        # Sums are relative to exp2 of the rounded product max * factor, which is what the multiply-adds subtract.
+        reference = top * factor
+        logit = fused(x, factor[:, None], -reference[:, None])
+        # The choice keeps the product from being fused, unrounded: the sums so far are relative to the rounded one.
+        shift = tl.where(x_max > LOWEST, x_max * factor, LOWEST) - reference
+    else:
+        logit = (x - top[:, None]) * factor[:, None]
+        shift = (x_max - top) * factor
+    return top, shift, logit
+
+
+@triton.jit
+def _sum_of_tile(s, s_max, s_sum, s_factor, LEAN: tl.constexpr):
+    """The running sum of one softmax with one more tile."""
+    s_top, s_shift, s_logit = _logits_of_tile(s, tl.max(s, 1), s_max, s_factor, LEAN)
+    return s_top, tl.exp2(s_shift) * s_sum + tl.sum(tl.exp2(s_logit), 1)
+
+
+@triton.jit
 def _statistics_of_tile(s, t, s_max, s_sum, t_max, t_sum, gap, s_there, s_factor, t_factor, LEAN: tl.constexpr):
     """The running sums of both softmaxes with one more tile."""
     t_best = tl.max(t, 1)
-    s_top, t_top = tl.maximum(s_max, tl.max(s, 1)), tl.maximum(t_max, t_best)
+    s_top, s_shift, s_logit = _logits_of_tile(s, tl.max(s, 1), s_max, s_factor, LEAN)
+    t_top, t_shift, t_logit = _logits_of_tile(t, t_best, t_max, t_factor, LEAN)
+    p = tl.exp2(t_logit)
     if LEAN:
-        # Sums are relative to exp2 of the rounded product max * factor, which is what the multiply-adds subtract.
-        s_reference, t_reference = s_top * s_factor, t_top * t_factor
-        s_logit = fused(s, s_factor[:, None], -s_reference[:, None])
-        t_logit = fused(t, t_factor[:, None], -t_reference[:, None])
-        # The choice keeps the product from being fused, unrounded: the sums so far are relative to the rounded one.
-        s_shift = tl.where(s_max > LOWEST, s_max * s_factor, LOWEST) - s_reference
-        t_shift = tl.where(t_max > LOWEST, t_max * t_factor, LOWEST) - t_reference
-        p = tl.exp2(t_logit)
         term = p * (t_logit - s_logit)
         there, there_shift = s_top, s_shift
     else:
         there = tl.where(t_best > t_max, tl.max(tl.where(t == t_best[:, None], s, LOWEST), 1), s_there)
-        s_logit = (s - s_top[:, None]) * s_factor[:, None]
-        t_logit = (t - t_top[:, None]) * t_factor[:, None]
-        s_shift, t_shift = (s_max - s_top) * s_factor, (t_max - t_top) * t_factor
         there_shift = (s_there - there) * s_factor
-        p = tl.exp2(t_logit)
         # gap = sum of p (t_logit - s_logit), the student's logits relative to that of the teacher's best row: when the
         # references move, so does every difference in it. No weight, no term: at the smallest temperatures a logit
         # that counts for nothing is infinite.
         term = tl.where(p == 0.0, 0.0, p * (t_logit - (s - there[:, None]) * s_factor[:, None]))
-    s_decay, t_decay = tl.exp2(s_shift), tl.exp2(t_shift)
+    t_decay = tl.exp2(t_shift)
     moved = tl.where(t_decay == 0.0, 0.0, t_decay * (gap + t_sum * (t_shift - there_shift)))
     gap = moved + tl.sum(term, 1)
     t_sum = t_decay * t_sum + tl.sum(p, 1)
-    s_sum = s_decay * s_sum + tl.sum(tl.exp2(s_logit), 1)
+    s_sum = tl.exp2(s_shift) * s_sum + tl.sum(tl.exp2(s_logit), 1)
     return s_top, s_sum, t_top, t_sum, gap, there
 
 
@@ -121,7 +136,7 @@ def _take(
     t_sum,
     gap,
     s_there,
-    DISTILL: tl.constexpr,
+    SIDES: tl.constexpr,
     GROUPS: tl.constexpr,
     LABELLED: tl.constexpr,
     LEAN: tl.constexpr,
@@ -144,7 +159,7 @@ def _take(
         scales,
         start,
         end,
-        DISTILL,
+        SIDES == 2,
         FEATURES,
         WIDTH,
         BLOCK_N,
@@ -155,10 +170,10 @@ def _take(
     if MASKED:
         # Beside the columns that do not exist, the choice keeps a product from being fused, unrounded, with the
         # subtraction of the largest rounded one. Differences of lean logits have to stay finite.
-        nothing: tl.constexpr = -1e30 if LEAN and DISTILL else LOWEST
+        nothing: tl.constexpr = -1e30 if LEAN and SIDES > 0 else LOWEST
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :]
         s = tl.where(inside, s, nothing)
-        if DISTILL:
+        if SIDES == 2:
             t = tl.where(inside, t, nothing)
     if GROUPS > 0:
         eligible = s
@@ -168,10 +183,12 @@ def _take(
         best = best_of_groups(eligible, GROUPS, BLOCK_N, BLOCK_M)
         place = lines[:, None] + (start // BLOCK_M * GROUPS + tl.arange(0, GROUPS))[None, :]
         tl.store(place, best, mask=(first + tl.arange(0, BLOCK_N) < queries)[:, None])
-    if DISTILL:
+    if SIDES == 2:
         s_max, s_sum, t_max, t_sum, gap, s_there = _statistics_of_tile(
             s, t, s_max, s_sum, t_max, t_sum, gap, s_there, s_factor, t_factor, LEAN
         )
+    if SIDES == 1:
+        s_max, s_sum = _sum_of_tile(s, s_max, s_sum, s_factor, LEAN)
     return s_max, s_sum, t_max, t_sum, gap, s_there
 
 
@@ -195,7 +212,7 @@ def _bank_pass(
     rows,
     student_factor,
     teacher_factor,
-    DISTILL: tl.constexpr,
+    SIDES: tl.constexpr,
     GROUPS: tl.constexpr,
     LABELLED: tl.constexpr,
     LEAN: tl.constexpr,
@@ -219,7 +236,7 @@ def _bank_pass(
     s_factor = load_vector(student_scale + group * queries, first, queries, BLOCK_N) * student_factor
     s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
     t_tile, t_factor = s_tile, s_factor
-    if DISTILL:
+    if SIDES == 2:
         t_factor = load_vector(teacher_scale + group * queries, first, queries, BLOCK_N) * teacher_factor
         t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
     s_max = tl.full((BLOCK_N,), LOWEST, tl.float32)
@@ -263,7 +280,7 @@ def _bank_pass(
                 t_sum,
                 gap,
                 s_there,
-                DISTILL,
+                SIDES,
                 GROUPS,
                 LABELLED,
                 LEAN,
@@ -275,22 +292,25 @@ def _bank_pass(
                 PRECISION,
             )
 
-    if DISTILL:
+    if SIDES > 0:
+        place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
+        step = tl.cast(num_splits, tl.int64) * total
+        s_beyond = s_max
         if LEAN:
             # From the rounded references to the largest logits themselves.
             s_beyond = fused(s_max, s_factor, -(s_max * s_factor))
-            t_beyond = fused(t_max, t_factor, -(t_max * t_factor))
-            gap = tl.exp2(-t_beyond) * (gap - t_sum * (t_beyond - s_beyond))
             s_sum *= tl.exp2(-s_beyond)
-            t_sum *= tl.exp2(-t_beyond)
-        place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
-        step = tl.cast(num_splits, tl.int64) * total
         tl.store(place, s_max, mask=row < queries)
         tl.store(place + step, s_sum, mask=row < queries)
-        tl.store(place + 2 * step, t_max, mask=row < queries)
-        tl.store(place + 3 * step, t_sum, mask=row < queries)
-        tl.store(place + 4 * step, gap, mask=row < queries)
-        tl.store(place + 5 * step, s_there, mask=row < queries)
+        if SIDES == 2:
+            if LEAN:
+                t_beyond = fused(t_max, t_factor, -(t_max * t_factor))
+                gap = tl.exp2(-t_beyond) * (gap - t_sum * (t_beyond - s_beyond))
+                t_sum *= tl.exp2(-t_beyond)
+            tl.store(place + 2 * step, t_max, mask=row < queries)
+            tl.store(place + 3 * step, t_sum, mask=row < queries)
+            tl.store(place + 4 * step, gap, mask=row < queries)
+            tl.store(place + 5 * step, s_there, mask=row < queries)
 
 
 def bank_pass(
@@ -302,8 +322,10 @@ def bank_pass(
     teacher_temp: float = 1.0,
     normalize: bool = True,
     search: Search | None = None,
+    with_lse: bool = False,
 ) -> BankPass:
-    """The pass over the bank. Without a teacher there are no statistics, without a ``search`` no maxima."""
+    """The pass over the bank. Without a teacher there is a log-sum-exp if wanted, without a ``search`` no maxima."""
+    sides = 2 if teacher is not None else int(with_lse)
     groups_of_tile = search.groups_of_tile if search else 0
     query_labels, bank_labels = (search.query_labels, search.bank_labels) if search else (None, None)
     groups, queries, features = student.data.shape
@@ -312,8 +334,10 @@ def bank_pass(
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
     statistics = maxima = None
     line = -(-rows // tile.block_m) * groups_of_tile
-    if teacher is not None:
-        statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
+    if sides:
+        statistics = torch.empty(
+            (6 if sides == 2 else 2, num_splits, groups, queries), dtype=torch.float32, device=device
+        )
     if groups_of_tile:
         maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
     with on_device(student.data):
@@ -333,10 +357,10 @@ def bank_pass(
             rows,
             LOG2E / student_temp,
             LOG2E / teacher_temp,
-            DISTILL=teacher is not None,
+            SIDES=sides,
             GROUPS=groups_of_tile,
             LABELLED=bank_labels is not None,
-            LEAN=teacher is None or lean(normalize, student_temp, teacher_temp),
+            LEAN=sides == 0 or lean(normalize, student_temp, teacher_temp),
             FEATURES=features,
             BLOCK_N=tile.block_n,
             BLOCK_M=tile.block_m,
@@ -346,7 +370,9 @@ def bank_pass(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    if statistics is None or teacher is None:
-        return BankPass(None, maxima)
+    if statistics is None:
+        return BankPass(None, None, maxima)
+    if teacher is None:
+        return BankPass(None, merge_one(statistics, student.scale, student_temp), maxima)
     scales = student.scale, teacher.scale
-    return BankPass(merge(statistics, *scales, student_temp, teacher_temp), maxima)
+    return BankPass(merge(statistics, *scales, student_temp, teacher_temp), None, maxima)

@@ -80,6 +80,35 @@ def _merge(
     tl.store(teacher_lse + row, t_top + t_log, mask=inside)
 
 
+@kernel
+def _merge_one(
+    sums,
+    scale,
+    lse,
+    num_splits,
+    total,
+    high,
+    low,
+    BLOCK: tl.constexpr,
+):
+    """One softmax alone."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < total
+    step = tl.cast(num_splits, tl.int64) * total
+    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for split in range(num_splits):
+        largest = tl.maximum(largest, tl.load(sums + tl.cast(split, tl.int64) * total + row, mask=inside, other=0.0))
+    sum = tl.zeros((BLOCK,), tl.float32)
+    own = tl.load(scale + row, mask=inside, other=0.0)
+    factor = own * (high * _LOG2E)
+    for split in range(num_splits):
+        place = sums + tl.cast(split, tl.int64) * total + row
+        shift = (tl.load(place, mask=inside, other=0.0) - largest) * factor
+        sum += tl.exp2(shift) * tl.load(place + step, mask=inside, other=1.0)
+    inverse = (tl.cast(high, tl.float64) + tl.cast(low, tl.float64)) * own.to(tl.float64)
+    tl.store(lse + row, largest.to(tl.float64) * inverse + tl.log(sum.to(tl.float64)), mask=inside)
+
+
 @triton.jit
 def _power_of_two(exponent):
     return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
@@ -118,21 +147,23 @@ def _terms(
     inside = row < total
     step = tl.cast(total, tl.int64)
     s_scale = tl.load(student_scale + row, mask=inside, other=1.0).to(tl.float64)
-    t_scale = tl.load(teacher_scale + row, mask=inside, other=1.0).to(tl.float64)
     student_inverse = (tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)) * s_scale
-    teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale
-    student_whole = tl.load(student_lse + row, mask=inside, other=0.0)
-    teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
-    _center(student_whole, row, inside, step, centers, student_inverse)
-    center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
+    _center(tl.load(student_lse + row, mask=inside, other=0.0), row, inside, step, centers, student_inverse)
+    center, teacher_inverse = student_inverse, student_inverse
+    if teacher_lse is not None:
+        t_scale = tl.load(teacher_scale + row, mask=inside, other=1.0).to(tl.float64)
+        teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale
+        teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
+        center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
         # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
         exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
         tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
+        tl.store(factor, _power_of_two(exponent))
+    if logit_gap is not None:
         # The student's logit that lies the mean gap below the teacher's center.
         whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
         _center(whole, row, inside, step, centers + 4 * step, student_inverse)
-        tl.store(factor, _power_of_two(exponent))
 
 
 def merge(
@@ -157,52 +188,74 @@ def merge(
     return merged
 
 
+def merge_one(sums: Tensor, scale: Tensor, temp: float) -> Tensor:
+    """The log-sum-exp [G, N] float64 of one softmax, from the sums of the bank's splits [2, num_splits, G, N]."""
+    _, num_splits, groups, queries = sums.shape
+    total = groups * queries
+    lse = torch.empty((groups, queries), dtype=torch.float64, device=sums.device)
+    with on_device(sums):
+        _merge_one[(-(-total // _BLOCK),)](sums, scale, lse, num_splits, total, *_reciprocal(temp), BLOCK=_BLOCK)
+    return lse
+
+
 def terms(
     student_scale: Tensor,
-    teacher_scale: Tensor,
+    teacher_scale: Tensor | None,
     student_lse: Tensor,
-    teacher_lse: Tensor,
+    teacher_lse: Tensor | None,
     student_temp: float,
     teacher_temp: float,
-    grad_kl: Tensor | None = None,
+    upstream: Tensor | None = None,
     logit_gap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What the gradients' kernels read of every query.
+
+    Args:
+        student_scale: [G, N] of the rows.
+        teacher_scale: likewise; None where there is no teacher, as the next.
+        student_lse: [G, N] float64.
+        teacher_lse: likewise.
+        student_temp: of the softmax.
+        teacher_temp: likewise.
+        upstream: [G, N] gradient of what the softmaxes make, for the gradient in the bank.
+        logit_gap: [G, N] float64, together with it where there is a teacher.
 
     Returns:
         centers: [6, G, N], the student's center and rest, and the teacher's:
             log2 p = (product - center) scale log2(e) / temp - rest, without rounding the log-sum-exp. Then, with a
             ``logit_gap``, those of the student's logit that lies that gap below the teacher's center.
-        upstream: [G, N], ``grad_kl`` over ``factor``.
+        upstream: [G, N] over ``factor``.
         factor: [1], a power of two that keeps the bank gradient's weights of order 1.
     """
     centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
-    upstream = factor = largest = None
-    if grad_kl is not None and logit_gap is not None:
-        upstream, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
-        # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        kl = (logit_gap - teacher_lse + student_lse).float()
-        largest = largest_finite(grad_kl.abs() * (1.0 + kl))
-        grad_kl, logit_gap = grad_kl.contiguous(), logit_gap.contiguous()
+    scaled = factor = largest = None
+    if upstream is not None:
+        scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
+        largest = upstream.abs()
+        if teacher_lse is not None and logit_gap is not None:
+            # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
+            largest = largest * (1.0 + (logit_gap - teacher_lse + student_lse).float())
+            logit_gap = logit_gap.contiguous()
+        largest, upstream = largest_finite(largest), upstream.contiguous()
     total = student_lse.numel()
     with on_device(student_lse):
         _terms[(-(-total // _BLOCK),)](
             student_scale,
             teacher_scale,
             student_lse.contiguous(),
-            teacher_lse.contiguous(),
+            None if teacher_lse is None else teacher_lse.contiguous(),
             centers,
-            grad_kl,
+            upstream,
             logit_gap,
             largest,
-            upstream,
+            scaled,
             factor,
             total,
             *_reciprocal(student_temp),
             *_reciprocal(teacher_temp),
             BLOCK=_BLOCK,
         )
-    return centers, upstream, factor
+    return centers, scaled, factor
 
 
 def _reciprocal(temp: float) -> tuple[float, float]:

@@ -1,10 +1,11 @@
-"""The second pass over the bank: the divergence's gradient in the student, and the selection's verdicts.
+"""The second pass over the bank: a gradient in the student, and the selection's verdicts.
 
 Every probability is recomputed from the saved log-sum-exp:
 grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
 That is 6 N M D flop, after 4 in the bank pass: two products for similarities, one for the sum. Carrying sum p_s bank
 and sum p_t bank along in that pass would be 8 in all; it saves exponentials, but needs twice the accumulators and loses
-the difference of nearly equal distributions to rounding.
+the difference of nearly equal distributions to rounding. Without a teacher (no PAIR) the gradient is that of the
+student's log-sum-exp, sum_j p_s(j) bank_j / student_temp, 4 N M D flop.
 
 Unit rows of bfloat16, which are float16 by now, take a weight in one term, a float16 number. No difference of
 probabilities exceeds 1, so a factor brings them to the upper end of float16's range: from 2^-28 on they keep all of its
@@ -19,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics, boost, splits
+from ..gpu import boost, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, products_with_bank, weighted
@@ -62,6 +63,7 @@ def _take(
     capacity,
     limit,
     sums,
+    PAIR: tl.constexpr,
     SEARCH: tl.constexpr,
     LABELLED: tl.constexpr,
     MASKED: tl.constexpr,
@@ -85,7 +87,7 @@ def _take(
         scales,
         start,
         end,
-        True,
+        PAIR,
         FEATURES,
         WIDTH,
         BLOCK_N,
@@ -97,14 +99,16 @@ def _take(
         # As in the bank pass: a choice keeps a product from being fused, unrounded, with the subtraction after it.
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :]
         s = tl.where(inside, s, LOWEST)
-        t = tl.where(inside, t, LOWEST)
+        if PAIR:
+            t = tl.where(inside, t, LOWEST)
     if SEARCH:
         count = append_verdicts(
             words, line, count, capacity, s, limit, labels, own_label, start, end, LABELLED, MASKED, BLOCK_N, BLOCK_M
         )
     p_s = tl.exp2((s - s_center[:, None]) * s_factor[:, None] - s_rest[:, None])
-    p_t = tl.exp2((t - t_center[:, None]) * t_factor[:, None] - t_rest[:, None])
-    weight = (p_s - p_t) * (scale * boost)
+    if PAIR:
+        p_s -= tl.exp2((t - t_center[:, None]) * t_factor[:, None] - t_rest[:, None])
+    weight = p_s * (scale * boost)
     if FEATURES != WIDTH:
         b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT, MASKED)
     return weighted(weight, b_tile, sums, PRECISION, TERMS), count
@@ -135,6 +139,7 @@ def _student_grad(
     student_factor,
     teacher_factor,
     boost,
+    PAIR: tl.constexpr,
     SEARCH: tl.constexpr,
     LABELLED: tl.constexpr,
     LEAN: tl.constexpr,
@@ -161,14 +166,16 @@ def _student_grad(
     end = tl.minimum(begin + span, rows)
 
     s_tile = load_rows(s_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
-    t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
     s_factor = load_vector(student_scale + q, first, queries, BLOCK_N) * student_factor
-    t_factor = load_vector(teacher_scale + q, first, queries, BLOCK_N) * teacher_factor
     step = tl.cast(total, tl.int64)
     s_center = load_vector(centers + q, first, queries, BLOCK_N)
     s_rest = load_vector(centers + step + q, first, queries, BLOCK_N)
-    t_center = load_vector(centers + 2 * step + q, first, queries, BLOCK_N)
-    t_rest = load_vector(centers + 3 * step + q, first, queries, BLOCK_N)
+    t_tile, t_factor, t_center, t_rest = s_tile, s_factor, s_center, s_rest
+    if PAIR:
+        t_tile = load_rows(t_rows, first, queries, FEATURES, 0, BLOCK_N, WIDTH)
+        t_factor = load_vector(teacher_scale + q, first, queries, BLOCK_N) * teacher_factor
+        t_center = load_vector(centers + 2 * step + q, first, queries, BLOCK_N)
+        t_rest = load_vector(centers + 3 * step + q, first, queries, BLOCK_N)
     row = first + tl.arange(0, BLOCK_N)
     sums = tl.zeros((BLOCK_N, OUT), tl.float32)
     count = tl.zeros((BLOCK_N,), tl.int32)
@@ -212,6 +219,7 @@ def _student_grad(
                 capacity,
                 limit,
                 sums,
+                PAIR,
                 SEARCH,
                 LABELLED,
                 masked == 1,
@@ -231,32 +239,36 @@ def _student_grad(
 
 def student_gradient(
     student: Rows,
-    teacher: Rows,
+    teacher: Rows | None,
     bank: Rows,
     tile: Tile,
     raw: Tensor,
-    statistics: Statistics,
+    student_lse: Tensor,
+    teacher_lse: Tensor | None,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
     search: Search | None = None,
 ) -> Tensor:
-    """d kl_i / d student_i [G, N, D] for the raw student rows ``raw``; with a ``search`` also its verdicts."""
+    """The gradient [G, N, D] of each row's divergence in the raw student rows ``raw``; with a ``search`` its verdicts.
+
+    Without a teacher it is the gradient of ``student_lse``.
+    """
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], raw.device
     out = tile.out(features)
     blocks = groups * -(-queries // tile.block_n) * (features // out)
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
     partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
-    lses = statistics.student_lse, statistics.teacher_lse
-    centers, _, _ = terms(student.scale, teacher.scale, *lses, student_temp, teacher_temp)
+    t_scale = None if teacher is None else teacher.scale
+    centers, _, _ = terms(student.scale, t_scale, student_lse, teacher_lse, student_temp, teacher_temp)
     one_term = raw.dtype == torch.bfloat16 and bank.data.dtype == torch.float16
     factor = BOOST if one_term else boost(normalize)
     words = None if search is None else search.words(num_splits, tile.block_m)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
             *student,
-            *teacher,
+            *(teacher or student),
             *bank,
             partial,
             centers,
@@ -275,6 +287,7 @@ def student_gradient(
             LOG2E / student_temp,
             LOG2E / teacher_temp,
             factor,
+            PAIR=teacher is not None,
             SEARCH=search is not None,
             LABELLED=search is not None and search.bank_labels is not None,
             LEAN=lean(normalize, student_temp, teacher_temp),

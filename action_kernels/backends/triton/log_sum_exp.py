@@ -1,0 +1,33 @@
+"""The log-sum-exp of the similarities to a bank, and its gradients: the passes of action_contrast without a teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .bank_gradient import bank_gradient
+from .bank_pass import bank_pass
+from .rows import prepare_all, rows_dtype
+from .student_gradient import student_gradient
+from .tiles import bank_pass_tile, student_grad_tile
+
+
+def log_sum_exp(
+    query: Tensor, bank: Tensor, temp: float, normalize: bool, with_query_grad: bool
+) -> tuple[Tensor, Tensor]:
+    kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
+    query_rows, bank_rows = prepare_all(normalize, query, bank)
+    lse = bank_pass(query_rows, None, bank_rows, bank_pass_tile(*kind), temp, temp, normalize, with_lse=True).lse
+    assert lse is not None  # it was asked for
+    query_grad = query.new_empty(0, dtype=torch.float32)
+    if with_query_grad:
+        rows = query_rows, None, bank_rows
+        query_grad = student_gradient(*rows, student_grad_tile(*kind), query, lse, None, temp, temp, normalize)
+    return lse, query_grad
+
+
+def log_sum_exp_bank_gradient(
+    grad_lse: Tensor, query: Tensor, bank: Tensor, lse: Tensor, temp: float, normalize: bool
+) -> Tensor:
+    query_rows, bank_rows = prepare_all(normalize, query, bank)
+    return bank_gradient(grad_lse.float(), query_rows, None, bank_rows, bank, None, lse, None, temp, temp, normalize)
