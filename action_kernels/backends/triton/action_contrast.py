@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..gpu import boost, product_dtype, splits
 from ..interface import ContrastResult
+from ..thresholds import AS_THEY_ARE
 from .bank_pass import bank_pass
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
-from .placement import AS_THEY_ARE
 from .products import load_rows, load_vector, pair_products, weighted
 from .rows import Rows, finish, prepare_all
 from .search import Search
