@@ -68,6 +68,7 @@ struct Stream {
   Plan plan;
   const char* left[LEFTS];    // rows of this group, of which those from `first` to before `left_end` are ours
   const char* right[RIGHTS];  // rows of this group
+  static_assert(ARRAYS <= 2);
   const float* terms[ARRAYS];  // [rows on the right, TERMS], padded to whole tiles; all but the first may be null
   int64_t first, left_end;
   int out;              // first chunk of the columns that are summed up
@@ -181,7 +182,7 @@ struct Stream {
       } else {
         constexpr int kPieces = kBlock * TERMS / 4;
         for (int piece = threadIdx.x; piece < ARRAYS * kPieces; piece += kThreads) {
-          const float* source = terms[ARRAYS == 1 ? 0 : piece / kPieces];
+          const float* source = piece < kPieces ? terms[0] : terms[ARRAYS - 1];  // by choice: registers have no addresses
           if (ARRAYS == 1 || source) cp_async_16(slot + 4 * piece, source + start * TERMS + 4 * (piece % kPieces), true);
         }
       }
