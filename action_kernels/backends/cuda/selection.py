@@ -18,7 +18,7 @@ class OrderKeysParams(NamedTuple):
 
     keys: Tensor
     found: Tensor | None
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     similarity: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
 
