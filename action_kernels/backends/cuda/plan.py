@@ -35,10 +35,11 @@ def tiles_of_group(processors: int, blocks: int, rows: int, k: int, lanes: int) 
         k: rows to select.
         lanes: that share a query's products with a tile.
     """
-    if not 0 < k <= LARGEST_K or lanes * tiles(rows) < 2 * k:
+    whole = rows // TILE
+    if not 0 < k <= LARGEST_K or lanes * whole < 2 * k:
         return 0
     wanted, size = max(1, 2 * processors // blocks), 1
-    while lanes * (tiles(rows) // (2 * size)) >= 4 * k and tiles(rows) >= 4 * size * wanted:
+    while lanes * (whole // (2 * size)) >= 4 * k and whole >= 4 * size * wanted:
         size *= 2
     return size
 
