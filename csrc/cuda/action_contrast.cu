@@ -212,20 +212,20 @@ Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, b
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
-#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                             \
-  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                         \
-  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                    \
-  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                  \
-  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
-  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
-  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                          \
-  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                              \
-  FIELD(int64_t, span)      /* rows of a split of those that stream by */                           \
-  FIELD(double, student_temp)                                                                       \
-  FIELD(double, teacher_temp)                                                                       \
-  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */ \
-  FIELD(double, teacher_grad_scale)                                                                 \
-  FIELD(double, boost)      /* on all weights */                                                    \
+#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                               \
+  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                           \
+  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                      \
+  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                    \
+  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                    \
+  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                                \
+  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                            \
+  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                                \
+  FIELD(int64_t, span)      /* rows of a split of those that stream by */                             \
+  FIELD(double, student_temp)                                                                         \
+  FIELD(double, teacher_temp)                                                                         \
+  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */   \
+  FIELD(double, teacher_grad_scale)                                                                   \
+  FIELD(double, boost)      /* on all weights */                                                      \
   FIELD(Tensor, partial)    /* [num_splits, G, N or M, padded D] float32, the result; with limits: */ \
   ACTION_WORDS_FIELDS(FIELD)
 ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
@@ -264,7 +264,8 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   call.boost = static_cast<float>(p.boost);
   if (p.limits.given()) {
     call.words = words_of(check, p, g, n, num_splits);
-    check.require(!p.for_bank && call.outs == 1, "verdicts come with the student's gradient, where its columns are whole");
+    check.require(!p.for_bank && call.outs == 1,
+                  "verdicts come with the student's gradient, where its columns are whole");
     if (p.query_labels.given() || p.bank_labels.given()) {
       check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
       call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});

@@ -1,8 +1,8 @@
 // From verdicts to keys: every row that may be among a query's k best gets its similarity, in one defined rounding.
 //
-// Similarities are summed in float64 and rounded once, so that they depend neither on a tile nor on a GPU. Keys take the
-// place of the words, in no particular order. A query of which there are too many words or rows is left to the buffer.
-// A block per query.
+// Similarities are summed in float64 and rounded once, so that they depend neither on a tile nor on a GPU. Keys take
+// the place of the words, in no particular order. A query of which there are too many words or rows is left to the
+// buffer. A block per query.
 #include "library.cuh"
 #include "placement.cuh"
 #include "select.cuh"
@@ -12,11 +12,11 @@
 namespace action {
 namespace {
 
-constexpr int kLanes = 8;           // that share the product of two rows
-constexpr int kTogether = 8;        // products that a lane has a part in at a time
-constexpr int kPiece = 16;          // bytes of a row that a lane reads at a time
-constexpr int kMostFound = 4096;    // rows of a query, as many as order_keys sorts
-constexpr int kFewWords = 256;      // up to so many words, a warp does it all
+constexpr int kLanes = 8;  // that share the product of two rows
+constexpr int kTogether = 8;  // products that a lane has a part in at a time
+constexpr int kPiece = 16;  // bytes of a row that a lane reads at a time
+constexpr int kMostFound = 4096;  // rows of a query, as many as order_keys sorts
+constexpr int kFewWords = 256;  // up to so many words, a warp does it all
 
 struct Collect {
   const char* query;         // [G, N, pitch bytes]
@@ -59,10 +59,11 @@ __global__ void __launch_bounds__(128) collect(Collect p) {
     fits = fits && words <= p.capacity;
     if (i % p.capacity >= words) continue;
     const auto word = static_cast<uint64_t>(line[i]);
+    const auto number = static_cast<uint32_t>(word);
     auto bits = static_cast<uint32_t>(word >> 32);
     int slot = atomicAdd(count, __popc(bits));
     for (; bits; bits &= bits - 1, ++slot) {
-      if (slot < p.most) places[slot] = static_cast<uint32_t>(place_in_word<Math>(static_cast<uint32_t>(word), __ffs(bits) - 1));
+      if (slot < p.most) places[slot] = static_cast<uint32_t>(place_in_word<Math>(number, __ffs(bits) - 1));
     }
   }
   fits = __syncthreads_and(fits) != 0;
@@ -115,16 +116,16 @@ int32_t run(const Collect& p, void* stream) {
   return enqueue(collect<Math>, static_cast<unsigned>(p.total), threads, 4 * (p.most + 1), stream, p);
 }
 
-#define COLLECT_FIELDS(FIELD)                                                                   \
-  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                              \
-  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                        \
-  FIELD(Tensor, bank)         /* [G, M, padded D] */                                            \
-  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                        \
-  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                        \
-  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */               \
-  FIELD(int64_t, place_block)                                                                   \
-  FIELD(int64_t, capacity)    /* words that a split may have for a query */                     \
-  FIELD(Tensor, counts)       /* [num_splits, G, N] int32 words that there would be */          \
+#define COLLECT_FIELDS(FIELD)                                                                    \
+  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                               \
+  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                         \
+  FIELD(Tensor, bank)         /* [G, M, padded D] */                                             \
+  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                         \
+  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                         \
+  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */                \
+  FIELD(int64_t, place_block)                                                                    \
+  FIELD(int64_t, capacity)    /* words that a split may have for a query */                      \
+  FIELD(Tensor, counts)       /* [num_splits, G, N] int32 words that there would be */           \
   FIELD(Tensor, words)        /* [G, N, line] int64; in the end, keys: a result like the next */ \
   FIELD(Tensor, found)        /* [G, N] int32 how many; stays -1, or becomes it, where the buffer has to select */
 ACTION_PARAMS(CollectParams, COLLECT_FIELDS)

@@ -1,5 +1,6 @@
-// What a similarity has to reach to be among a query's k best: the k-th largest of the group maxima, less twice the bound
-// of the difference between two roundings (backends/thresholds.py, which has the numbers below, too). A warp per query.
+// What a similarity has to reach to be among a query's k best: the k-th largest of the group maxima, less twice the
+// bound of the difference between two roundings (backends/thresholds.py, which has the numbers below, too). A warp per
+// query.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -9,10 +10,10 @@ namespace action {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kHeld = 16;                     // maxima that a lane keeps in registers; further ones are read again
-constexpr float kLargestProduct = 0x1p120f;   // from here on, products may leave the range
-constexpr float kUnderflow = 0x1p-100f;       // more than all that may be lost below float32's range
-constexpr float kLowestLimit = -3.4e38f;      // above kLowest, which stands for rows that are not eligible
+constexpr int kHeld = 16;  // maxima that a lane keeps in registers; further ones are read again
+constexpr float kLargestProduct = 0x1p120f;  // from here on, products may leave the range
+constexpr float kUnderflow = 0x1p-100f;  // more than all that may be lost below float32's range
+constexpr float kLowestLimit = -3.4e38f;  // above kLowest, which stands for rows that are not eligible
 
 struct Search {
   const float* maxima;   // [total, line]
@@ -71,13 +72,13 @@ __global__ void __launch_bounds__(32 * kWarps) limits(Search p) {
   p.found[row] = flagged ? -1 : 0;
 }
 
-#define LIMITS_FIELDS(FIELD)                                                                         \
-  FIELD(Tensor, maxima)  /* [G, N, groups] float32 of bank_pass */                                   \
-  FIELD(Tensor, lengths) /* [G, N] float32 what no product is longer than; or none: unit rows */     \
-  FIELD(Tensor, wide)    /* [1] int32 not 0 where labels do not fit; or none */                      \
-  FIELD(int64_t, k)      /* rows to select */                                                        \
-  FIELD(double, error)   /* bound of a product's error, relative to the rows' lengths */             \
-  FIELD(Tensor, limits)  /* [G, N] float32, a result like the next */                                \
+#define LIMITS_FIELDS(FIELD)                                                                     \
+  FIELD(Tensor, maxima)  /* [G, N, groups] float32 of bank_pass */                               \
+  FIELD(Tensor, lengths) /* [G, N] float32 what no product is longer than; or none: unit rows */ \
+  FIELD(Tensor, wide)    /* [1] int32 not 0 where labels do not fit; or none */                  \
+  FIELD(int64_t, k)      /* rows to select */                                                    \
+  FIELD(double, error)   /* bound of a product's error, relative to the rows' lengths */         \
+  FIELD(Tensor, limits)  /* [G, N] float32, a result like the next */                            \
   FIELD(Tensor, found)   /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
 ACTION_PARAMS(LimitsParams, LIMITS_FIELDS)
 

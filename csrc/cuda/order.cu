@@ -69,11 +69,11 @@ __global__ void __launch_bounds__(512) order(Order p) {
   }
 }
 
-#define ORDER_KEYS_FIELDS(FIELD)                                               \
+#define ORDER_KEYS_FIELDS(FIELD)                                                                       \
   FIELD(Tensor, keys)       /* [G, N, count or more] int64; lines longer than 4096 lose their order */ \
-  FIELD(Tensor, found)      /* [G, N] int32 keys of a line; -1, or none: count */ \
-  FIELD(int64_t, count)     /* at most 4096, or k is */ \
-  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */    \
+  FIELD(Tensor, found)      /* [G, N] int32 keys of a line; -1, or none: count */                      \
+  FIELD(int64_t, count)     /* at most 4096, or k is */                                                \
+  FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */                            \
   FIELD(Tensor, index)      /* [G, N, k] int64 */
 ACTION_PARAMS(OrderKeysParams, ORDER_KEYS_FIELDS)
 

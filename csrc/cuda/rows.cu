@@ -111,17 +111,17 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) finish(Finish p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
-#define PREPARE_ROWS_FIELDS(FIELD)                                                                                     \
-  FIELD(Tensor, x) /* [G, N, D] */                                                                                     \
-  FIELD(bool, normalize)                                                                                               \
-  FIELD(bool, tf32)            /* round float32 rows to it */                                                          \
-  FIELD(int64_t, place_tiles)  /* where rows are placed, with the next; 1 and 1: as they are */                        \
-  FIELD(int64_t, place_block)                                                                                          \
-  FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                             \
-  FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                                       \
-  FIELD(Tensor, scale)         /* [G, N or more] float32 */                                                            \
-  FIELD(Tensor, inverse)       /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count; or none */ \
-  FIELD(Tensor, narrow_labels) /* [G, N or more] float32 as passes over a bank compare them, placed; or none */        \
+#define PREPARE_ROWS_FIELDS(FIELD)                                                                              \
+  FIELD(Tensor, x) /* [G, N, D] */                                                                              \
+  FIELD(bool, normalize)                                                                                        \
+  FIELD(bool, tf32)            /* round float32 rows to it */                                                   \
+  FIELD(int64_t, place_tiles)  /* where rows are placed, with the next; 1 and 1: as they are */                 \
+  FIELD(int64_t, place_block)                                                                                   \
+  FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                      \
+  FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                                \
+  FIELD(Tensor, scale)         /* [G, N or more] float32 */                                                     \
+  FIELD(Tensor, inverse)       /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count */  \
+  FIELD(Tensor, narrow_labels) /* [G, N or more] float32 as passes over a bank compare them, placed; or none */ \
   FIELD(Tensor, wide)          /* [1] int32 0: becomes 1 where a label does not fit; or none */
 ACTION_PARAMS(PrepareRowsParams, PREPARE_ROWS_FIELDS)
 

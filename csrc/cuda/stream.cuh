@@ -182,8 +182,10 @@ struct Stream {
       } else {
         constexpr int kPieces = kBlock * TERMS / 4;
         for (int piece = threadIdx.x; piece < ARRAYS * kPieces; piece += kThreads) {
-          const float* source = piece < kPieces ? terms[0] : terms[ARRAYS - 1];  // by choice: registers have no addresses
-          if (ARRAYS == 1 || source) cp_async_16(slot + 4 * piece, source + start * TERMS + 4 * (piece % kPieces), true);
+          // By a choice: registers have no addresses.
+          const float* source = piece < kPieces ? terms[0] : terms[ARRAYS - 1];
+          if (ARRAYS == 2 && !source) continue;
+          cp_async_16(slot + 4 * piece, source + start * TERMS + 4 * (piece % kPieces), true);
         }
       }
     }

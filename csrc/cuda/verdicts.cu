@@ -74,14 +74,14 @@ int32_t run(const Pass& p, int64_t blocks, void* stream) {
 
 Plan plan_of(int64_t pitch) { return make_plan(pitch, 1, 1, false); }
 
-#define VERDICTS_FIELDS(FIELD)                                                   \
-  FIELD(Tensor, query)       /* [G, N, padded D] prepared rows */                \
-  FIELD(Tensor, query_scale) /* [G, N padded to whole tiles] float32 */          \
-  FIELD(Tensor, bank)        /* [G, M, padded D] */                              \
-  FIELD(Tensor, bank_scale)  /* [G, M padded to whole tiles] float32 */          \
-  FIELD(bool, tf32)          /* float32 rows have been rounded to it */          \
-  FIELD(int64_t, num_splits) /* of the bank */                                   \
-  FIELD(int64_t, span)       /* bank rows of a split */                          \
+#define VERDICTS_FIELDS(FIELD)                                          \
+  FIELD(Tensor, query)       /* [G, N, padded D] prepared rows */       \
+  FIELD(Tensor, query_scale) /* [G, N padded to whole tiles] float32 */ \
+  FIELD(Tensor, bank)        /* [G, M, padded D] */                     \
+  FIELD(Tensor, bank_scale)  /* [G, M padded to whole tiles] float32 */ \
+  FIELD(bool, tf32)          /* float32 rows have been rounded to it */ \
+  FIELD(int64_t, num_splits) /* of the bank */                          \
+  FIELD(int64_t, span)       /* bank rows of a split */                 \
   ACTION_WORDS_FIELDS(FIELD)
 ACTION_PARAMS(VerdictsParams, VERDICTS_FIELDS)
 
