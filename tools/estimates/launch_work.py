@@ -71,7 +71,8 @@ def work(launch: Launch) -> Work:
     n, m = launch["BLOCK_N"], launch["BLOCK_M"]
     step = n if bank_grad else m
     works = launch["works"] if launch.name == "buffered" else launch.grid[0]
-    terms = 1 if query.dtype == torch.float32 else 2  # of a gradient's weight
+    whole = query.dtype == torch.float32 or (query.dtype == torch.float16 and not bank_grad)
+    terms = 1 if whole else 2  # of a gradient's weight
     products = both * padded + (both * terms * out if bank_grad else terms * out if gradient else 0)
 
     line = padded * size + 4  # with its scale

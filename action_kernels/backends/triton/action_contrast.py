@@ -11,13 +11,13 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import boost, product_dtype, splits
+from ..gpu import boost, splits
 from ..interface import ContrastResult
 from ..thresholds import AS_THEY_ARE
 from .bank_pass import bank_pass
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
-from .rows import Rows, finish, prepare_all
+from .rows import Rows, finish, prepare_all, rows_dtype
 from .search import Search
 from .selection import LOWEST
 from .statistics import terms
@@ -154,7 +154,7 @@ def action_contrast(
     normalize: bool,
     with_student_grad: bool,
 ) -> ContrastResult:
-    kind = student.shape[2], product_dtype(student, teacher, bank), student.device
+    kind = student.shape[2], rows_dtype(normalize, student, teacher, bank), student.device
     tile = bank_pass_tile(*kind)
     search = None
     if k:

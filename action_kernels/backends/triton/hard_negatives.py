@@ -6,11 +6,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import product_dtype
 from .bank_pass import bank_pass
 from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
 from .launch import kernel, on_device
-from .rows import prepare_all, raw_gradient
+from .rows import prepare_all, raw_gradient, rows_dtype
 from .search import Search
 from .tiles import bank_pass_tile, selection_tile
 from .verdicts import verdicts
@@ -24,7 +23,7 @@ def hard_negatives(
     bank_labels: Tensor | None,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    kind = query.shape[2], product_dtype(query, bank), query.device
+    kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
     tile = bank_pass_tile(*kind)
     search = Search(k, query, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
     query_rows, bank_rows = prepare_all(normalize, query, bank, placement=search.placement)

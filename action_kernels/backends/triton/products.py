@@ -30,11 +30,11 @@ def fused(a, b, c):
 
 
 @triton.jit
-def weighted(w, rows, c, PRECISION: tl.constexpr):
-    """w @ rows + c for float32 weights. With 16-bit rows a weight is split in two terms, which keep 16 or more bits."""
+def weighted(w, rows, c, PRECISION: tl.constexpr, TERMS: tl.constexpr = 2):
+    """w @ rows + c for float32 weights. With 16-bit rows two terms of a weight keep 16 or more bits."""
     high = w.to(rows.dtype)
     c = dot(high, rows, c, PRECISION)
-    if rows.dtype != tl.float32:
+    if TERMS == 2 and rows.dtype != tl.float32:
         c = dot((w - high.to(tl.float32)).to(rows.dtype), rows, c, PRECISION)
     return c
 

@@ -3,6 +3,8 @@
 In: rows become contiguous, of one dtype, padded with zeros to whole feature blocks, and, if normalised, scaled by a
 power of two to a length in (128, 256]. That is exact, so that 16-bit rows enter the tensor cores with all their bits
 and float16 neither overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products.
+Such rows of bfloat16 become float16, in which a gradient's weight needs one term instead of two. They fit it exactly,
+but for elements below 2^-21 of the length: those are rounded by at most 2^-32 of it, less than float32 products are.
 Out: partial sums are added in a fixed order, the radial part is removed, and the result divided by the length.
 """
 
@@ -183,9 +185,15 @@ def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor:
     return out
 
 
+def rows_dtype(normalize: bool, *tensors: Tensor) -> torch.dtype:
+    """dtype of prepared rows."""
+    dtype = product_dtype(*tensors)
+    return torch.float16 if normalize and dtype == torch.bfloat16 else dtype
+
+
 def prepare_all(normalize: bool, *tensors: Tensor, placement: Placement = AS_THEY_ARE) -> list[Rows]:
     """All in one dtype for the products; the last of them is the bank, whose rows are placed."""
-    dtype = product_dtype(*tensors)
+    dtype = rows_dtype(normalize, *tensors)
     places = [AS_THEY_ARE] * (len(tensors) - 1) + [placement]
     return [
         prepare(x, dtype, width(x.shape[2], dtype), normalize, placed)

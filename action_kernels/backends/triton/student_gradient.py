@@ -2,9 +2,14 @@
 
 Every probability is recomputed from the saved log-sum-exp:
 grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-With 16-bit rows that is 8 N M D flop, after 4 in the bank pass: two products for similarities, one in two terms for
-the sum. Carrying sum p_s bank and sum p_t bank along in that pass, in two terms each, would be 12 as well; it saves
-exponentials, but needs twice the accumulators and loses the difference of nearly equal distributions to rounding.
+That is 6 N M D flop, after 4 in the bank pass: two products for similarities, one for the sum. Carrying sum p_s bank
+and sum p_t bank along in that pass would be 8 in all; it saves exponentials, but needs twice the accumulators and loses
+the difference of nearly equal distributions to rounding.
+
+float16 rows take a weight in one term, a float16 number. No difference of probabilities exceeds 1, so a factor brings
+them to the upper end of float16's range: from 2^-28 on they keep all of its 11 bits, which float32 probabilities do not
+have there. (A factor by the row's divergence, as sum_j |p_s(j) - p_t(j)| <= sqrt(2 kl), would save what is smaller, but
+costs an instruction for every pair.) Unscaled bfloat16 rows take two terms of 8 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics, boost, splits
+from ..gpu import Statistics, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
@@ -102,7 +107,7 @@ def _take(
     weight = (p_s - p_t) * (scale * boost)
     if FEATURES != WIDTH:
         b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT, MASKED)
-    return weighted(weight, b_tile, sums, PRECISION), count
+    return weighted(weight, b_tile, sums, PRECISION, TERMS=1 if b_tile.dtype == tl.float16 else 2), count
 
 
 @kernel
@@ -259,6 +264,13 @@ def _student_grad(
         tl.store(counts + split * step + q + row, count, mask=row < queries)
 
 
+def _boost(dtype: torch.dtype, normalize: bool) -> float:
+    """Factor on weights, after which they are at most 2^15; scales of unit rows are at most 1/128."""
+    if normalize:
+        return 2.0**22
+    return 2.0**15 if dtype == torch.float16 else 1.0  # others may be as long as their dtype allows
+
+
 def student_gradient(
     student: Rows,
     teacher: Rows,
@@ -280,6 +292,7 @@ def student_gradient(
     partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
     lses = statistics.student_lse, statistics.teacher_lse
     centers, _, _ = terms(student.scale, teacher.scale, *lses, student_temp, teacher_temp)
+    boost = _boost(bank.data.dtype, normalize)
     words = None if search is None else search.words(num_splits, tile.block_m)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
@@ -302,7 +315,7 @@ def student_gradient(
             rows,
             LOG2E / student_temp,
             LOG2E / teacher_temp,
-            boost(normalize),
+            boost,
             SEARCH=search is not None,
             LABELLED=search is not None and search.bank_labels is not None,
             LEAN=lean(normalize, student_temp, teacher_temp),
@@ -316,4 +329,4 @@ def student_gradient(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    return finish(partial, raw, normalize, 1.0 / (student_temp * boost(normalize)))
+    return finish(partial, raw, normalize, 1.0 / (student_temp * boost))

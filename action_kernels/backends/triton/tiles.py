@@ -91,10 +91,11 @@ def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device, v
     if not verdicts and (found := tuned("student_grad", features, dtype, device)):
         return _tile(features, dtype, *found)
     if _exact(dtype):
-        return _tile(features, dtype, 32, 32, 4, 2)
+        return _tile(features, dtype, 16 if verdicts and features > 32 else 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         if _by_rows(device):
-            return _tile(features, dtype, 64, 64 if dtype == torch.float32 and features <= 128 else 32, 4, 2)
+            wide = dtype == torch.float32 and features <= 128 and not verdicts
+            return _tile(features, dtype, 64, 64 if wide else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
     large = capability(device) >= 90
     return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 32 if verdicts else 64, 4, 3)
