@@ -212,21 +212,21 @@ Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, b
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
-#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                               \
-  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                           \
-  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                      \
-  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                    \
-  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                    \
-  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                                \
-  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                            \
-  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                                \
-  FIELD(int64_t, span)      /* rows of a split of those that stream by */                             \
-  FIELD(double, student_temp)                                                                         \
-  FIELD(double, teacher_temp)                                                                         \
-  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */   \
-  FIELD(double, teacher_grad_scale)                                                                   \
-  FIELD(double, boost)      /* on all weights */                                                      \
-  FIELD(Tensor, partial)    /* [num_splits, G, N or M, padded D] float32, the result; with limits: */ \
+#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                             \
+  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                         \
+  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                    \
+  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                  \
+  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
+  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
+  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                          \
+  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                              \
+  FIELD(int64_t, span)      /* rows of a split of those that stream by */                           \
+  FIELD(double, student_temp)                                                                       \
+  FIELD(double, teacher_temp)                                                                       \
+  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */ \
+  FIELD(double, teacher_grad_scale)                                                                 \
+  FIELD(double, boost)   /* on all weights */                                                       \
+  FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result; with limits: */  \
   ACTION_WORDS_FIELDS(FIELD)
 ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
 

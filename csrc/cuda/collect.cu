@@ -12,11 +12,11 @@
 namespace action {
 namespace {
 
-constexpr int kLanes = 8;  // that share the product of two rows
-constexpr int kTogether = 8;  // products that a lane has a part in at a time
-constexpr int kPiece = 16;  // bytes of a row that a lane reads at a time
+constexpr int kLanes = 8;         // that share the product of two rows
+constexpr int kTogether = 8;      // products that a lane has a part in at a time
+constexpr int kPiece = 16;        // bytes of a row that a lane reads at a time
 constexpr int kMostFound = 4096;  // rows of a query, as many as order_keys sorts
-constexpr int kFewWords = 256;  // up to so many words, a warp does it all
+constexpr int kFewWords = 256;    // up to so many words, a warp does it all
 
 struct Collect {
   const char* query;         // [G, N, pitch bytes]
@@ -116,18 +116,18 @@ int32_t run(const Collect& p, void* stream) {
   return enqueue(collect<Math>, static_cast<unsigned>(p.total), threads, 4 * (p.most + 1), stream, p);
 }
 
-#define COLLECT_FIELDS(FIELD)                                                                    \
-  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                               \
-  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                         \
-  FIELD(Tensor, bank)         /* [G, M, padded D] */                                             \
-  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                         \
-  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                         \
-  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */                \
-  FIELD(int64_t, place_block)                                                                    \
-  FIELD(int64_t, capacity)    /* words that a split may have for a query */                      \
-  FIELD(Tensor, counts)       /* [num_splits, G, N] int32 words that there would be */           \
-  FIELD(Tensor, words)        /* [G, N, line] int64; in the end, keys: a result like the next */ \
-  FIELD(Tensor, found)        /* [G, N] int32 how many; stays -1, or becomes it, where the buffer has to select */
+#define COLLECT_FIELDS(FIELD)                                                                 \
+  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                            \
+  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                      \
+  FIELD(Tensor, bank)         /* [G, M, padded D] */                                          \
+  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                      \
+  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                      \
+  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */             \
+  FIELD(int64_t, place_block)                                                                 \
+  FIELD(int64_t, capacity) /* words that a split may have for a query */                      \
+  FIELD(Tensor, counts)    /* [num_splits, G, N] int32 words that there would be */           \
+  FIELD(Tensor, words)     /* [G, N, line] int64; in the end, keys: a result like the next */ \
+  FIELD(Tensor, found)     /* [G, N] int32 how many; stays -1, or becomes it, where the buffer has to select */
 ACTION_PARAMS(CollectParams, COLLECT_FIELDS)
 
 int32_t collect_launcher(const CollectParams& p, void* stream) {

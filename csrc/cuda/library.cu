@@ -7,9 +7,22 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kPrepareRows, &kFinishGradient, &kBankPass,         &kMergeSplits,           &kQueryTerms, &kLimits,
-    &kVerdicts,    &kCollect,        &kBuffered,         &kOrderKeys,             &kInfoNce,    &kInfoNceGradient,
-    &kContrastGradient,              &kRelationNegatives, &kSelectedQueryGradient, &kIndexedBankGradient,
+    &kPrepareRows,
+    &kFinishGradient,
+    &kBankPass,
+    &kMergeSplits,
+    &kQueryTerms,
+    &kLimits,
+    &kVerdicts,
+    &kCollect,
+    &kBuffered,
+    &kOrderKeys,
+    &kInfoNce,
+    &kInfoNceGradient,
+    &kContrastGradient,
+    &kRelationNegatives,
+    &kSelectedQueryGradient,
+    &kIndexedBankGradient,
 };
 const Library library{sizeof(Tensor), sizeof(Launcher), launchers, sizeof launchers / sizeof *launchers, last_error};
 

@@ -10,10 +10,10 @@ namespace action {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kHeld = 16;  // maxima that a lane keeps in registers; further ones are read again
+constexpr int kHeld = 16;                    // maxima that a lane keeps in registers; further ones are read again
 constexpr float kLargestProduct = 0x1p120f;  // from here on, products may leave the range
-constexpr float kUnderflow = 0x1p-100f;  // more than all that may be lost below float32's range
-constexpr float kLowestLimit = -3.4e38f;  // above kLowest, which stands for rows that are not eligible
+constexpr float kUnderflow = 0x1p-100f;      // more than all that may be lost below float32's range
+constexpr float kLowestLimit = -3.4e38f;     // above kLowest, which stands for rows that are not eligible
 
 struct Search {
   const float* maxima;   // [total, line]

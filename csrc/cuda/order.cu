@@ -9,9 +9,9 @@ namespace {
 constexpr int kSorted = 4096;  // keys of a query that a block puts into order
 
 struct Order {
-  int64_t* keys;         // [total, line]
-  const int* found;      // [total] keys of a line; -1, or null: `count`
-  float* similarity;    // [total, k]
+  int64_t* keys;      // [total, line]
+  const int* found;   // [total] keys of a line; -1, or null: `count`
+  float* similarity;  // [total, k]
   int64_t* index;
   int64_t k, line;
   int count;
@@ -27,7 +27,6 @@ __device__ __host__ inline int power_of_two(int count) {
 __device__ int best_first(int64_t* keys, int count, int k) {
   return keep_best(keys, keep_from(keys, count, keys, kEmptyKey + 1), keys, k, k, 0.0f).count;
 }
-
 
 __global__ void __launch_bounds__(512) order(Order p) {
   int64_t* line = reinterpret_cast<int64_t*>(shared_memory);

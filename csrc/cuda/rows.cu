@@ -114,8 +114,8 @@ unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlo
 #define PREPARE_ROWS_FIELDS(FIELD)                                                                              \
   FIELD(Tensor, x) /* [G, N, D] */                                                                              \
   FIELD(bool, normalize)                                                                                        \
-  FIELD(bool, tf32)            /* round float32 rows to it */                                                   \
-  FIELD(int64_t, place_tiles)  /* where rows are placed, with the next; 1 and 1: as they are */                 \
+  FIELD(bool, tf32)           /* round float32 rows to it */                                                    \
+  FIELD(int64_t, place_tiles) /* where rows are placed, with the next; 1 and 1: as they are */                  \
   FIELD(int64_t, place_block)                                                                                   \
   FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                      \
   FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                                \
