@@ -92,10 +92,10 @@ def test_keys_are_put_into_order_in_parts(monkeypatch: pytest.MonkeyPatch, m: in
 
 
 @pytest.mark.parametrize("distance", [1.0, 0.1, 1e-3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_a_weight_in_one_term_costs_less_than_rounding_the_result(dtype: torch.dtype, distance: float) -> None:
+def test_a_weight_in_one_term_costs_less_than_rounding_the_result(distance: float) -> None:
     """However near the student is to the teacher, and their probabilities to each other."""
     torch.manual_seed(0)
+    dtype = torch.bfloat16
     rows, bank = torch.randn(32, 64), torch.randn(512, 64).to(dtype)
     near = (rows + distance * torch.randn(32, 64)).to(dtype)
     gradients = []
@@ -107,7 +107,7 @@ def test_a_weight_in_one_term_costs_less_than_rounding_the_result(dtype: torch.d
         assert student.grad is not None
         gradients.append(student.grad.double())
     found, exact = gradients
-    assert (found - exact).norm() < 1.5 * (exact.to(dtype) - exact).norm()
+    assert (found - exact).norm() < 1.05 * (exact.to(dtype) - exact).norm()
 
 
 @pytest.mark.parametrize("k", [3, 8])

@@ -71,8 +71,9 @@ def work(launch: Launch) -> Work:
     n, m = launch["BLOCK_N"], launch["BLOCK_M"]
     step = n if bank_grad else m
     works = launch["works"] if launch.name == "buffered" else launch.grid[0]
-    whole = query.dtype == torch.float32 or (query.dtype == torch.float16 and not bank_grad)
-    terms = 1 if whole else 2  # of a gradient's weight
+    terms = 1 if query.dtype == torch.float32 else 2  # of a gradient's weight
+    if launch.name == "student_grad":
+        terms = min(terms, launch["TERMS"])
     products = both * padded + (both * terms * out if bank_grad else terms * out if gradient else 0)
 
     line = padded * size + 4  # with its scale

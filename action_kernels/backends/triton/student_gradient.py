@@ -6,10 +6,10 @@ That is 6 N M D flop, after 4 in the bank pass: two products for similarities, o
 and sum p_t bank along in that pass would be 8 in all; it saves exponentials, but needs twice the accumulators and loses
 the difference of nearly equal distributions to rounding.
 
-float16 rows take a weight in one term, a float16 number. No difference of probabilities exceeds 1, so a factor brings
-them to the upper end of float16's range: from 2^-28 on they keep all of its 11 bits, which float32 probabilities do not
-have there. (A factor by the row's divergence, as sum_j |p_s(j) - p_t(j)| <= sqrt(2 kl), would save what is smaller, but
-costs an instruction for every pair.) Unscaled bfloat16 rows take two terms of 8 bits.
+Unit rows of bfloat16, which are float16 by now, take a weight in one term, a float16 number. No difference of
+probabilities exceeds 1, so a factor brings them to the upper end of float16's range: from 2^-28 on they keep all of its
+11 bits, three more than the result has. (A factor by the row's divergence, as sum_j |p_s(j) - p_t(j)| <= sqrt(2 kl),
+would save what is smaller, but costs an instruction for every pair.) Other 16-bit rows take two terms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics, splits
+from ..gpu import Statistics, boost, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
@@ -29,6 +29,9 @@ from .selection import LOWEST
 from .statistics import terms
 from .tiles import Tile
 from .words import append_verdicts, load_limits
+
+BOOST = 2.0**22
+"""Factor on weights of one term, after which they are at most 2^15: the scales of unit rows are at most 1/128."""
 
 
 @triton.jit
@@ -68,6 +71,7 @@ def _take(
     WIDTH: tl.constexpr,
     OUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     """One tile of the bank: returns the sums, and how many words of verdicts there are."""
     b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
@@ -107,7 +111,7 @@ def _take(
     weight = (p_s - p_t) * (scale * boost)
     if FEATURES != WIDTH:
         b_tile = load_rows(b_rows, start, end, FEATURES, out, BLOCK_M, OUT, MASKED)
-    return weighted(weight, b_tile, sums, PRECISION, TERMS=1 if b_tile.dtype == tl.float16 else 2), count
+    return weighted(weight, b_tile, sums, PRECISION, TERMS), count
 
 
 @kernel
@@ -144,6 +148,7 @@ def _student_grad(
     WIDTH: tl.constexpr,
     OUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     work = tl.program_id(0)
     out = work % (FEATURES // OUT) * OUT
@@ -219,6 +224,7 @@ def _student_grad(
             WIDTH,
             OUT,
             PRECISION,
+            TERMS,
         )
     for start in range(whole, end, BLOCK_M):
         sums, count = _take(
@@ -257,18 +263,12 @@ def _student_grad(
             WIDTH,
             OUT,
             PRECISION,
+            TERMS,
         )
     place = (split * step + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
     tl.store(partial + place, sums, mask=(row < queries)[:, None])
     if SEARCH:
         tl.store(counts + split * step + q + row, count, mask=row < queries)
-
-
-def _boost(dtype: torch.dtype, normalize: bool) -> float:
-    """Factor on weights, after which they are at most 2^15; scales of unit rows are at most 1/128."""
-    if normalize:
-        return 2.0**22
-    return 2.0**15 if dtype == torch.float16 else 1.0  # others may be as long as their dtype allows
 
 
 def student_gradient(
@@ -292,7 +292,8 @@ def student_gradient(
     partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
     lses = statistics.student_lse, statistics.teacher_lse
     centers, _, _ = terms(student.scale, teacher.scale, *lses, student_temp, teacher_temp)
-    boost = _boost(bank.data.dtype, normalize)
+    one_term = raw.dtype == torch.bfloat16 and bank.data.dtype == torch.float16
+    factor = BOOST if one_term else boost(normalize)
     words = None if search is None else search.words(num_splits, tile.block_m)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
@@ -315,7 +316,7 @@ def student_gradient(
             rows,
             LOG2E / student_temp,
             LOG2E / teacher_temp,
-            boost,
+            factor,
             SEARCH=search is not None,
             LABELLED=search is not None and search.bank_labels is not None,
             LEAN=lean(normalize, student_temp, teacher_temp),
@@ -325,8 +326,9 @@ def student_gradient(
             WIDTH=tile.width,
             OUT=out,
             PRECISION=float32_precision(),
+            TERMS=1 if one_term else 2,
             num_warps=tile.warps,
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    return finish(partial, raw, normalize, 1.0 / (student_temp * boost))
+    return finish(partial, raw, normalize, 1.0 / (student_temp * factor))

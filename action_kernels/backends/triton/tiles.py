@@ -65,7 +65,8 @@ def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         return _tile(features, dtype, 32, 32, 4, 2)
     kept = features <= _kept(dtype)
     if not kept or dtype == torch.float32:
-        return _tile(features, dtype, 64, 64, 4 if kept or _by_rows(device) else 8, 2)
+        spilled = capability(device) >= 100 and dtype != torch.float32  # by 8 warps
+        return _tile(features, dtype, 64, 64, 4 if kept or spilled or _by_rows(device) else 8, 2)
     if capability(device) == 90:
         return _tile(features, dtype, 64, 128, 4, 2)
     return _tile(features, dtype, 128, 64, 8, 3)
