@@ -20,7 +20,7 @@ from torch import Tensor
 from ..gpu import Statistics, splits
 from .labels import of_another_class
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
-from .products import fused, load_rows, load_vector, pair_products
+from .products import fused, load_rows, load_vector, products_with_bank
 from .rows import Rows
 from .search import Search
 from .selection import LOWEST
@@ -133,8 +133,7 @@ def _take(
     PRECISION: tl.constexpr,
 ):
     """One tile of the bank: its group maxima go to `lines`, its sums to those of before, which are returned."""
-    b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
-    s, t = pair_products(
+    s, t, _, _ = products_with_bank(
         s_rows,
         t_rows,
         s_tile,
@@ -142,7 +141,7 @@ def _take(
         first,
         queries,
         b_rows,
-        b_tile,
+        scales,
         start,
         end,
         DISTILL,
@@ -153,16 +152,11 @@ def _take(
         PRECISION,
         MASKED,
     )
-    column = start + tl.arange(0, BLOCK_M)
-    scale = load_vector(scales, start, end, BLOCK_M, MASKED)[None, :]
-    s *= scale
-    if DISTILL:
-        t *= scale
     if MASKED:
         # Beside the columns that do not exist, the choice keeps a product from being fused, unrounded, with the
         # subtraction of the largest rounded one. Differences of lean logits have to stay finite.
         nothing: tl.constexpr = -1e30 if LEAN and DISTILL else LOWEST
-        inside = (column < end)[None, :]
+        inside = (start + tl.arange(0, BLOCK_M) < end)[None, :]
         s = tl.where(inside, s, nothing)
         if DISTILL:
             t = tl.where(inside, t, nothing)
@@ -245,74 +239,41 @@ def _bank_pass(
     whole = begin  # tiles up to here are taken without a mask
     if LEAN:
         whole = end - (end - begin) % BLOCK_M
-    for start in range(begin, whole, BLOCK_M):
-        s_max, s_sum, t_max, t_sum, gap, s_there = _take(
-            s_rows,
-            t_rows,
-            s_tile,
-            t_tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            lines,
-            start,
-            end,
-            s_factor,
-            t_factor,
-            s_max,
-            s_sum,
-            t_max,
-            t_sum,
-            gap,
-            s_there,
-            DISTILL,
-            GROUPS,
-            LABELLED,
-            LEAN,
-            False,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            PRECISION,
-        )
-    for start in range(whole, end, BLOCK_M):
-        s_max, s_sum, t_max, t_sum, gap, s_there = _take(
-            s_rows,
-            t_rows,
-            s_tile,
-            t_tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            lines,
-            start,
-            end,
-            s_factor,
-            t_factor,
-            s_max,
-            s_sum,
-            t_max,
-            t_sum,
-            gap,
-            s_there,
-            DISTILL,
-            GROUPS,
-            LABELLED,
-            LEAN,
-            True,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            PRECISION,
-        )
+    for masked in tl.static_range(2):
+        for start in range(whole if masked else begin, end if masked else whole, BLOCK_M):
+            s_max, s_sum, t_max, t_sum, gap, s_there = _take(
+                s_rows,
+                t_rows,
+                s_tile,
+                t_tile,
+                first,
+                queries,
+                b_rows,
+                scales,
+                labels,
+                own_label,
+                lines,
+                start,
+                end,
+                s_factor,
+                t_factor,
+                s_max,
+                s_sum,
+                t_max,
+                t_sum,
+                gap,
+                s_there,
+                DISTILL,
+                GROUPS,
+                LABELLED,
+                LEAN,
+                masked == 1,
+                FEATURES,
+                BLOCK_N,
+                BLOCK_M,
+                WIDTH,
+                PRECISION,
+            )
 
     if DISTILL:
         if LEAN:

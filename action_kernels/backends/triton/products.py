@@ -101,3 +101,51 @@ def load_vector(values, start, end, BLOCK: tl.constexpr, MASKED: tl.constexpr = 
     i = tl.arange(0, BLOCK)
     place = values + tl.cast(start, tl.int64) + i
     return tl.load(place, mask=(i < end - start) if MASKED else None, other=0 if MASKED else None)
+
+
+@triton.jit
+def products_with_bank(
+    x,
+    y,
+    x_tile,
+    y_tile,
+    first,
+    queries,
+    bank,
+    scales,
+    start,
+    end,
+    PAIR: tl.constexpr,
+    FEATURES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Products of queries x, and y if PAIR, with a tile of unit bank rows; the tile as it is kept, and its scales."""
+    tile = load_rows(bank, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
+    s, t = pair_products(
+        x,
+        y,
+        x_tile,
+        y_tile,
+        first,
+        queries,
+        bank,
+        tile,
+        start,
+        end,
+        PAIR,
+        FEATURES,
+        WIDTH,
+        BLOCK_N,
+        BLOCK_M,
+        PRECISION,
+        MASKED,
+    )
+    scale = load_vector(scales, start, end, BLOCK_M, MASKED)[None, :]
+    s *= scale
+    if PAIR:
+        t *= scale
+    return s, t, tile, scale

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..gpu import Statistics, boost, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
-from .products import load_rows, load_vector, pair_products, weighted
+from .products import load_rows, load_vector, products_with_bank, weighted
 from .rows import Rows, finish
 from .search import Search
 from .selection import LOWEST
@@ -74,8 +74,7 @@ def _take(
     TERMS: tl.constexpr,
 ):
     """One tile of the bank: returns the sums, and how many words of verdicts there are."""
-    b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
-    s, t = pair_products(
+    s, t, b_tile, scale = products_with_bank(
         s_rows,
         t_rows,
         s_tile,
@@ -83,7 +82,7 @@ def _take(
         first,
         queries,
         b_rows,
-        b_tile,
+        scales,
         start,
         end,
         True,
@@ -94,9 +93,6 @@ def _take(
         PRECISION,
         MASKED,
     )
-    scale = load_vector(scales, start, end, BLOCK_M, MASKED)[None, :]
-    s *= scale
-    t *= scale
     if MASKED:
         # As in the bank pass: a choice keeps a product from being fused, unrounded, with the subtraction after it.
         inside = (start + tl.arange(0, BLOCK_M) < end)[None, :]
@@ -187,84 +183,46 @@ def _student_grad(
     whole = begin  # tiles up to here are taken without a mask
     if LEAN:
         whole = end - (end - begin) % BLOCK_M
-    for start in range(begin, whole, BLOCK_M):
-        sums, count = _take(
-            s_rows,
-            t_rows,
-            s_tile,
-            t_tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            out,
-            start,
-            end,
-            s_factor,
-            t_factor,
-            s_center,
-            s_rest,
-            t_center,
-            t_rest,
-            boost,
-            words,
-            line,
-            count,
-            capacity,
-            limit,
-            sums,
-            SEARCH,
-            LABELLED,
-            False,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            OUT,
-            PRECISION,
-            TERMS,
-        )
-    for start in range(whole, end, BLOCK_M):
-        sums, count = _take(
-            s_rows,
-            t_rows,
-            s_tile,
-            t_tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            out,
-            start,
-            end,
-            s_factor,
-            t_factor,
-            s_center,
-            s_rest,
-            t_center,
-            t_rest,
-            boost,
-            words,
-            line,
-            count,
-            capacity,
-            limit,
-            sums,
-            SEARCH,
-            LABELLED,
-            True,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            OUT,
-            PRECISION,
-            TERMS,
-        )
+    for masked in tl.static_range(2):
+        for start in range(whole if masked else begin, end if masked else whole, BLOCK_M):
+            sums, count = _take(
+                s_rows,
+                t_rows,
+                s_tile,
+                t_tile,
+                first,
+                queries,
+                b_rows,
+                scales,
+                labels,
+                own_label,
+                out,
+                start,
+                end,
+                s_factor,
+                t_factor,
+                s_center,
+                s_rest,
+                t_center,
+                t_rest,
+                boost,
+                words,
+                line,
+                count,
+                capacity,
+                limit,
+                sums,
+                SEARCH,
+                LABELLED,
+                masked == 1,
+                FEATURES,
+                BLOCK_N,
+                BLOCK_M,
+                WIDTH,
+                OUT,
+                PRECISION,
+                TERMS,
+            )
     place = (split * step + q + row)[:, None] * FEATURES + out + tl.arange(0, OUT)[None, :]
     tl.store(partial + place, sums, mask=(row < queries)[:, None])
     if SEARCH:

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from ..gpu import splits
 from .launch import float32_precision, kernel, on_device, processors
-from .products import load_rows, load_vector, pair_products
+from .products import load_rows, load_vector, products_with_bank
 from .rows import Rows
 from .search import Search
 from .tiles import Tile
@@ -39,8 +39,7 @@ def _take(
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    b_tile = load_rows(b_rows, start, end, FEATURES, 0, BLOCK_M, WIDTH, MASKED)
-    x, _ = pair_products(
+    x, _, _, _ = products_with_bank(
         query,
         query,
         tile,
@@ -48,7 +47,7 @@ def _take(
         first,
         queries,
         b_rows,
-        b_tile,
+        scales,
         start,
         end,
         False,
@@ -59,7 +58,6 @@ def _take(
         PRECISION,
         MASKED,
     )
-    x *= load_vector(scales, start, end, BLOCK_M, MASKED)[None, :]
     return append_verdicts(
         words, line, count, capacity, x, limit, labels, own_label, start, end, LABELLED, MASKED, BLOCK_N, BLOCK_M
     )
@@ -109,56 +107,32 @@ def _verdicts(
     words += (q + first) * line + split * capacity
     count = tl.zeros((BLOCK_N,), tl.int32)
     whole = end - (end - begin) % BLOCK_M
-    for start in range(begin, whole, BLOCK_M):
-        count = _take(
-            query,
-            tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            words,
-            line,
-            count,
-            capacity,
-            limit,
-            start,
-            end,
-            LABELLED,
-            False,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            PRECISION,
-        )
-    if whole < end:
-        count = _take(
-            query,
-            tile,
-            first,
-            queries,
-            b_rows,
-            scales,
-            labels,
-            own_label,
-            words,
-            line,
-            count,
-            capacity,
-            limit,
-            whole,
-            end,
-            LABELLED,
-            True,
-            FEATURES,
-            BLOCK_N,
-            BLOCK_M,
-            WIDTH,
-            PRECISION,
-        )
+    for masked in tl.static_range(2):
+        for start in range(whole if masked else begin, end if masked else whole, BLOCK_M):
+            count = _take(
+                query,
+                tile,
+                first,
+                queries,
+                b_rows,
+                scales,
+                labels,
+                own_label,
+                words,
+                line,
+                count,
+                capacity,
+                limit,
+                start,
+                end,
+                LABELLED,
+                masked == 1,
+                FEATURES,
+                BLOCK_N,
+                BLOCK_M,
+                WIDTH,
+                PRECISION,
+            )
     tl.store(counts + tl.cast(split, tl.int64) * total + q + row, count, mask=row < queries)
 
 
