@@ -1,5 +1,5 @@
-// In which order the rows of a bank are kept, so that neighbours come into different groups: see gpu.py. Row numbers
-// have 32 bits.
+// In which order the rows of a bank are kept, so that neighbours come into different groups: see
+// backends/thresholds.py. Row numbers have 32 bits.
 #pragma once
 
 #include <cstdint>
