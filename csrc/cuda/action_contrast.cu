@@ -9,6 +9,7 @@
 #include "library.cuh"
 #include "online_softmax.cuh"
 #include "stream.cuh"
+#include "verdicts.cuh"
 
 namespace action {
 namespace {
@@ -25,6 +26,8 @@ struct Gradient {
   int64_t num_splits, span, groups;  // splits of the rows that stream by
   int features, outs;                // columns of `partial`; blocks that divide them up
   float student_factor, teacher_factor, student_grad_scale, teacher_grad_scale, boost;
+  Words words;               // of the selection's verdicts, which come along with the student's gradient
+  const float* bank_labels;  // [G, M padded to whole tiles], or null
 };
 
 /// What a query's probabilities need.
@@ -63,22 +66,29 @@ __device__ void store(const Gradient& p, const Part& part, int64_t kept, const S
   });
 }
 
+/// Bytes of shared memory that sums need beside the stream.
+template <class Math>
+__device__ __host__ constexpr int beside_sums() {
+  return sizeof(typename Math::Element) == 4 ? 4 * kWeights : 0;
+}
+
 template <class Math>
 __device__ float* exchange(char* shared) {
   return reinterpret_cast<float*>(shared + warp_id() * kWeights);
 }
 
-template <class Math>
+template <class Math, bool VERDICTS>
 __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.queries, p.rows);
-  Stream<Math, 2, 1, 1, true> stream;
+  Stream<Math, 2, 1, 1, true, VERDICTS ? 2 : 1> stream;
   stream.plan = p.plan;
   stream.left[0] = p.student + part.group * p.queries * p.plan.pitch;
   stream.left[1] = p.teacher + part.group * p.queries * p.plan.pitch;
   stream.right[0] = p.bank + part.group * p.rows * p.plan.pitch;
-  stream.terms = p.bank_scale + part.group * p.rows_padded;
+  stream.terms[0] = p.bank_scale + part.group * p.rows_padded;
+  if constexpr (VERDICTS) stream.terms[1] = p.bank_labels ? p.bank_labels + part.group * p.rows_padded : nullptr;
   stream.first = part.first;
   stream.left_end = p.queries;
   stream.out = part.out;
@@ -92,8 +102,24 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   }
   Sums<Math> sums;
   sums.clear();
+  Verdicts<Math> found;
+  const int64_t warp_first = part.first + warp_id() * kWarpRows, own_first = part.group * p.queries + warp_first;
+  const int rows_here = rows_of_warp(warp_first, p.queries);
+  if constexpr (VERDICTS) {
+    char* shared = stream.besides() + beside_sums<Math>() + warp_id() * Verdicts<Math>::kShared;
+    found.start(shared, p.words, own_first, rows_here, part.split);
+  }
   const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
     const int rows = rows_of_tile(start, part.end);
+    if constexpr (VERDICTS) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const float b_scale = scale[Block::column(c)];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
+      }
+      found.take(s, p.words, start, rows, scale + kBlock);
+    }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const float b_scale = scale[Block::column(c)], factor = b_scale * p.boost;
@@ -101,7 +127,8 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const Terms& x = own[r];
-        const float log_s = (similarity(s.at(r, c), x.s_scale, b_scale) - x.s_center) * p.student_factor - x.s_rest;
+        const float score = VERDICTS ? s.at(r, c) : similarity(s.at(r, c), x.s_scale, b_scale);
+        const float log_s = (score - x.s_center) * p.student_factor - x.s_rest;
         const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
         s.at(r, c) = inside ? (exp2_fast(log_s) - exp2_fast(log_t)) * factor : 0.0f;
       }
@@ -112,6 +139,7 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   };
   stream.run(part.begin, part.end, use, sum);
   store(p, part, p.queries, sums);
+  if constexpr (VERDICTS) found.finish(p.words, own_first, rows_here, part.split);
 }
 
 template <class Math>
@@ -124,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
   stream.left[0] = p.bank + part.group * p.rows * p.plan.pitch;
   stream.right[0] = p.student + part.group * p.queries * p.plan.pitch;
   stream.right[1] = p.teacher + part.group * p.queries * p.plan.pitch;
-  stream.terms = p.terms + part.group * p.queries_padded * kTerms;
+  stream.terms[0] = p.terms + part.group * p.queries_padded * kTerms;
   stream.first = part.first;
   stream.left_end = p.rows;
   stream.out = part.out;
@@ -168,14 +196,16 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
 }
 
 template <class Math>
-int shared_of(const Plan& plan, bool bank) {
-  return shared_bytes(plan, bank ? kTerms : 1, sizeof(typename Math::Element) == 4 ? 4 * kWeights : 0);
+int shared_of(const Plan& plan, bool bank, bool verdicts) {
+  const int besides = beside_sums<Math>() + (verdicts ? 4 * Verdicts<Math>::kShared : 0);
+  return shared_bytes(plan, bank ? kTerms : verdicts ? 2 : 1, besides);
 }
 
 template <class Math>
 int32_t run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
-  return enqueue(bank ? bank_grad<Math> : student_grad<Math>, static_cast<unsigned>(blocks), kThreads,
-                 shared_of<Math>(p.plan, bank), stream, p);
+  const bool verdicts = p.words.words;
+  auto* kernel = bank ? bank_grad<Math> : verdicts ? student_grad<Math, true> : student_grad<Math, false>;
+  return enqueue(kernel, static_cast<unsigned>(blocks), kThreads, shared_of<Math>(p.plan, bank, verdicts), stream, p);
 }
 
 Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, bank ? 2 : 1, true); }
@@ -196,7 +226,8 @@ int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
   FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */ \
   FIELD(double, teacher_grad_scale)                                                                 \
   FIELD(double, boost)   /* on all weights */                                                       \
-  FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result */
+  FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result; with limits: */  \
+  ACTION_WORDS_FIELDS(FIELD)
 ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
 
 int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
@@ -231,6 +262,15 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   call.student_grad_scale = static_cast<float>(p.student_grad_scale);
   call.teacher_grad_scale = static_cast<float>(p.teacher_grad_scale);
   call.boost = static_cast<float>(p.boost);
+  if (p.limits.given()) {
+    call.words = words_of(check, p, g, n, num_splits);
+    check.require(!p.for_bank && call.outs == 1,
+                  "verdicts come with the student's gradient, where its columns are whole");
+    if (p.query_labels.given() || p.bank_labels.given()) {
+      check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
+      call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});
+    }
+  }
   if (!check.passed()) return check.status();
   const int64_t blocks = g * tiles(p.for_bank ? m : n) * num_splits * call.outs;
   if (dtype == Dtype::float16) return run<Half>(call, p.for_bank, blocks, stream);
@@ -247,10 +287,10 @@ const Launcher kContrastGradient = ACTION_LAUNCHER(contrast_gradient, ContrastGr
 using namespace action;
 
 /// Bytes of shared memory that a block gets.
-ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int tf32, int64_t pitch) {
+ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int tf32, int64_t pitch, int verdicts) {
   const bool bank = for_bank != 0;
   const Plan plan = plan_of(pitch, bank);
-  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, bank);
-  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, bank);
-  return tf32 ? shared_of<Tf32>(plan, bank) : shared_of<Exact>(plan, bank);
+  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, bank, verdicts);
+  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, bank, verdicts);
+  return tf32 ? shared_of<Tf32>(plan, bank, verdicts) : shared_of<Exact>(plan, bank, verdicts);
 }

@@ -7,8 +7,22 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kPrepareRows, &kFinishGradient,        &kBankPass, &kMergeSplits,     &kQueryTerms,          &kContrastGradient,
-    &kOrderKeys,   &kSelectedQueryGradient, &kInfoNce,  &kInfoNceGradient, &kIndexedBankGradient, &kRelationNegatives,
+    &kPrepareRows,
+    &kFinishGradient,
+    &kBankPass,
+    &kMergeSplits,
+    &kQueryTerms,
+    &kLimits,
+    &kVerdicts,
+    &kCollect,
+    &kBuffered,
+    &kOrderKeys,
+    &kInfoNce,
+    &kInfoNceGradient,
+    &kContrastGradient,
+    &kRelationNegatives,
+    &kSelectedQueryGradient,
+    &kIndexedBankGradient,
 };
 const Library library{sizeof(Tensor), sizeof(Launcher), launchers, sizeof launchers / sizeof *launchers, last_error};
 

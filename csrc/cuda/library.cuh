@@ -15,6 +15,10 @@ int32_t untyped(const void* params, void* stream) {
 extern const Launcher kPrepareRows, kFinishGradient;  // rows.cu
 extern const Launcher kBankPass;                      // bank_pass.cu
 extern const Launcher kMergeSplits, kQueryTerms;      // statistics.cu
+extern const Launcher kLimits;                        // limits.cu
+extern const Launcher kVerdicts;                      // verdicts.cu
+extern const Launcher kCollect;                       // collect.cu
+extern const Launcher kBuffered;                      // buffered.cu
 extern const Launcher kOrderKeys;                     // order.cu
 extern const Launcher kContrastGradient;              // action_contrast.cu
 extern const Launcher kSelectedQueryGradient;         // hard_negatives.cu

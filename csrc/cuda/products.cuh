@@ -7,6 +7,7 @@
 
 #include "async_copy.cuh"
 #include "mma.cuh"
+#include "placement.cuh"
 #include "rows.cuh"
 
 namespace action {
@@ -48,9 +49,16 @@ __device__ inline int rows_of_tile(int64_t first, int64_t end) {
   return end - first < kBlock ? static_cast<int>(end - first) : kBlock;
 }
 
+/// How many of a warp's rows exist, where its first is `first`.
+__device__ inline int rows_of_warp(int64_t first, int64_t end) {
+  const int64_t rows = end - first;
+  return static_cast<int>(rows < 0 ? 0 : rows < kWarpRows ? rows : kWarpRows);
+}
+
 /// Rows first... of [end, pitch bytes] into a tile, bytes from...; zeros from row `end` on. Asynchronous.
-__device__ inline void load_tile(char* tile, const char* data, int64_t first, int64_t end, int64_t pitch,
-                                 int64_t from) {
+template <bool PLACED = false>
+__device__ inline void load_tile(char* tile, const char* data, int64_t first, int64_t end, int64_t pitch, int64_t from,
+                                 Placement placement = {}) {
   constexpr int kApart = kThreads / 8;  // rows between a thread's pieces, a multiple of 8: all are permuted alike
   const int row = threadIdx.x / 8, part = threadIdx.x % 8;
   if (part * 16 >= pitch - from) return;
@@ -60,7 +68,9 @@ __device__ inline void load_tile(char* tile, const char* data, int64_t first, in
 #pragma unroll
   for (int i = 0; i < kBlock / kApart; ++i) {
     const bool present = row + i * kApart < rows;
-    cp_async_16(target + i * kApart * kChunk, present ? source + i * kApart * pitch : data, present);
+    const char* piece = source + i * kApart * pitch;
+    if constexpr (PLACED) piece = data + placement.place_of(first + row + i * kApart) * pitch + from + part * 16;
+    cp_async_16(target + i * kApart * kChunk, present ? piece : data, present);
   }
 }
 
@@ -71,10 +81,10 @@ struct Scores {
   float v[kRows * kColumns];
 
   __device__ float& at(int r, int c) { return v[(c / 2) * 4 + 2 * r + c % 2]; }
-  __device__ static int r_of(int i) { return i >> 1 & 1; }  // v[i] is at(r_of(i), c_of(i))
-  __device__ static int c_of(int i) { return (i >> 2) * 2 + (i & 1); }
+  __device__ static constexpr int r_of(int i) { return i >> 1 & 1; }  // v[i] is at(r_of(i), c_of(i))
+  __device__ static constexpr int c_of(int i) { return (i >> 2) * 2 + (i & 1); }
   __device__ static int row(int r) { return (lane_id() >> 2) + 8 * r; }
-  __device__ static int column(int c) { return 8 * (c / 2) + 2 * (lane_id() & 3) + c % 2; }
+  __device__ static int column(int c, int lane = lane_id()) { return 8 * (c / 2) + 2 * (lane & 3) + c % 2; }
   __device__ void clear() {
 #pragma unroll
     for (float& x : v) x = 0.0f;
@@ -87,10 +97,10 @@ struct Scores<Exact> {
   float v[kRows * kColumns];
 
   __device__ float& at(int r, int c) { return v[r * kColumns + c]; }
-  __device__ static int r_of(int i) { return i / kColumns; }
-  __device__ static int c_of(int i) { return i % kColumns; }
+  __device__ static constexpr int r_of(int i) { return i / kColumns; }
+  __device__ static constexpr int c_of(int i) { return i % kColumns; }
   __device__ static int row(int r) { return (lane_id() >> 3) + 4 * r; }
-  __device__ static int column(int c) { return (lane_id() & 7) + 8 * c; }
+  __device__ static int column(int c, int lane = lane_id()) { return (lane & 7) + 8 * c; }
   __device__ void clear() {
 #pragma unroll
     for (float& x : v) x = 0.0f;

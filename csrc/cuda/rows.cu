@@ -6,6 +6,7 @@
 // Out: partial sums are added in a fixed order, the radial part is removed, and the result divided by the length.
 #include "rows.cuh"
 
+#include "labels.cuh"
 #include "launch.cuh"
 #include "library.cuh"
 #include "products.cuh"
@@ -20,6 +21,10 @@ struct Prepare {
   void* data;      // [G, N, width]
   float* scale;    // [G, scale_rows]
   float* inverse;  // [G, N] 1 / max(|x|, 1e-12), negative where the norm did not count; or null
+  Placement placement;
+  const int64_t* labels;  // [G, N], or null
+  float* narrow_labels;   // [G, scale_rows]
+  int* wide;              // one number
   int64_t rows, total, scale_rows;
   int features, width;
   bool normalize, tf32;
@@ -30,9 +35,9 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) prepare(Prepare p) {
   const int64_t line = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (line >= p.total) return;  // whole warps
-  const int64_t group = line / p.rows, row = line % p.rows;
+  const int64_t group = line / p.rows, row = line % p.rows, place = p.placement.place_of(row);
   const In* x = static_cast<const In*>(p.x.data) + group * p.x.stride_g + row * p.x.stride_n;
-  Out* data = static_cast<Out*>(p.data) + line * p.width;
+  Out* data = static_cast<Out*>(p.data) + (group * p.rows + place) * p.width;
   float power = 1.0f, scale = 1.0f, inverse = 1.0f;
   if (p.normalize) {
     Squares squares;
@@ -49,8 +54,13 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) prepare(Prepare p) {
     data[i] = from_float<Out>(p.tf32 ? __int_as_float(round_to_tf32(value)) : value);
   }
   if (lane == 0) {
-    p.scale[group * p.scale_rows + row] = scale;
+    p.scale[group * p.scale_rows + place] = scale;
     if (p.inverse) p.inverse[line] = inverse;
+    if (p.labels) {
+      const int64_t label = p.labels[line];
+      p.narrow_labels[group * p.scale_rows + place] = narrow(label, NAN);
+      if (label > kLargestLabel) atomicOr(p.wide, 1);
+    }
   }
 }
 
@@ -101,13 +111,18 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) finish(Finish p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
-#define PREPARE_ROWS_FIELDS(FIELD)                                         \
-  FIELD(Tensor, x) /* [G, N, D] */                                         \
-  FIELD(bool, normalize)                                                   \
-  FIELD(bool, tf32)      /* round float32 rows to it */                    \
-  FIELD(Tensor, data)    /* [G, N, padded D], a result like those below */ \
-  FIELD(Tensor, scale)   /* [G, N or more] float32 */                      \
-  FIELD(Tensor, inverse) /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count; or none */
+#define PREPARE_ROWS_FIELDS(FIELD)                                                                              \
+  FIELD(Tensor, x) /* [G, N, D] */                                                                              \
+  FIELD(bool, normalize)                                                                                        \
+  FIELD(bool, tf32)           /* round float32 rows to it */                                                    \
+  FIELD(int64_t, place_tiles) /* where rows are placed, with the next; 1 and 1: as they are */                  \
+  FIELD(int64_t, place_block)                                                                                   \
+  FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                      \
+  FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                                \
+  FIELD(Tensor, scale)         /* [G, N or more] float32 */                                                     \
+  FIELD(Tensor, inverse)       /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count */  \
+  FIELD(Tensor, narrow_labels) /* [G, N or more] float32 as passes over a bank compare them, placed; or none */ \
+  FIELD(Tensor, wide)          /* [1] int32 0: becomes 1 where a label does not fit; or none */
 ACTION_PARAMS(PrepareRowsParams, PREPARE_ROWS_FIELDS)
 
 int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
@@ -122,6 +137,10 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
                p.data.data,
                check.contiguous<float>(p.scale, "scale", {g, scale_rows}),
                check.optional<float>(p.inverse, "inverse", {g, n}),
+               {},
+               nullptr,
+               nullptr,
+               nullptr,
                n,
                g * n,
                scale_rows,
@@ -129,6 +148,12 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
                static_cast<int>(width),
                p.normalize,
                p.tf32};
+  call.placement = placement_of(check, p.place_tiles, p.place_block, n);
+  if (p.labels.given() || p.narrow_labels.given() || p.wide.given()) {
+    call.labels = check.contiguous<int64_t>(p.labels, "labels", {g, n});
+    call.narrow_labels = check.contiguous<float>(p.narrow_labels, "narrow_labels", {g, scale_rows});
+    call.wide = check.contiguous<int32_t>(p.wide, "wide", {1});
+  }
   if (!check.passed()) return check.status();
   auto* kernel = prepare<float, float>;
   if (p.x.dtype == Dtype::float16)

@@ -78,11 +78,9 @@ __device__ inline int64_t bisect(const int64_t* keys, int count, int k, int limi
   return low;
 }
 
-/// Moves k to `limit` of the best of `count` keys to the front of `target`, which may be where they are; all of them if
-/// there are no more than `limit`. With fewer than k, `threshold` stays.
-__device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target, int k, int limit, float threshold) {
+/// Moves those of `count` keys that reach `low` to the front of `target`, which may be where they are; how many.
+__device__ inline int keep_from(const int64_t* keys, int count, int64_t* target, int64_t low) {
   const int lane = lane_id();
-  const int64_t low = count > limit ? bisect(keys, count, k, limit) : kEmptyKey;
   int kept = 0;
   for (int first = 0; first < count; first += 32) {
     const int64_t key = first + lane < count ? keys[first + lane] : kEmptyKey;
@@ -93,6 +91,14 @@ __device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target
     kept += __popc(keepers);
   }
   __syncwarp();
+  return kept;
+}
+
+/// Moves k to `limit` of the best of `count` keys to the front of `target`, which may be where they are; all of them if
+/// there are no more than `limit`. With fewer than k, `threshold` stays.
+__device__ inline Kept keep_best(const int64_t* keys, int count, int64_t* target, int k, int limit, float threshold) {
+  const int64_t low = count > limit ? bisect(keys, count, k, limit) : kEmptyKey;
+  const int kept = keep_from(keys, count, target, low);
   if (count > limit) threshold = fmaxf(threshold, key_similarity(low));
   return {kept, threshold};
 }
@@ -122,8 +128,8 @@ struct Selection {
 
   static constexpr int kShared = kWarpRows * (sizeof(int) + sizeof(float)) + 32;  // bytes a warp
 
-  /// Before a walk: rows `first`... are this warp's.
-  __device__ void start(char* shared, const Places& its, int64_t first, int64_t end) {
+  /// Before a walk. Lane i < 16 tells whether row i is `wanted`: it exists, and is to be selected for.
+  __device__ void start(char* shared, const Places& its, bool wanted) {
     counts = reinterpret_cast<int*>(shared);
     limits = reinterpret_cast<float*>(shared) + kWarpRows;
     places = reinterpret_cast<Places*>(limits + kWarpRows);
@@ -131,7 +137,7 @@ struct Selection {
     if (lane_id() == 0) *places = its;
     if (lane_id() < kWarpRows) {
       counts[lane_id()] = 0;
-      limits[lane_id()] = first + lane_id() < end ? -INFINITY : INFINITY;
+      limits[lane_id()] = wanted ? -INFINITY : INFINITY;
     }
     __syncwarp();
     reload();
@@ -179,11 +185,13 @@ struct Selection {
     reload();
   }
 
-  /// Tells the other num_splits what this one has found, and learns from them. `quota` is k / num_splits, rounded up.
-  __device__ void exchange(int split, int num_splits, int quota, int rows) {
+  /// Tells the other num_splits what this one has found for each wanted row, and learns from them. `quota` is
+  /// k / num_splits, rounded up.
+  __device__ void exchange(int split, int num_splits, int quota, unsigned wanted) {
     __syncwarp();  // all have read their thresholds before any is raised
 #pragma unroll 1
-    for (int row = 0; row < rows; ++row) {
+    for (; wanted; wanted &= wanted - 1) {
+      const int row = __ffs(wanted) - 1;
       int* floors = all_floors + places->floors + int64_t{row} * num_splits;
       const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
       const int count = counts[row], slack = quota + quota / 4;
@@ -204,10 +212,12 @@ struct Selection {
     reload();
   }
 
-  /// After a walk: the best k keys of row i go to target + i * pitch, behind them empty ones.
-  __device__ void finish(int64_t* target, int64_t pitch, int rows) {
+  /// After a walk: the best k keys of each wanted row i, a bit of `wanted`, go to target + i * pitch, behind them empty
+  /// ones.
+  __device__ void finish(int64_t* target, int64_t pitch, unsigned wanted) {
     __syncwarp();
-    for (int row = 0; row < rows; ++row) {
+    for (; wanted; wanted &= wanted - 1) {
+      const int row = __ffs(wanted) - 1;
       int64_t* out = target + row * pitch;
       const int64_t* keys = buffers + places->buffer + int64_t{row} * capacity;
       const Kept kept = keep_best(keys, counts[row], out, k, k, limits[row]);

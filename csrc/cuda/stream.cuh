@@ -54,25 +54,28 @@ inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_
       "num_splits of span rows must cover all rows in whole tiles, none of them empty");
 }
 
-/// Shared memory of a block: tiles, two sets of terms, and what the kernel needs besides.
+/// Shared memory of a block: tiles, two sets of terms for each row, and what the kernel needs besides.
 inline int shared_bytes(const Plan& p, int terms, int besides) {
   return (p.left_tiles + 2 * p.stage_tiles) * kTile + 2 * kBlock * terms * 4 + besides;
 }
 
-/// TERMS float32 come with every row on the right. SUMS: a tile's similarities become weights in a sum of its rows.
-template <class Math, int LEFTS, int RIGHTS, int TERMS, bool SUMS>
+/// TERMS float32 come with every row on the right, from each of ARRAYS. SUMS: a tile's similarities become weights in a
+/// sum of its rows. PLACED: rows on the right, and their terms, come in the order that they had before their placement.
+template <class Math, int LEFTS, int RIGHTS, int TERMS, bool SUMS, int ARRAYS = 1, bool PLACED = false>
 struct Stream {
   static constexpr bool kPair = LEFTS == 2 || RIGHTS == 2;
 
   Plan plan;
   const char* left[LEFTS];    // rows of this group, of which those from `first` to before `left_end` are ours
   const char* right[RIGHTS];  // rows of this group
-  const float* terms;         // [rows on the right, TERMS], padded to whole tiles
+  static_assert(ARRAYS <= 2);
+  const float* terms[ARRAYS];  // [rows on the right, TERMS], padded to whole tiles; all but the first may be null
   int64_t first, left_end;
-  int out;  // first chunk of the columns that are summed up
+  int out;              // first chunk of the columns that are summed up
+  Placement placement;  // of the rows on the right
 
   __device__ char* stage(int i) const { return shared_memory + (plan.left_tiles + i * plan.stage_tiles) * kTile; }
-  __device__ float* term_slot(int i) const { return reinterpret_cast<float*>(stage(2)) + i * kBlock * TERMS; }
+  __device__ float* term_slot(int i) const { return reinterpret_cast<float*>(stage(2)) + i * ARRAYS * kBlock * TERMS; }
   /// The shared memory after the stream's.
   __device__ char* besides() const { return reinterpret_cast<char*>(term_slot(2)); }
 
@@ -159,7 +162,8 @@ struct Stream {
     for (int r = 0; r < RIGHTS; ++r) {
 #pragma unroll 1
       for (int i = 0; i < chunks; ++i) {
-        load_tile(stage + (r * pitch + i) * kTile, right[r], start, end, plan.pitch, int64_t{from + i} * kChunk);
+        load_tile<PLACED>(stage + (r * pitch + i) * kTile, right[r], start, end, plan.pitch, int64_t{from + i} * kChunk,
+                          placement);
       }
     }
     if (!plan.resident && !columns) {
@@ -169,8 +173,20 @@ struct Stream {
       }
     }
     if (phase == 0) {
-      for (int piece = threadIdx.x; piece < kBlock * TERMS / 4; piece += kThreads) {
-        cp_async_16(slot + 4 * piece, terms + start * TERMS + 4 * piece, true);
+      if constexpr (PLACED) {
+        static_assert(TERMS == 1 && ARRAYS == 1);
+        for (int row = threadIdx.x; row < kBlock; row += kThreads) {
+          const bool present = start + row < end;
+          cp_async_4(slot + row, present ? terms[0] + placement.place_of(start + row) : terms[0], present);
+        }
+      } else {
+        constexpr int kPieces = kBlock * TERMS / 4;
+        for (int piece = threadIdx.x; piece < ARRAYS * kPieces; piece += kThreads) {
+          // By a choice: registers have no addresses.
+          const float* source = piece < kPieces ? terms[0] : terms[ARRAYS - 1];
+          if (ARRAYS == 2 && !source) continue;
+          cp_async_16(slot + 4 * piece, source + start * TERMS + 4 * (piece % kPieces), true);
+        }
       }
     }
   }

@@ -1,6 +1,6 @@
 """Banks that are made to mislead a selection: the result stays exact, to the last tie, on every backend.
 
-All numbers are small and whole, so that every similarity is exact and most are tied. In the Triton backend limits from
+All numbers are small and whole, so that every similarity is exact and most are tied. In the GPU backends limits from
 group maxima leave few candidates; where they cannot, a buffer selects again for the queries that are flagged. Which
 way a case goes is part of the test.
 """
@@ -8,6 +8,7 @@ way a case goes is part of the test.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 import formulas
 import pytest
@@ -18,21 +19,21 @@ from action_kernels import action_contrast, hard_negatives
 
 N, M, D, K = 6, 1024, 8, 16
 LARGE = 2**40  # labels beyond 32 bits
+BY_LIMITS = "triton", "cuda"  # backends
 
 
 @pytest.fixture
 def redone(backend: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of each call of the Triton backend in which limits select: for how many queries the buffer selects again."""
+    """Of each call of a GPU backend in which limits select: for how many queries the buffer selects again."""
     found: list[int] = []
-    if backend == "triton":
-        from action_kernels.backends.triton import search
-
+    if backend in BY_LIMITS:
+        search = import_module(f"action_kernels.backends.{backend}.search")
         select = search.buffered
 
         def watched(*arguments: object) -> Tensor:
             flags = arguments[-1]
-            if isinstance(flags, Tensor):
-                found.append(int((flags != 0).sum()))
+            if isinstance(flags, Tensor):  # CUDA's are negative, or the number of rows that were found
+                found.append(int((flags < 0 if backend == "cuda" else flags != 0).sum()))
             return select(*arguments)
 
         monkeypatch.setattr(search, "buffered", watched)
@@ -97,7 +98,7 @@ def test_misleading_banks(backend: str, device: str, redone: list[int], case: st
     exact = query.double() @ bank.double().T
     result = hard_negatives(query.to(device), bank.to(device), K, normalize=False)
     check(result, exact, formulas.selection(exact, K))
-    assert [count > 0 for count in redone] == [again] * (backend == "triton")
+    assert [count > 0 for count in redone] == [again] * (backend in BY_LIMITS)
 
 
 @pytest.mark.parametrize("case", ["in no order", "runs of 32", "all rows equal", "a wide plateau"])
@@ -110,7 +111,7 @@ def test_beside_softmaxes_and_their_gradient(backend: str, device: str, redone: 
         temps = {"student_temp": 50.0, "teacher_temp": 20.0}
         result = action_contrast(rows, query.to(device), bank.to(device), K, **temps, normalize=False)
         check(result[1:], exact, formulas.selection(exact, K))
-    assert [count > 0 for count in redone] == [again, again] * (backend == "triton")
+    assert [count > 0 for count in redone] == [again, again] * (backend in BY_LIMITS)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -137,7 +138,7 @@ def test_labels(backend: str, device: str, redone: list[int], base: int, again: 
         normalize=False,
     )
     check(result, exact, formulas.selection(exact, K, *labels))
-    if backend == "triton":
+    if backend in BY_LIMITS:
         assert redone == [N]  # one of the labels is beyond float32's whole numbers, whatever the base
 
 
@@ -160,7 +161,7 @@ def test_few_eligible_rows(backend: str, device: str, redone: list[int], eligibl
         normalize=False,
     )
     check(result, exact, formulas.selection(exact, K, *labels))
-    assert redone == [0] * (backend == "triton")
+    assert redone == [0] * (backend in BY_LIMITS)
 
 
 def test_one_query_of_many_is_redone(backend: str, device: str, redone: list[int]) -> None:
@@ -171,7 +172,7 @@ def test_one_query_of_many_is_redone(backend: str, device: str, redone: list[int
     bank, query = bank.float(), query.float()
     exact = query.double() @ bank.double().T
     check(hard_negatives(query.to(device), bank.to(device), K, normalize=False), exact, formulas.selection(exact, K))
-    assert redone == [1] * (backend == "triton")
+    assert redone == [1] * (backend in BY_LIMITS)
 
 
 @pytest.mark.parametrize("k", [1, 2, 100, 128, 129, M, M + 5])
@@ -198,7 +199,7 @@ def test_groups_of_banks(backend: str, device: str, redone: list[int]) -> None:
     for g in range(3):
         expected = formulas.selection(exact[g], K, labels[0][g], labels[1][g])
         check((similarity[g], index[g]), exact[g], expected)
-    assert redone == [N] * (backend == "triton")
+    assert redone == [N] * (backend in BY_LIMITS)
 
 
 def test_nan_and_infinity_and_zeros_of_both_signs(backend: str, device: str, redone: list[int]) -> None:
@@ -209,14 +210,14 @@ def test_nan_and_infinity_and_zeros_of_both_signs(backend: str, device: str, red
     query[3] = -0.0
     exact = query.double() @ bank.double().T
     check(hard_negatives(query.to(device), bank.to(device), K, normalize=False), exact, formulas.selection(exact, K))
-    assert redone == [1] * (backend == "triton")  # all rows are equal for the query of zeros
+    assert redone == [1] * (backend in BY_LIMITS)  # all rows are equal for the query of zeros
     bank[5, 1] = torch.inf
     query[query == 0] = 1  # infinity times zero would be NaN
     query[3] = 2
     exact = query.double() @ bank.double().T
     result = hard_negatives(query.to(device), bank.to(device), K, normalize=False)
     check(result, exact, formulas.selection(exact, K))
-    assert redone[1:] == [N - 1] * (backend == "triton")  # all but the query with NaN
+    assert redone[1:] == [N - 1] * (backend in BY_LIMITS)  # all but the query with NaN
 
 
 @pytest.mark.parametrize("seed", range(3))

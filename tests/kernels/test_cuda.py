@@ -24,6 +24,7 @@ from torch import Tensor
 
 import action_kernels
 from action_kernels import action_contrast, contrastive_distillation, hard_negatives, use_backend
+from action_kernels.backends.thresholds import AS_THEY_ARE, Placement
 
 HOST = os.environ.get("ACTION_CUDA_HOST")
 DEVICE = "cpu" if HOST else "cuda"
@@ -162,10 +163,17 @@ def test_more_work_than_blocks(kernels: None) -> None:
 # ------------------------------------------------------------------------------------------------------ selection
 
 
+def by_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it select for all queries."""
+    search = import_module("action_kernels.backends.cuda.search")
+    monkeypatch.setattr(search, "tiles_of_group", lambda *sizes: 0)
+
+
 @pytest.mark.parametrize("order", ["rising", "falling", "all equal"])
 @pytest.mark.parametrize("k", [1, 40])
-def test_selection_whose_buffer_fills(kernels: None, order: str, k: int) -> None:
+def test_selection_whose_buffer_fills(kernels: None, monkeypatch: pytest.MonkeyPatch, order: str, k: int) -> None:
     """In rising order every row of the bank beats all before it; equal ones must all be turned away."""
+    by_the_buffer(monkeypatch)
     m = 1500
     position = {"rising": torch.arange(m), "falling": torch.arange(m).flip(0), "all equal": torch.zeros(m)}[order]
     bank = torch.stack([position.float() - 700, torch.ones(m)], dim=-1).to(DEVICE)
@@ -183,15 +191,16 @@ def test_splits_of_a_bank_that_know_of_each_other(
     kernels: None, monkeypatch: pytest.MonkeyPatch, values: str, k: int
 ) -> None:
     """Launched twice, every split begins with what all have found, as if the others had been there first."""
-    module = import_module("action_kernels.backends.cuda.bank_pass")
-    launch, floors = module._bank_pass, []
+    by_the_buffer(monkeypatch)
+    module = import_module("action_kernels.backends.cuda.buffered")
+    launch, floors = module._buffered, []
 
     def twice(params: NamedTuple, x: Tensor) -> None:
         launch(params, x)
         floors.append(params.floors)
         launch(params, x)
 
-    monkeypatch.setattr(module, "_bank_pass", twice)
+    monkeypatch.setattr(module, "_buffered", twice)
     m, classes = 1500, 3
     bank = {
         "ties": torch.randint(-6, 7, (m, 1)).float(),
@@ -211,6 +220,66 @@ def test_splits_of_a_bank_that_know_of_each_other(
     assert torch.equal(index.cpu(), torch.tensor(formulas.selection(exact, k, *labels)))
     if HOST:  # a GPU is large enough for splits that are too short for a floor
         assert floors and (floors[0] > -(2**31)).all()
+
+
+def placed(rows: Tensor, placement: Placement) -> Tensor:
+    """Rows [G, M, D] in the order in which the kernels keep them."""
+    dealt = placement.tiles * placement.block
+    first = rows[:, :dealt].unflatten(1, (placement.block, placement.tiles)).transpose(1, 2).flatten(1, 2)
+    return torch.cat([first, rows[:, dealt:]], 1)
+
+
+@pytest.mark.parametrize("placement", [AS_THEY_ARE, Placement(3, 64), Placement(2, 128)])
+def test_placed_rows(kernels: None, placement: Placement) -> None:
+    """Neighbours come into different tiles; rows behind the last whole tile stay, and so does what a row is."""
+    prepare_all = operator_file("cuda", "rows").prepare_all
+    bank, labels = torch.randn(2, 270, 24, device=DEVICE), torch.randint(-1, 9, (2, 270), device=DEVICE)
+    (_, plain), _ = prepare_all(True, bank, bank)
+    (_, dealt), _ = prepare_all(True, bank, bank, placement=placement, labels=labels)
+    assert torch.equal(dealt.data, placed(plain.data, placement))
+    assert torch.equal(dealt.scale[:, :270], placed(plain.scale[:, :270, None], placement)[..., 0])
+    narrow = torch.where(labels < 0, torch.nan, labels.float())
+    torch.testing.assert_close(
+        dealt.labels[:, :270], placed(narrow[..., None], placement)[..., 0], rtol=0, atol=0, equal_nan=True
+    )
+    assert dealt.wide.item() == 0
+
+
+def test_limits_leave_k_groups(kernels: None) -> None:
+    """The k-th largest maximum, or one that few more groups reach, less the bound; with more than registers hold."""
+    limits_of = operator_file("cuda", "limits").limits_of
+    for groups in (40, 700):
+        maxima = torch.randn(1, 9, groups, device=DEVICE)
+        maxima[0, 3, 7:] = torch.finfo(torch.float32).min  # fewer than k eligible groups
+        maxima[0, 4] = 0.5
+        best = maxima.sort(descending=True).values
+        limits, found = limits_of(maxima, 32, 2.0**-10, None, None)
+        enough = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8])
+        assert (found == 0).all() and (limits[0, enough] <= best[0, enough, 31] - 2.0**-9 + 1e-6).all()
+        assert (limits[0, enough] >= best[0, enough, 34] - 2.0**-9 - 1e-6).all()
+        assert -3.41e38 < limits[0, 3].item() < -3.39e38
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_similarities_are_rounded_once(kernels: None, dtype: torch.dtype) -> None:
+    """Whichever the tile of its row and its place among the queries: the sum in float64, rounded to float32."""
+    query, bank = torch.randn(70, 100).to(dtype), torch.randn(3000, 100).to(dtype)
+    similarity, index = (x.cpu() for x in hard_negatives(query.to(DEVICE), bank.to(DEVICE), 20, normalize=False))
+    exact = (query.double().unsqueeze(1) * bank.double()[index]).sum(-1).float()
+    torch.testing.assert_close(similarity, exact, rtol=1e-9, atol=0)
+    again, where = hard_negatives(query[7:20].to(DEVICE), bank.to(DEVICE), 20, normalize=False)
+    assert torch.equal(again.cpu(), similarity[7:20]) and torch.equal(where.cpu(), index[7:20])
+
+
+@pytest.mark.parametrize("k", [40, 500])
+def test_flagged_queries_among_others_with_splits(kernels: None, k: int) -> None:
+    """Whose candidates from all splits are more than a block sorts at once."""
+    m = 20000
+    bank = torch.stack([torch.randn(m), torch.arange(m) % 2.0], -1)  # a plateau for whom the second column is all
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    _, index = hard_negatives(query.to(DEVICE), bank.to(DEVICE), k, normalize=False)
+    expected = torch.tensor(formulas.selection(query.double() @ bank.double().T, k))
+    assert torch.equal(index.cpu(), expected)
 
 
 @pytest.mark.parametrize("k", [4096, 4097, 5000])

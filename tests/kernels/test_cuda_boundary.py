@@ -31,36 +31,50 @@ FILES = (
     "action_contrast",
     "anatomical_contrast",
     "bank_pass",
+    "buffered",
+    "collect",
     "hard_negatives",
     "indexed_rows",
+    "limits",
     "relation_negatives",
     "rows",
     "selection",
+    "verdicts",
 )
 LAUNCHERS = (
     "bank_pass",
+    "buffered",
+    "collect",
     "contrast_gradient",
     "finish_gradient",
     "indexed_bank_gradient",
     "info_nce",
     "info_nce_gradient",
+    "limits",
     "merge_splits",
     "order_keys",
     "prepare_rows",
     "query_terms",
     "relation_negatives",
     "selected_query_gradient",
+    "verdicts",
 )
 # Raw rows are read in place, whatever their strides.
 IN_PLACE = {("prepare_rows", "x"), ("finish_gradient", "x")} | {
     (launcher, "bank")
     for launcher in ("info_nce", "info_nce_gradient", "selected_query_gradient", "indexed_bank_gradient")
 }
-# Of another length they are as good: a bank that an index names, rows to draw from, a scale that may be longer, sums of
-# any number of splits.
+# Of another length they are as good: a bank that an index names, or whose scales are padded, rows to draw from, a scale
+# that may be longer, sums of any number of splits.
 ANY_LENGTH = {("prepare_rows", "scale"), ("relation_negatives", "rows"), ("merge_splits", "statistics")} | IN_PLACE
+ANY_LENGTH |= {(launcher, "bank") for launcher in ("bank_pass", "collect", "contrast_gradient", "verdicts")}
 # Their first size is no number of groups, but of blocks or splits.
-ANY_COUNT = {("bank_pass", "buffer"), ("contrast_gradient", "partial"), ("finish_gradient", "partial")}
+ANY_COUNT = {
+    ("buffered", "buffer"),
+    ("collect", "counts"),
+    ("contrast_gradient", "partial"),
+    ("finish_gradient", "partial"),
+}
 EXCUSED = {
     "with gaps": IN_PLACE,
     "a group too few": ANY_COUNT,
@@ -113,6 +127,10 @@ def run_every_operator() -> None:
     start = torch.tensor([[0, 100, rows]] * groups, device=DEVICE)
     order = torch.arange(rows, device=DEVICE).repeat(groups, 1)
     kernels.relation_negatives(query_labels, thresholds, start, order, k, 1)
+    # The last calls are those that are recorded: with everything that a launcher can be given.
+    kernels.hard_negatives(student, bank, k, query_labels, bank_labels, True)
+    kernels.hard_negatives(student, bank, k, query_labels, bank_labels, False)
+    kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, True, True)
 
 
 def refusal(launcher: str, **others: Any) -> str:
@@ -168,19 +186,25 @@ def test_a_tensor_that_is_missing_is_named(launcher: str) -> None:
             assert ", got None" in refusal(launcher, **{name: None})
 
 
-def test_labels_come_in_pairs() -> None:
-    assert "query_labels must be" in refusal("bank_pass", query_labels=None)
-    assert "bank_labels must be" in refusal("bank_pass", bank_labels=None)
+@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "contrast_gradient", "verdicts"])
+def test_labels_come_in_pairs(launcher: str) -> None:
+    assert "query_labels must be" in refusal(launcher, query_labels=None)
+    assert "bank_labels must be" in refusal(launcher, bank_labels=None)
 
 
-@pytest.mark.parametrize("launcher", ["bank_pass", "contrast_gradient"])
+def test_labels_are_narrowed_with_a_place_for_them() -> None:
+    for name in ("labels", "narrow_labels", "wide"):
+        assert f"{name} must be" in refusal("prepare_rows", **{name: None})
+
+
+@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "collect", "contrast_gradient", "verdicts"])
 def test_rows_that_are_copied_in_pieces_are_padded_and_aligned(launcher: str) -> None:
     params = recorded()[launcher]
-    names = "student", "teacher", "bank"
+    names = [name for name in ("student", "teacher", "query", "bank") if hasattr(params, name)]
     narrow = {name: getattr(params, name)[..., :24].contiguous() for name in names}
     if launcher == "contrast_gradient":
         narrow["partial"] = params.partial[..., :24].contiguous()
-    assert "student must be padded to whole pieces of 32 bytes" in refusal(launcher, **narrow)
+    assert f"{names[0]} must be padded to whole pieces of 32 bytes" in refusal(launcher, **narrow)
     for name in names:
         x = getattr(params, name)
         shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
@@ -195,9 +219,10 @@ def test_rows_that_are_read_four_features_at_a_time_are_aligned(launcher: str) -
 
 
 def test_splits_cover_the_bank_in_whole_tiles() -> None:
-    span = recorded()["bank_pass"].span
-    for wrong in (0, -span, span + 1, span // 2 + 4, 10 * span):
-        assert "num_splits of span rows must cover all rows" in refusal("bank_pass", span=wrong)
+    for launcher in ("bank_pass", "buffered", "verdicts"):
+        span = recorded()[launcher].span
+        for wrong in (0, -span, span + 1, span // 2 + 4, 10 * span):
+            assert "num_splits of span rows must cover all rows" in refusal(launcher, span=wrong)
     partial = recorded()["contrast_gradient"].partial
     more = torch.cat([partial] * 9)
     for wrong in ({"span": 0}, {"span": 8}, {"partial": more}, {"span": 64, "partial": partial[:0]}):
@@ -205,14 +230,60 @@ def test_splits_cover_the_bank_in_whole_tiles() -> None:
 
 
 def test_the_selections_numbers_fit_its_buffer() -> None:
-    params = recorded()["bank_pass"]
+    params = recorded()["buffered"]
     said = "kept, limit and quota must fit"
-    assert said in refusal("bank_pass", limit=params.kept - 1)
-    assert said in refusal("bank_pass", limit=params.buffer.shape[2])
-    assert said in refusal("bank_pass", quota=0)
-    assert said in refusal("bank_pass", buffer=params.buffer[..., : params.limit + 1].contiguous())
-    nothing = {"teacher": None, "teacher_scale": None, "kept": 0}
-    assert "a teacher, a selection, or both" in refusal("bank_pass", **nothing)
+    assert said in refusal("buffered", limit=params.kept - 1)
+    assert said in refusal("buffered", limit=params.buffer.shape[2])
+    assert said in refusal("buffered", quota=0)
+    assert said in refusal("buffered", kept=0)
+    assert said in refusal("buffered", buffer=params.buffer[..., : params.limit + 1].contiguous())
+    assert said in refusal("buffered", keys=params.keys[..., : params.kept * params.num_splits - 1].contiguous())
+
+
+def test_a_first_pass_has_something_to_do() -> None:
+    nothing = {"teacher": None, "teacher_scale": None, "maxima": None}
+    assert "a teacher, maxima, or both" in refusal("bank_pass", **nothing)
+
+
+def test_groups_are_whole() -> None:
+    for wrong in (0, -1, 3, 1 << 20):
+        assert "tiles_of_group must be a power of two" in refusal("bank_pass", tiles_of_group=wrong)
+    fewer = recorded()["bank_pass"].maxima[..., :-1].contiguous()
+    assert "maxima must be" in refusal("bank_pass", maxima=fewer)
+    for wrong in (0, recorded()["limits"].maxima.shape[2] + 1):
+        assert "k must be positive and no more than there are groups" in refusal("limits", k=wrong)
+
+
+@pytest.mark.parametrize("launcher", ["collect", "contrast_gradient", "verdicts"])
+def test_words_fit_their_lines(launcher: str) -> None:
+    for wrong in (0, -1, recorded()[launcher].words.shape[2] + 1, 1 << 62):
+        assert "capacity words of every split must fit a line" in refusal(launcher, capacity=wrong)
+
+
+def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
+    params = recorded()["contrast_gradient"]
+    names = "student", "teacher", "bank", "partial"
+    wide = {name: torch.nn.functional.pad(getattr(params, name), (0, 128)) for name in names}
+    said = "verdicts come with the student's gradient"
+    assert said in refusal("contrast_gradient", **wide)
+    partial = params.bank.new_empty((1, *params.bank.shape), dtype=torch.float32)
+    assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
+
+
+@pytest.mark.parametrize("launcher", ["buffered", "collect", "prepare_rows"])
+def test_places_are_those_of_the_bank(launcher: str) -> None:
+    for wrong in ((0, 64), (1, 0), (-2, 64), (2, 1 << 40), (1 << 40, 2), (301, 1), (2, 151)):
+        tiles, block = wrong
+        said = refusal(launcher, place_tiles=tiles, place_block=block)
+        assert "place_tiles tiles of place_block rows must fit the bank" in said
+
+
+def test_more_keys_than_a_block_sorts_are_left_to_others() -> None:
+    params = recorded()["order_keys"]
+    assert "count must be" in refusal("order_keys", count=params.keys.shape[2] + 1)
+    long = torch.nn.functional.pad(params.keys, (0, 5000))
+    results = {name: torch.nn.functional.pad(getattr(params, name), (0, 5000)) for name in ("similarity", "index")}
+    assert "count must be" in refusal("order_keys", keys=long, count=4097, **results)
 
 
 def test_a_library_that_was_built_from_other_headers_is_refused() -> None:

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from tools.machine_code.chips import A100, CHIPS
-from tools.machine_code.cuda_kernels import LIBRARY, Kernel, code_in, kernels, readable, usage_in
+from tools.machine_code.cuda_kernels import LIBRARY, STREAMING, Kernel, code_in, kernels, readable, usage_in
 
 USAGE = """
 Fatbin elf code:
@@ -72,7 +72,7 @@ def test_faults() -> None:
     assert kernel(product).faults(A100, A100.shared) == ["too much shared memory"]
     assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;").faults(A100, 0) == ["no tensor-core instructions"]
     assert kernel("/*0000*/ HFMA2.MMA R1, -RZ, RZ, 0, 0 ;").faults(A100, 0) == ["no tensor-core instructions"]
-    for name in ("student_grad<Exact>", "info_nce<float>", "merge"):
+    for name in ("student_grad<Exact, true>", "info_nce<float>", "merge"):
         assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;", name=name).faults(A100, 0) == []
 
 
@@ -95,7 +95,11 @@ def test_shared_memory_is_what_the_launchers_ask_for() -> None:
     assert kernel(name="bank_pass<Bfloat, true, false>").shared(library, 128) == tiles
     assert kernel(name="bank_pass<Bfloat, true, true>").shared(library, 128) > tiles
     assert kernel(name="bank_pass<Half, false, true>").shared(library, 128) < tiles
-    assert kernel(name="student_grad<Bfloat>").shared(library, 128) == tiles
+    assert kernel(name="student_grad<Bfloat, false>").shared(library, 128) == tiles
+    words = 4 * (8 + 3 * 16 * 4)  # of four warps: where their lines begin; counts, limits and labels of 16 queries
+    assert kernel(name="student_grad<Bfloat, true>").shared(library, 128) == tiles + 2 * 64 * 4 + words
+    assert kernel(name="verdicts<Bfloat>").shared(library, 128) == (2 + 2 * 2) * 8192 + 2 * 2 * 64 * 4 + words
+    assert kernel(name="buffered<Half>").shared(library, 128) < tiles
     assert kernel(name="bank_grad<Bfloat>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 12 * 4
     assert Kernel("sm_80", "order", 30, 77, ()).shared(library, 128) == 77
 
@@ -115,7 +119,7 @@ def built() -> list[Kernel]:
 def test_the_library_has_every_streaming_kernel_for_every_architecture(built: list[Kernel]) -> None:
     found = {(kernel.arch, kernel.name.partition("<")[0]) for kernel in built}
     archs = {arch for arch, _ in found}
-    assert archs and {(arch, name) for arch in archs for name in ("bank_pass", "student_grad", "bank_grad")} <= found
+    assert archs and {(arch, name) for arch in archs for name in STREAMING} <= found
 
 
 @needs_library

@@ -1,4 +1,6 @@
-"""``python -m tools.estimates.long_bank``: how long the CUDA backend's selection from a long bank should take.
+"""``python -m tools.estimates.long_bank``: how long the CUDA backend's buffer should take to select from a long bank.
+
+It selects for queries that limits from group maxima do not serve; for all of them, where k is too large for limits.
 
 Nothing here is measured on a GPU. The walk of a warp is simulated on random similarities, with the buffers, clearings
 and shared thresholds of ``csrc/cuda/select.cuh``: it tells how often each part of the kernel runs. The machine code in
@@ -131,7 +133,7 @@ def simulate(planned: Plan, seed: int = 0) -> Events:
 
 @dataclass(frozen=True)
 class Parts:
-    """Instructions of the bank pass's parts, for a warp."""
+    """Instructions of the pass's parts, for a warp."""
 
     tile: int  # once a tile, at the most
     copy: int  # a chunk of 128 bytes a row, as the next
@@ -149,7 +151,7 @@ class Parts:
 
 
 def parts(kernel: Kernel) -> Parts:
-    """Of a bank pass that selects, by the loops in its machine code."""
+    """Of the selection by a buffer, by the loops in its machine code."""
     lines = kernel.sass
     place = {int(match[1], 16): i for i, line in enumerate(lines) if (match := re.match(r"\s*/\*([0-9a-f]+)\*/", line))}
     loops = []
@@ -230,7 +232,7 @@ def main(queries: Sequence[int] = (1024, 16384), rows: int = 1 << 20, k: int = 5
 
 
 def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
-    passes = {kernel.arch: kernel for kernel in kernels() if kernel.name == "bank_pass<Bfloat, false, true>"}
+    passes = {kernel.arch: kernel for kernel in kernels() if kernel.name == "buffered<Bfloat>"}
     for rates in RATES.values():
         if (kernel := passes.get(f"sm_{rates.chip.capability}")) is None:
             yield f"(the library was not built for {rates.chip.name}: ACTION_CUDA_ARCHS)"

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "action_kernels" / "_cuda_kernels.so"
 THREADS = 128  # of a streaming kernel's block
 MATHS = {"Exact": (4, 0, 0), "Tf32": (4, 0, 1), "Half": (2, 1, 0), "Bfloat": (2, 2, 0)}  # bytes, dtype, tf32
-STREAMING = ("bank_pass", "student_grad", "bank_grad")
+STREAMING = ("bank_pass", "verdicts", "buffered", "student_grad", "bank_grad")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,12 @@ class Kernel:
         flags = [word == "true" for word in re.findall(r"true|false", self.name)]
         if self.name.startswith("bank_pass"):
             asked = library.action_bank_pass_shared(dtype, tf32, ctypes.c_int64(pitch), *flags)
+        elif self.name.startswith(("verdicts", "buffered")):
+            shared = getattr(library, f"action_{self.name.partition('<')[0]}_shared")
+            asked = shared(dtype, tf32, ctypes.c_int64(pitch))
         else:
-            asked = library.action_contrast_gradient_shared(
-                self.name.startswith("bank_grad<"), dtype, tf32, ctypes.c_int64(pitch)
-            )
+            for_bank = self.name.startswith("bank_grad<")
+            asked = library.action_contrast_gradient_shared(for_bank, dtype, tf32, ctypes.c_int64(pitch), any(flags))
         return self.static_shared + asked
 
     def faults(self, chip: Chip, shared: int) -> list[str]:

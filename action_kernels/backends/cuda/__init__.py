@@ -8,12 +8,19 @@ synchronises with the host; the same input gives the same bits.
     library       the library and its launchers
     rows          preparing rows, finishing gradients
     plan          how a bank is divided among blocks
-    bank_pass     one pass over the bank: both softmaxes' sums, the divergence, the candidates for the selection
-    selection     sorting the candidates
+    bank_pass     the first pass over the bank: both softmaxes' sums, the divergence, the group maxima
+    search        a selection from start to end
+    limits        what a similarity has to reach, from the group maxima
+    verdicts      the second pass, where no gradient is wanted: which rows reach it
+    words         where verdicts are kept
+    collect       their similarities, in one defined rounding
+    buffered      the selection that takes anything, for queries that limits do not serve
+    selection     sorting what was selected
     indexed_rows  the gradient of indexed rows in the bank
 
 Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
-selection a buffer per running block (up to 256 MiB altogether, more only where a single block needs it).
+selection group maxima, then verdicts on some 2k rows per query, and a buffer per running block (up to 256 MiB
+altogether, more only where a single block needs it).
 
 ``ACTION_CUDA_HOST`` names a library with the same kernels compiled for the CPU, for tests: CPU tensors then.
 """

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..gpu import boost, largest_finite, splits
 from ..interface import ContrastResult
+from ..thresholds import AS_THEY_ARE
 from .bank_pass import bank_pass, merge_splits
 from .library import bind, processors
 from .plan import TILE, tiles
 from .rows import Rows, finish_gradient, prepare_all
-from .selection import in_order
+from .search import Search
+from .verdicts import verdicts
 
 _LOG2E = math.log2(math.e)
 _TERMS = 12  # floats per query from which a gradient takes its probabilities
@@ -53,6 +55,12 @@ class ContrastGradientParams(NamedTuple):
     teacher_grad_scale: float
     boost: float
     partial: Tensor
+    limits: Tensor | None
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    capacity: int
+    words: Tensor | None
+    counts: Tensor | None
 
 
 _query_terms = bind("query_terms", QueryTermsParams)
@@ -71,21 +79,36 @@ def action_contrast(
     normalize: bool,
     with_student_grad: bool,
 ) -> ContrastResult:
-    rows, tf32 = prepare_all(normalize, student, teacher, bank)
+    search = Search(k, student, bank, query_labels, bank_labels, normalize, teacher) if k else None
+    limited = search if search and search.by_limits else None
+    placement = search.placement if search else AS_THEY_ARE
+    labels = limited.bank_labels if limited else None
+    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels)
     student_rows, teacher_rows, bank_rows = rows
-    sums, keys = bank_pass(
-        student_rows, teacher_rows, bank_rows, tf32, k, student_temp, teacher_temp, query_labels, bank_labels
-    )
+    temps = student_temp, teacher_temp
+    sums, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tf32, *temps, limited)
     assert sums is not None  # there is a teacher
-    statistics = merge_splits(sums, student_temp, teacher_temp)
+    statistics = merge_splits(sums, *temps)
+    if limited and maxima is not None:
+        limited.set_limits(student_rows, bank_rows, maxima)
+    del maxima  # their memory is there again for the verdicts
+    # A gradient whose columns are split repeats the products, and would repeat the verdicts.
+    along = limited if with_student_grad and _column_blocks(student_rows) == 1 else None
+    if limited and not along:
+        verdicts(student_rows, bank_rows, tf32, limited)
     student_grad = torch.empty(0, dtype=torch.float32, device=student.device)
     if with_student_grad:
         lses = statistics.student_lse, statistics.teacher_lse
-        terms, _ = _terms(rows[0], rows[1], *lses, student_temp, teacher_temp)
+        terms, _ = _terms(rows[0], rows[1], *lses, *temps)
         factor = boost(normalize)
-        partial = _gradient(rows, tf32, False, terms, student_temp, teacher_temp, (0.0, 0.0, factor))
+        partial = _gradient(rows, tf32, False, terms, *temps, (0.0, 0.0, factor), along)
         student_grad = finish_gradient(partial, student, normalize, 1.0 / (student_temp * factor))
-    return ContrastResult(*statistics, student_grad, *in_order(keys, k))
+    if search:
+        similarity, index = search.result(student_rows, bank_rows, tf32)
+    else:
+        shape = (*student.shape[:2], 0)
+        similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
+    return ContrastResult(*statistics, student_grad, similarity, index)
 
 
 def action_contrast_bank_gradient(
@@ -145,6 +168,11 @@ def _terms(
     return terms, factor
 
 
+def _column_blocks(rows: Rows) -> int:
+    """Blocks that share the columns of a gradient of rows of this width."""
+    return -(-rows.data.shape[2] * rows.data.itemsize // 256)
+
+
 def _gradient(
     rows: list[Rows],
     tf32: bool,
@@ -153,15 +181,20 @@ def _gradient(
     student_temp: float,
     teacher_temp: float,
     grad_scales: tuple[float, float, float],
+    search: Search | None = None,
 ) -> Tensor:
-    """Partial sums [num_splits, G, rows, padded D] of the divergence's gradient in the bank's rows or the student's."""
+    """Partial sums [num_splits, G, rows, padded D] of the divergence's gradient in the bank's rows or the student's.
+
+    With a ``search``, its verdicts come along with the student's.
+    """
     student, teacher, bank = rows
     groups, queries, width = student.data.shape
     kept, streamed = (bank.data.shape[1], queries) if for_bank else (queries, bank.data.shape[1])
-    columns = -(-width * student.data.itemsize // 256)  # blocks that share the columns of a result
+    columns = _column_blocks(student)
     num_splits, span = splits(processors(terms.device), groups * tiles(kept) * columns, streamed, TILE)
     partial = torch.empty((num_splits, groups, kept, width), dtype=torch.float32, device=terms.device)
     student_grad_scale, teacher_grad_scale, factor = grad_scales
+    words = search.words(num_splits) if search else None
     _contrast_gradient(
         ContrastGradientParams(
             for_bank=for_bank,
@@ -178,6 +211,12 @@ def _gradient(
             teacher_grad_scale=teacher_grad_scale,
             boost=factor,
             partial=partial,
+            limits=words and words.limits,
+            query_labels=words and words.query_labels,
+            bank_labels=bank.labels if words else None,
+            capacity=words.capacity if words else 0,
+            words=words and words.words,
+            counts=words and words.counts,
         ),
         terms,
     )

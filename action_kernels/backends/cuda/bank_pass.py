@@ -1,4 +1,4 @@
-"""One pass over the bank: both softmaxes' sums, the divergence between them, and candidates for the selection."""
+"""The first pass over the bank: both softmaxes' sums, the divergence between them, and the group maxima."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..gpu import Statistics
+from ..gpu import Statistics, splits
 from .library import bind, processors
-from .plan import TILE, plan
+from .plan import TILE, sharers, tiles
 from .rows import Rows
+from .search import Search
 
 
 class BankPassParams(NamedTuple):
@@ -29,13 +30,9 @@ class BankPassParams(NamedTuple):
     teacher_temp: float
     query_labels: Tensor | None
     bank_labels: Tensor | None
-    kept: int
-    limit: int
-    quota: int
-    buffer: Tensor | None
-    floors: Tensor | None
+    tiles_of_group: int
     statistics: Tensor | None
-    keys: Tensor | None
+    maxima: Tensor | None
 
 
 class MergeSplitsParams(NamedTuple):
@@ -59,29 +56,21 @@ def bank_pass(
     teacher: Rows | None,
     bank: Rows,
     tf32: bool,
-    k: int,
     student_temp: float = 1.0,
     teacher_temp: float = 1.0,
-    query_labels: Tensor | None = None,
-    bank_labels: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor]:
-    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; keys [G, N, any number]."""
+    search: Search | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; maxima [G, N, groups] of a search."""
     groups, queries, _ = student.data.shape
-    device = student.data.device
-    planned = plan(processors(device), groups, queries, bank.data.shape[1], k)
-    num_splits = planned.num_splits
-    statistics = buffer = floors = None
+    rows, device = bank.data.shape[1], student.data.device
+    size = search.tiles_of_group if search else 1
+    num_splits, span = splits(processors(device), groups * tiles(queries), rows, TILE * size)
+    statistics = maxima = None
     if teacher is not None:
         statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
-    keys = torch.empty((groups, queries, num_splits * planned.kept), dtype=torch.int64, device=device)
-    if k > 0:
-        buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
-        if num_splits > 1:  # what the splits tell each other
-            floors = torch.full((groups, queries, num_splits), -(2**31), dtype=torch.int32, device=device)
-    if query_labels is None or bank_labels is None:
-        query_labels = bank_labels = None
-    else:
-        query_labels, bank_labels = query_labels.contiguous(), bank_labels.contiguous()
+    if search:
+        line = sharers(student.data.dtype, tf32) * -(-tiles(rows) // size)
+        maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
     _bank_pass(
         BankPassParams(
             student=student.data,
@@ -92,22 +81,18 @@ def bank_pass(
             bank_scale=bank.scale,
             tf32=tf32,
             num_splits=num_splits,
-            span=planned.span,
+            span=span,
             student_temp=student_temp,
             teacher_temp=teacher_temp,
-            query_labels=query_labels,
-            bank_labels=bank_labels,
-            kept=planned.kept,
-            limit=planned.limit,
-            quota=planned.quota,
-            buffer=buffer,
-            floors=floors,
+            query_labels=search.query_labels if search else None,
+            bank_labels=bank.labels,
+            tiles_of_group=size if search else 0,
             statistics=statistics,
-            keys=keys,
+            maxima=maxima,
         ),
         student.data,
     )
-    return statistics, keys
+    return statistics, maxima
 
 
 def merge_splits(statistics: Tensor, student_temp: float, teacher_temp: float) -> Statistics:

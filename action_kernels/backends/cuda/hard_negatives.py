@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .bank_pass import bank_pass
 from .indexed_rows import bank_gradient
 from .library import bind
 from .rows import empty_gradient, prepare_all, prepare_queries
-from .selection import in_order
+from .search import Search
+from .verdicts import verdicts
 
 
 class SelectedQueryGradientParams(NamedTuple):
@@ -37,9 +39,19 @@ def hard_negatives(
     bank_labels: Tensor | None,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    (query_rows, bank_rows), tf32 = prepare_all(normalize, query, bank)
-    _, keys = bank_pass(query_rows, None, bank_rows, tf32, k, query_labels=query_labels, bank_labels=bank_labels)
-    return in_order(keys, k)
+    if k == 0:
+        shape = (*query.shape[:2], 0)
+        return query.new_empty(shape, dtype=torch.float32), query.new_empty(shape, dtype=torch.int64)
+    search = Search(k, query, bank, query_labels, bank_labels, normalize)
+    labels = search.bank_labels if search.by_limits else None
+    (query_rows, bank_rows), tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels)
+    if search.by_limits:
+        _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
+        assert maxima is not None  # there is a search
+        search.set_limits(query_rows, bank_rows, maxima)
+        del maxima  # their memory is there again for the verdicts
+        verdicts(query_rows, bank_rows, tf32, search)
+    return search.result(query_rows, bank_rows, tf32)
 
 
 def hard_negatives_gradient(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..gpu import product_dtype, tf32_allowed
+from ..thresholds import AS_THEY_ARE, Placement
 from .library import bind
 from .plan import TILE, tiles
 
@@ -20,9 +21,14 @@ class PrepareRowsParams(NamedTuple):
     x: Tensor
     normalize: bool
     tf32: bool
+    place_tiles: int
+    place_block: int
+    labels: Tensor | None
     data: Tensor
     scale: Tensor
     inverse: Tensor | None
+    narrow_labels: Tensor | None
+    wide: Tensor | None
 
 
 class FinishGradientParams(NamedTuple):
@@ -45,6 +51,8 @@ class Rows(NamedTuple):
 
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N padded to whole tiles] float32
+    labels: Tensor | None = None  # the same, as passes over a bank compare them
+    wide: Tensor | None = None  # [1] not 0 where one of the labels does not fit
 
 
 class IndexedQueries(NamedTuple):
@@ -55,20 +63,56 @@ class IndexedQueries(NamedTuple):
     inverse: Tensor  # [G, N] 1 / length, negative where that did not count
 
 
-def prepare_all(normalize: bool, *tensors: Tensor) -> tuple[list[Rows], bool]:
-    """All in one dtype for the products, and whether that is tf32."""
+def prepare_all(
+    normalize: bool, *tensors: Tensor, placement: Placement = AS_THEY_ARE, labels: Tensor | None = None
+) -> tuple[list[Rows], bool]:
+    """All in one dtype for the products, and whether that is tf32.
+
+    Args:
+        normalize: whether rows are brought to unit length.
+        tensors: rows [G, any number, D]; the last one is the bank.
+        placement: how the bank's rows are kept.
+        labels: [G, M] int64 of the bank's rows, for passes that compare them.
+    """
     dtype = product_dtype(*tensors)
     tf32 = dtype == torch.float32 and tf32_allowed()
-    return [_prepare(x, dtype, normalize, tf32) for x in tensors], tf32
+    rows = [_prepare(x, dtype, normalize, tf32) for x in tensors[:-1]]
+    return [*rows, _prepare(tensors[-1], dtype, normalize, tf32, placement, labels)], tf32
 
 
-def _prepare(x: Tensor, dtype: torch.dtype, normalize: bool, tf32: bool) -> Rows:
+def _prepare(
+    x: Tensor,
+    dtype: torch.dtype,
+    normalize: bool,
+    tf32: bool,
+    placement: Placement = AS_THEY_ARE,
+    labels: Tensor | None = None,
+) -> Rows:
     groups, rows, features = x.shape
     step = _PART // dtype.itemsize
     data = torch.empty((groups, rows, -(-features // step) * step), dtype=dtype, device=x.device)
     scale = torch.empty((groups, tiles(rows) * TILE), dtype=torch.float32, device=x.device)
-    _prepare_rows(PrepareRowsParams(x=x, normalize=normalize, tf32=tf32, data=data, scale=scale, inverse=None), x)
-    return Rows(data, scale)
+    narrow_labels = wide = None
+    if labels is not None:
+        narrow_labels = torch.empty_like(scale)
+        wide = torch.zeros(1, dtype=torch.int32, device=x.device)
+    _prepare_rows(
+        PrepareRowsParams(
+            x=x,
+            normalize=normalize,
+            tf32=tf32,
+            place_tiles=placement.tiles,
+            place_block=placement.block,
+            labels=labels,
+            data=data,
+            scale=scale,
+            inverse=None,
+            narrow_labels=narrow_labels,
+            wide=wide,
+        ),
+        x,
+    )
+    return Rows(data, scale, narrow_labels, wide)
 
 
 def prepare_queries(x: Tensor, normalize: bool) -> IndexedQueries:
@@ -76,7 +120,22 @@ def prepare_queries(x: Tensor, normalize: bool) -> IndexedQueries:
     groups, rows, features = x.shape
     data = torch.empty((groups, rows, -(-features // 4) * 4), dtype=torch.float32, device=x.device)
     scale, inverse = torch.empty((2, groups, rows), dtype=torch.float32, device=x.device)
-    _prepare_rows(PrepareRowsParams(x=x, normalize=normalize, tf32=False, data=data, scale=scale, inverse=inverse), x)
+    _prepare_rows(
+        PrepareRowsParams(
+            x=x,
+            normalize=normalize,
+            tf32=False,
+            place_tiles=1,
+            place_block=1,
+            labels=None,
+            data=data,
+            scale=scale,
+            inverse=inverse,
+            narrow_labels=None,
+            wide=None,
+        ),
+        x,
+    )
     return IndexedQueries(data, scale, inverse)
 
 

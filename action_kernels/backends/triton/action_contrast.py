@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..interface import ContrastResult
+from ..thresholds import AS_THEY_ARE
 from .bank_gradient import bank_gradient
 from .bank_pass import bank_pass
-from .placement import AS_THEY_ARE
 from .rows import prepare_all, rows_dtype
 from .search import Search
 from .student_gradient import student_gradient

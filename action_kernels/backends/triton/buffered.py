@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu import EMPTY, splits
+from ..thresholds import Placement
 from .launch import float32_precision, kernel, on_device, processors
-from .placement import Placement, place_of
+from .placement import place_of
 from .products import dot, load_rows, load_vector
 from .rows import Rows
 from .selection import LOWEST, append, buffer_shape, clear

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu import EMPTY, selection_of
+from ..thresholds import Placement
 from .launch import INTERPRETED, kernel, on_device, power_of_two
-from .placement import Placement, row_at
+from .placement import row_at
 from .rows import Rows
 from .selection import key_of, similarity_of
 from .words import Words, place_in_word

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..thresholds import AS_THEY_ARE, Placement
 from .launch import INTERPRETED, kernel, on_device
-from .placement import AS_THEY_ARE, Placement, place_of
+from .placement import place_of
 
 LARGEST = tl.constexpr(2**24)
 _BLOCK = 1 << 14 if INTERPRETED else 1024  # labels of a program

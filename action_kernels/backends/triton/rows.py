@@ -18,8 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu import product_dtype
+from ..thresholds import AS_THEY_ARE, Placement
 from .launch import INTERPRETED, kernel, on_device, power_of_two
-from .placement import AS_THEY_ARE, Placement, place_of
+from .placement import place_of
 from .tiles import width
 
 SMALLEST_NORM = tl.constexpr(1e-12)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..thresholds import AS_THEY_ARE, Placement, error, longest_products
 from .buffered import Geometry, buffered
 from .collect import collect, in_order
 from .labels import narrow
-from .placement import AS_THEY_ARE, Placement
+from .launch import float32_precision
 from .rows import Rows
-from .thresholds import error, groups_of_tile, limits_of, longest_products
+from .thresholds import groups_of_tile, limits_of
 from .tiles import Tile
 from .words import Words
 
@@ -70,7 +71,8 @@ class Search:
 
     def set_limits(self, query: Rows, maxima: Tensor) -> None:
         """From the first pass's maxima."""
-        bound = error(query.data.shape[2], query.data.dtype)
+        rounded = query.data.dtype == torch.float32 and float32_precision() == "tf32"
+        bound = error(query.data.shape[2], rounded)
         self.limits, self._flags = limits_of(maxima, query, self.k, bound, self._lengths, self._wide)
 
     def words(self, num_splits: int, block_m: int) -> Words:

@@ -1,20 +1,4 @@
-"""How good a bank row has to be, to be among a query's k best: a limit from the best rows of groups of the bank.
-
-k groups have a row that reaches the k-th largest of the group maxima; so the k-th largest similarity does, whatever the
-bank holds. A second pass takes every product that reaches it less twice the error bound, and few others do: with 4k
-groups about 1.15 k rows where the bank is in random order. Infinite products, labels beyond float32's whole numbers,
-more rows than a line of verdicts holds: such queries are flagged, and selected for by the buffer that takes anything.
-
-Error bound. Let B = sum of |q_d b_d| over the D features, at most |q| |b|. A tensor core adds the K products of a step
-to the accumulator after aligning all of them to the largest, and cuts what lies below 2**-23 of it; so does the
-rounding of its result: (K + 2) 2**-23 B a step, and D / K steps with K of 8 or more, that is at most 1.25 D 2**-23 B.
-Sums of float32 without tensor cores err by less, D 2**-24 B. Products of 16-bit rows are exact; tf32 cuts each factor
-to 11 bits, which errs by at most (2**-10 + 2**-10 + 2**-20) B. The scales of both rows, the similarity's own rounding
-and that of the limit add some 2**-24 B each. Hence ERROR(D) = (D + 8) 2**-22, and 2**-9 more for tf32: no pass computes
-a product that differs by more than that from what the collection makes of it. A row that is selected there is no worse
-there than the worst of k rows that reach the threshold in the first pass; less twice the bound, it reaches the
-threshold in the second.
-"""
+"""A query's limit from its group maxima: :mod:`..thresholds` has the reason, and the error bound."""
 
 from __future__ import annotations
 
@@ -22,14 +6,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .launch import INTERPRETED, float32_precision, kernel, on_device, power_of_two
+from ..thresholds import LARGEST_K, LARGEST_PRODUCT, LOWEST_LIMIT, UNDERFLOW
+from .launch import INTERPRETED, kernel, on_device, power_of_two
 from .rows import Rows
 from .selection import LOWEST
 
-LARGEST_K = 2048  # group maxima are searched in registers; a larger k takes the buffer
-LARGEST_PRODUCT = tl.constexpr(2.0**120)
-_UNDERFLOW = tl.constexpr(2.0**-100)  # more than all that may be lost below float32's range
-_LOWEST_LIMIT = tl.constexpr(-3.4e38)  # above LOWEST, which stands for rows that are not eligible
+_LARGEST_PRODUCT = tl.constexpr(LARGEST_PRODUCT)
+_UNDERFLOW = tl.constexpr(UNDERFLOW)
+_LOWEST_LIMIT = tl.constexpr(LOWEST_LIMIT)
 
 
 def groups_of_tile(k: int, rows: int, block_m: int) -> int:
@@ -44,12 +28,6 @@ def groups_of_tile(k: int, rows: int, block_m: int) -> int:
     while tiles * groups < 4 * k and groups < block_m // 2:
         groups = max(4, 2 * groups)
     return groups if tiles * groups >= 2 * k else 0
-
-
-def error(features: int, dtype: torch.dtype) -> float:
-    """Bound of a product's error, relative to the product of the rows' lengths."""
-    tf32 = dtype == torch.float32 and float32_precision() == "tf32"
-    return (features + 8) * 2.0**-22 + (2.0**-9 + 2.0**-19 if tf32 else 0.0)
 
 
 @kernel
@@ -96,7 +74,7 @@ def _limits(
     else:
         reached = 1.0 / tl.load(scale + row, mask=inside, other=1.0)
     limit = tl.maximum(threshold - 2.0 * (error * reached + _UNDERFLOW), _LOWEST_LIMIT)
-    flagged = reached >= LARGEST_PRODUCT
+    flagged = reached >= _LARGEST_PRODUCT
     if wide is not None:
         flagged = flagged | (tl.load(wide) != 0)
     # Nothing is selected for a query with NaN.
@@ -141,15 +119,3 @@ def limits_of(
             num_warps=4 if columns <= 2048 else 8,
         )
     return limits, flags
-
-
-def longest_products(query: Tensor, bank: Tensor) -> Tensor:
-    """[G, N] what no product of a query with a bank row exceeds, by the rows' largest elements; NaN for one with NaN.
-
-    Squares, which a length would take, may leave float32's range where products do not.
-    """
-    of_query, of_bank = (torch.linalg.vector_norm(x, torch.inf, dim=-1, dtype=torch.float32) for x in (query, bank))
-    longest = of_bank.nan_to_num(0.0, torch.inf).amax(-1, keepdim=True)  # NaN rows are never selected
-    return torch.where(
-        of_query.isnan(), torch.nan, (of_query * longest * query.shape[-1]).nan_to_num(torch.inf, torch.inf)
-    )

@@ -1,0 +1,97 @@
+"""The selection by a buffer: for any bank, any k and any labels, at the price of every candidate on the way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..thresholds import Placement
+from .library import bind
+from .plan import TILE, Plan
+from .rows import Rows
+
+
+class BufferedParams(NamedTuple):
+    """As ``csrc/cuda/buffered.cu`` has them."""
+
+    query: Tensor
+    query_scale: Tensor
+    bank: Tensor
+    bank_scale: Tensor
+    tf32: bool
+    place_tiles: int
+    place_block: int
+    num_splits: int
+    span: int
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    found: Tensor | None
+    kept: int
+    limit: int
+    quota: int
+    buffer: Tensor
+    floors: Tensor | None
+    keys: Tensor
+
+
+_buffered = bind("buffered", BufferedParams)
+
+
+def buffered(
+    query: Rows,
+    bank: Rows,
+    tf32: bool,
+    planned: Plan,
+    query_labels: Tensor | None,
+    bank_labels: Tensor | None,
+    placement: Placement,
+    keys: Tensor | None,
+    found: Tensor | None,
+) -> Tensor:
+    """Keys [G, N, line], of which the first of a line come from the buffer, where it has selected.
+
+    Args:
+        query: the queries.
+        bank: the bank.
+        tf32: whether float32 rows have been rounded to it.
+        planned: how the bank is divided.
+        query_labels: [G, N] int64.
+        bank_labels: [G, M] int64, in the bank's own order.
+        placement: how the bank's rows are kept.
+        keys: where to put them; new memory where it is None.
+        found: [G, N] negative for the queries to select for; all of them where it is None.
+    """
+    groups, queries, _ = query.data.shape
+    device, num_splits = query.data.device, planned.num_splits
+    buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
+    floors = None
+    if num_splits > 1:  # what the splits tell each other
+        floors = torch.full((groups, queries, num_splits), -(2**31), dtype=torch.int32, device=device)
+    if keys is None:
+        keys = torch.empty((groups, queries, planned.keys), dtype=torch.int64, device=device)
+    _buffered(
+        BufferedParams(
+            query=query.data,
+            query_scale=query.scale,
+            bank=bank.data,
+            bank_scale=bank.scale,
+            tf32=tf32,
+            place_tiles=placement.tiles,
+            place_block=placement.block,
+            num_splits=num_splits,
+            span=planned.span,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            found=found,
+            kept=planned.kept,
+            limit=planned.limit,
+            quota=planned.quota,
+            buffer=buffer,
+            floors=floors,
+            keys=keys,
+        ),
+        query.data,
+    )
+    return keys

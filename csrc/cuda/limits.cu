@@ -1,0 +1,107 @@
+// What a similarity has to reach to be among a query's k best: the k-th largest of the group maxima, less twice the
+// bound of the difference between two roundings (backends/thresholds.py, which has the numbers below, too). A warp per
+// query.
+#include "launch.cuh"
+#include "library.cuh"
+#include "online_softmax.cuh"
+#include "select.cuh"
+
+namespace action {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kHeld = 16;                    // maxima that a lane keeps in registers; further ones are read again
+constexpr float kLargestProduct = 0x1p120f;  // from here on, products may leave the range
+constexpr float kUnderflow = 0x1p-100f;      // more than all that may be lost below float32's range
+constexpr float kLowestLimit = -3.4e38f;     // above kLowest, which stands for rows that are not eligible
+
+struct Search {
+  const float* maxima;   // [total, line]
+  const float* lengths;  // [total], or null
+  const int* wide;       // one number, or null
+  float* limits;         // [total], as the next
+  int* found;
+  int64_t total;
+  int line, k;
+  float error;
+};
+
+__global__ void __launch_bounds__(32 * kWarps) limits(Search p) {
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= p.total) return;  // whole warps
+  const int lane = lane_id();
+  const float* maxima = p.maxima + row * p.line;
+  int held[kHeld], low = INT32_MAX, high = INT32_MIN;
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const int place = 32 * i + lane;
+    held[i] = place < p.line ? ordered(maxima[place]) : INT32_MIN;  // below every number
+    if (place < p.line) low = low < held[i] ? low : held[i];
+    high = high > held[i] ? high : held[i];
+  }
+  for (int place = 32 * kHeld + lane; place < p.line; place += 32) {
+    const int word = ordered(maxima[place]);
+    low = low < word ? low : word;
+    high = high > word ? high : word;
+  }
+  low = __reduce_min_sync(kAllLanes, low);
+  high = __reduce_max_sync(kAllLanes, high) + 1;
+  // `reach` groups, at least k, are not below `low`; fewer than k reach `high`.
+  int reach = p.line;
+  while (reach > p.k + p.k / 16 && low + 1 < high) {
+    const int middle = (low >> 1) + (high >> 1) + (low & high & 1);
+    int above = 0;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) above += held[i] >= middle;
+    for (int place = 32 * kHeld + lane; place < p.line; place += 32) above += ordered(maxima[place]) >= middle;
+    above = __reduce_add_sync(kAllLanes, above);
+    if (above >= p.k) {
+      low = middle;
+      reach = above;
+    } else {
+      high = middle;
+    }
+  }
+  if (lane != 0) return;
+  // No product is longer than this.
+  const float reached = p.lengths ? p.lengths[row] : 1.0f;
+  const bool flagged = reached >= kLargestProduct || (p.wide && *p.wide != 0);
+  const float limit = fmaxf(from_ordered(low) - 2.0f * (p.error * reached + kUnderflow), kLowestLimit);
+  // Nothing is selected for a query with NaN.
+  p.limits[row] = flagged || reached != reached ? INFINITY : limit;
+  p.found[row] = flagged ? -1 : 0;
+}
+
+#define LIMITS_FIELDS(FIELD)                                                                     \
+  FIELD(Tensor, maxima)  /* [G, N, groups] float32 of bank_pass */                               \
+  FIELD(Tensor, lengths) /* [G, N] float32 what no product is longer than; or none: unit rows */ \
+  FIELD(Tensor, wide)    /* [1] int32 not 0 where labels do not fit; or none */                  \
+  FIELD(int64_t, k)      /* rows to select */                                                    \
+  FIELD(double, error)   /* bound of a product's error, relative to the rows' lengths */         \
+  FIELD(Tensor, limits)  /* [G, N] float32, a result like the next */                            \
+  FIELD(Tensor, found)   /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
+ACTION_PARAMS(LimitsParams, LIMITS_FIELDS)
+
+int32_t limits_launcher(const LimitsParams& p, void* stream) {
+  Checks check(kDevice, p.maxima);
+  const int64_t g = check.size(p.maxima, "maxima", 0, 3), n = check.size(p.maxima, "maxima", 1, 3);
+  const int64_t line = check.size(p.maxima, "maxima", 2, 3);
+  check.require(p.k > 0 && p.k <= line && line <= INT32_MAX, "k must be positive and no more than there are groups");
+  const Search call{check.contiguous<float>(p.maxima, "maxima", {g, n, line}),
+                    check.optional<float>(p.lengths, "lengths", {g, n}),
+                    check.optional<int32_t>(p.wide, "wide", {1}),
+                    check.contiguous<float>(p.limits, "limits", {g, n}),
+                    check.contiguous<int32_t>(p.found, "found", {g, n}),
+                    g * n,
+                    static_cast<int>(line),
+                    static_cast<int>(p.k),
+                    static_cast<float>(p.error)};
+  if (!check.passed()) return check.status();
+  return enqueue(limits, static_cast<unsigned>((g * n + kWarps - 1) / kWarps), 32 * kWarps, 0, stream, call);
+}
+
+}  // namespace
+
+const Launcher kLimits{"limits", untyped<LimitsParams, limits_launcher>, ACTION_LAYOUT(LimitsParams)};
+
+}  // namespace action
