@@ -1,10 +1,12 @@
-// The first pass over the bank: both softmaxes' sums, the divergence between them, and the best similarity in each
-// group of bank rows.
+// The first pass over the bank: the sums of SIDES softmaxes (student and teacher with the divergence between them, or
+// one, or none), and the best similarity in each group of bank rows.
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
 // keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk: a group
 // is what one lane holds of some tiles in succession. Splits are merged afterwards (statistics.cu), so that few queries
 // against a long bank still fill a GPU.
+#include <type_traits>
+
 #include "labels.cuh"
 #include "launch.cuh"
 #include "library.cuh"
@@ -23,7 +25,7 @@ struct Side {
 struct Pass {
   Plan plan;
   Side student, teacher, bank;
-  float* statistics;            // [6, num_splits, G, N]
+  float* statistics;            // [6, num_splits, G, N], of one softmax [2, ...], or null
   const int64_t* query_labels;  // [G, N], or null
   const float* bank_labels;     // [G, M padded to whole tiles], or null
   float* maxima;                // [G, N, line]
@@ -79,9 +81,10 @@ struct Maxima {
   }
 };
 
-template <class Math, bool DISTILL, bool MAXIMA>
-__global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) bank_pass(Pass p) {
+template <class Math, int SIDES, bool MAXIMA>
+__global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA>) bank_pass(Pass p) {
   using Block = Scores<Math>;
+  constexpr bool kPair = SIDES == 2;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const int64_t queries = p.student.rows, blocks = (queries + kBlock - 1) / kBlock;
   const int64_t split = blockIdx.x % p.num_splits, tile = blockIdx.x / p.num_splits;
@@ -89,10 +92,10 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
   const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
   const int64_t warp_first = first + warp_id() * kWarpRows;
 
-  Stream<Math, DISTILL ? 2 : 1, 1, 1, false, MAXIMA ? 2 : 1> stream;
+  Stream<Math, kPair ? 2 : 1, 1, 1, false, MAXIMA ? 2 : 1> stream;
   stream.plan = p.plan;
   stream.left[0] = p.student.data + group * queries * p.plan.pitch;
-  if constexpr (DISTILL) stream.left[1] = p.teacher.data + group * queries * p.plan.pitch;
+  if constexpr (kPair) stream.left[1] = p.teacher.data + group * queries * p.plan.pitch;
   stream.right[0] = p.bank.data + group * p.bank.rows * p.plan.pitch;
   stream.terms[0] = p.bank.scale + group * p.bank.padded;
   if constexpr (MAXIMA) stream.terms[1] = p.bank_labels ? p.bank_labels + group * p.bank.padded : nullptr;
@@ -101,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
   stream.out = 0;
 
   float s_scale[kRows], t_scale[kRows];
-  Divergence seen[kRows];
+  std::conditional_t<kPair, Divergence, LogSum> seen[kRows];
   Maxima<Math> maxima;
   if constexpr (MAXIMA) maxima.clear();
 #pragma unroll
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
     const int64_t row = warp_first + Block::row(r);
     const bool inside = row < queries;
     s_scale[r] = inside ? p.student.scale[group * p.student.padded + row] : 0.0f;
-    if constexpr (DISTILL) t_scale[r] = inside ? p.teacher.scale[group * p.teacher.padded + row] : 0.0f;
+    if constexpr (kPair) t_scale[r] = inside ? p.teacher.scale[group * p.teacher.padded + row] : 0.0f;
     if constexpr (MAXIMA) {
       maxima.own_label[r] = inside && p.query_labels ? narrow_own(p.query_labels[group * queries + row]) : -1.0f;
     }
@@ -122,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         s.at(r, c) = similarity(s.at(r, c), s_scale[r], b_scale);
-        if constexpr (DISTILL) t.at(r, c) = similarity(t.at(r, c), t_scale[r], b_scale);
+        if constexpr (kPair) t.at(r, c) = similarity(t.at(r, c), t_scale[r], b_scale);
       }
     }
     if (const int rows = rows_of_tile(start, end); rows < kBlock) {  // the last tile
@@ -132,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           s.at(r, c) = kLowest;
-          if constexpr (DISTILL) t.at(r, c) = kLowest;
+          if constexpr (kPair) t.at(r, c) = kLowest;
         }
       }
     }
@@ -145,7 +148,18 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
                      rows_of_warp(warp_first, queries));
       }
     }
-    if constexpr (DISTILL) {
+    if constexpr (SIDES == 1) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float top = seen[r].max;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) top = fmaxf(top, s.at(r, c));
+        seen[r].move(top, p.student_factor);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) seen[r].add(s.at(r, c), p.student_factor);
+      }
+    }
+    if constexpr (kPair) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float s_top = seen[r].s_max, t_top = seen[r].t_max, there = seen[r].s_there;
@@ -163,20 +177,29 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, DISTILL && MAXIMA>) 
   };
   stream.run(begin, end, use, [](Block&, Block&, const char*, const char*) {});
 
-  if constexpr (DISTILL) {
+  if constexpr (SIDES > 0) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      seen[r].template merge_lanes<Block::kSharers>(p.student_factor, p.teacher_factor);
+      if constexpr (kPair) {
+        seen[r].template merge_lanes<Block::kSharers>(p.student_factor, p.teacher_factor);
+      } else {
+        seen[r].template merge_lanes<Block::kSharers>(p.student_factor);
+      }
       const int64_t row = warp_first + Block::row(r);
       if (row < queries && lane_id() % Block::kSharers == 0) {
         float* place = p.statistics + split * p.total + group * queries + row;
         const int64_t step = p.num_splits * p.total;
-        place[0] = seen[r].s_max;
-        place[step] = seen[r].s_sum;
-        place[2 * step] = seen[r].t_max;
-        place[3 * step] = seen[r].t_sum;
-        place[4 * step] = seen[r].gap;
-        place[5 * step] = seen[r].s_there;
+        if constexpr (kPair) {
+          place[0] = seen[r].s_max;
+          place[step] = seen[r].s_sum;
+          place[2 * step] = seen[r].t_max;
+          place[3 * step] = seen[r].t_sum;
+          place[4 * step] = seen[r].gap;
+          place[5 * step] = seen[r].s_there;
+        } else {
+          place[0] = seen[r].max;
+          place[step] = seen[r].sum;
+        }
       }
     }
   }
@@ -189,31 +212,32 @@ int shared_of(const Plan& plan, bool maxima) {
 
 template <class Math>
 int32_t run(const Pass& p, int64_t blocks, void* stream) {
-  const bool distill = p.statistics, maxima = p.maxima;
-  auto* kernel = bank_pass<Math, false, true>;
-  if (distill) kernel = maxima ? bank_pass<Math, true, true> : bank_pass<Math, true, false>;
+  const bool maxima = p.maxima;
+  auto* kernel = bank_pass<Math, 0, true>;
+  if (p.statistics) kernel = bank_pass<Math, 1, false>;
+  if (p.teacher.data) kernel = maxima ? bank_pass<Math, 2, true> : bank_pass<Math, 2, false>;
   return enqueue(kernel, static_cast<unsigned>(blocks), kThreads, shared_of<Math>(p.plan, maxima), stream, p);
 }
 
-Plan plan_of(int64_t pitch, bool distill) { return make_plan(pitch, distill ? 2 : 1, 1, false); }
+Plan plan_of(int64_t pitch, bool pair) { return make_plan(pitch, pair ? 2 : 1, 1, false); }
 
-#define BANK_PASS_FIELDS(FIELD)                                                                       \
-  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                                   \
-  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                             \
-  FIELD(Tensor, teacher)       /* [G, N, padded D], or none: maxima alone */                          \
-  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                                   \
-  FIELD(Tensor, bank)          /* [G, M, padded D] */                                                 \
-  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                            \
-  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                             \
-  FIELD(int64_t, num_splits)   /* of the bank */                                                      \
-  FIELD(int64_t, span)         /* bank rows of a split */                                             \
-  FIELD(double, student_temp)                                                                         \
-  FIELD(double, teacher_temp)                                                                         \
-  FIELD(Tensor, query_labels)    /* [G, N] int64, or none */                                          \
-  FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare_rows, or none */  \
-  FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                                   \
-  FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, a result like the next; or none */ \
-  FIELD(Tensor, maxima)          /* [G, N, groups] float32, or none */
+#define BANK_PASS_FIELDS(FIELD)                                                                      \
+  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                                  \
+  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                            \
+  FIELD(Tensor, teacher)       /* [G, N, padded D], or none */                                       \
+  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                                  \
+  FIELD(Tensor, bank)          /* [G, M, padded D] */                                                \
+  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                           \
+  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                            \
+  FIELD(int64_t, num_splits)   /* of the bank */                                                     \
+  FIELD(int64_t, span)         /* bank rows of a split */                                            \
+  FIELD(double, student_temp)                                                                        \
+  FIELD(double, teacher_temp)                                                                        \
+  FIELD(Tensor, query_labels)    /* [G, N] int64, or none */                                         \
+  FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare_rows, or none */ \
+  FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                                  \
+  FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, [2, ...] of one; or none */       \
+  FIELD(Tensor, maxima)          /* [G, N, groups] float32, a result like the last; or none */
 ACTION_PARAMS(BankPassParams, BANK_PASS_FIELDS)
 
 int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
@@ -235,8 +259,10 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
   if (p.teacher.given()) call.teacher = side(p.teacher, "teacher", p.teacher_scale, "teacher_scale", n, n_padded);
   call.bank = side(p.bank, "bank", p.bank_scale, "bank_scale", m, m_padded);
   check_splits(check, p.num_splits, p.span, m);
-  check.require(p.teacher.given() || p.maxima.given(), "there must be a teacher, maxima, or both");
-  if (p.teacher.given()) call.statistics = check.contiguous<float>(p.statistics, "statistics", {6, p.num_splits, g, n});
+  const bool one = p.statistics.given() && !p.teacher.given();
+  check.require(p.teacher.given() || one != p.maxima.given(), "without a teacher there must be statistics or maxima");
+  if (p.teacher.given() || one)
+    call.statistics = check.contiguous<float>(p.statistics, "statistics", {one ? 2 : 6, p.num_splits, g, n});
   if (p.maxima.given()) {
     const int64_t size = p.tiles_of_group, tiles = (m + kBlock - 1) / kBlock;
     const bool power = size > 0 && (size & (size - 1)) == 0 && size <= tiles;
@@ -272,8 +298,8 @@ const Launcher kBankPass{"bank_pass", untyped<BankPassParams, bank_pass_launcher
 using namespace action;
 
 /// Bytes of shared memory that a block of the pass gets.
-ACTION_EXPORT int action_bank_pass_shared(int dtype, int tf32, int64_t pitch, int distill, int maxima) {
-  const Plan plan = plan_of(pitch, distill);
+ACTION_EXPORT int action_bank_pass_shared(int dtype, int tf32, int64_t pitch, int sides, int maxima) {
+  const Plan plan = plan_of(pitch, sides == 2);
   if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, maxima);
   if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, maxima);
   return tf32 ? shared_of<Tf32>(plan, maxima) : shared_of<Exact>(plan, maxima);

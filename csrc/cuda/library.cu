@@ -11,6 +11,7 @@ const Launcher* const launchers[] = {
     &kFinishGradient,
     &kBankPass,
     &kMergeSplits,
+    &kMergeOne,
     &kQueryTerms,
     &kLimits,
     &kVerdicts,

@@ -1,4 +1,4 @@
-// The divergence between two softmaxes in one pass: sums relative to running maxima.
+// A softmax, or the divergence between two, in one pass: sums relative to running maxima.
 //
 // Maxima are kept as similarities, not logits: (x - max) is then exact wherever it matters, at any temperature.
 #pragma once
@@ -28,7 +28,36 @@ __device__ inline float exp2_fast(float x) {
 /// from pass to pass.
 __device__ inline float similarity(float product, float left, float right) { return __fmul_rn(product * left, right); }
 
-/// The sums over the part of a query's similarities seen so far. Factors are log2(e) / temperature.
+/// The sum over the part of a query's similarities seen so far. The factor is log2(e) / temperature.
+struct LogSum {
+  float max = kLowest, sum = 0.0f;  // of 2^((s - max) factor)
+
+  /// Makes the sum relative to another similarity.
+  __device__ void move(float top, float factor) {
+    sum *= exp2_fast((max - top) * factor);
+    max = top;
+  }
+
+  __device__ void add(float s, float factor) { sum += exp2_fast((s - max) * factor); }
+
+  __device__ void merge(LogSum other, float factor) {
+    const float top = fmaxf(max, other.max);
+    move(top, factor);
+    other.move(top, factor);
+    sum += other.sum;
+  }
+
+  /// Merges the sums of LANES neighbouring lanes that worked on the same row.
+  template <int LANES>
+  __device__ void merge_lanes(float factor) {
+#pragma unroll
+    for (int step = 1; step < LANES; step *= 2) {
+      merge({__shfl_xor_sync(kAllLanes, max, step), __shfl_xor_sync(kAllLanes, sum, step)}, factor);
+    }
+  }
+};
+
+/// The sums over the part of a query's similarities seen so far, for two softmaxes. Factors are log2(e) / temperature.
 struct Divergence {
   float s_max = kLowest, s_sum = 0.0f;  // student: largest similarity, sum of 2^((s - s_max) factor)
   float t_max = kLowest, t_sum = 0.0f;  // teacher

@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-OPERATORS = ("action_contrast", "hard_negatives", "anatomical_contrast", "relation_negatives")
+OPERATORS = ("action_contrast", "hard_negatives", "anatomical_contrast", "log_sum_exp", "relation_negatives")
 WHOLE = ("reference", "cpu", "triton", "cuda")  # backends that have them all; another one may lack some
 
 

@@ -33,6 +33,7 @@ FILES = (
     "bank_pass",
     "buffered",
     "collect",
+    "gradient",
     "hard_negatives",
     "indexed_rows",
     "limits",
@@ -51,6 +52,7 @@ LAUNCHERS = (
     "info_nce",
     "info_nce_gradient",
     "limits",
+    "merge_one",
     "merge_splits",
     "order_keys",
     "prepare_rows",
@@ -66,7 +68,12 @@ IN_PLACE = {("prepare_rows", "x"), ("finish_gradient", "x")} | {
 }
 # Of another length they are as good: a bank that an index names, or whose scales are padded, rows to draw from, a scale
 # that may be longer, sums of any number of splits.
-ANY_LENGTH = {("prepare_rows", "scale"), ("relation_negatives", "rows"), ("merge_splits", "statistics")} | IN_PLACE
+ANY_LENGTH = {
+    ("prepare_rows", "scale"),
+    ("relation_negatives", "rows"),
+    ("merge_one", "statistics"),
+    ("merge_splits", "statistics"),
+} | IN_PLACE
 ANY_LENGTH |= {(launcher, "bank") for launcher in ("bank_pass", "collect", "contrast_gradient", "verdicts")}
 # Their first size is no number of groups, but of blocks or splits.
 ANY_COUNT = {
@@ -127,6 +134,8 @@ def run_every_operator() -> None:
     start = torch.tensor([[0, 100, rows]] * groups, device=DEVICE)
     order = torch.arange(rows, device=DEVICE).repeat(groups, 1)
     kernels.relation_negatives(query_labels, thresholds, start, order, k, 1)
+    lse, _ = kernels.log_sum_exp(student, bank, 0.1, True, True)
+    kernels.log_sum_exp_bank_gradient(lse, student, bank, lse, 0.1, True)
     # The last calls are those that are recorded: with everything that a launcher can be given.
     kernels.hard_negatives(student, bank, k, query_labels, bank_labels, True)
     kernels.hard_negatives(student, bank, k, query_labels, bank_labels, False)

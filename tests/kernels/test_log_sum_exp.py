@@ -12,8 +12,6 @@ from torch import Tensor
 
 from action_kernels import MemoryBank, info_nce, log_sum_exp
 
-pytestmark = pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
-
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [
     (1, 1, 1, None),

@@ -47,7 +47,7 @@ arch = sm_90
 """
 
 
-def kernel(*sass: str, name: str = "bank_pass<Bfloat, true, false>") -> Kernel:
+def kernel(*sass: str, name: str = "bank_pass<Bfloat, 2, false>") -> Kernel:
     return Kernel("sm_80", name, 200, 0, sass)
 
 
@@ -60,7 +60,7 @@ def test_usage_and_code_are_found_by_architecture_and_symbol() -> None:
     }
     code = code_in(CODE)
     assert [len(lines) for lines in code.values()] == [1, 3]
-    found = Kernel("sm_90", "bank_pass<Bfloat, true, true>", 255, 16, tuple(code["sm_90", "_Z4scanv"]))
+    found = Kernel("sm_90", "bank_pass<Bfloat, 2, true>", 255, 16, tuple(code["sm_90", "_Z4scanv"]))
     assert found.spills == 1
     assert found.instructions == {"HMMA.16816.F32.BF16": 1, "LDGSTS.E.BYPASS.128": 1}
 
@@ -72,7 +72,7 @@ def test_faults() -> None:
     assert kernel(product).faults(A100, A100.shared) == ["too much shared memory"]
     assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;").faults(A100, 0) == ["no tensor-core instructions"]
     assert kernel("/*0000*/ HFMA2.MMA R1, -RZ, RZ, 0, 0 ;").faults(A100, 0) == ["no tensor-core instructions"]
-    for name in ("student_grad<Exact, true>", "info_nce<float>", "merge"):
+    for name in ("student_grad<Exact, true, true>", "info_nce<float>", "merge"):
         assert kernel("/*0000*/ FFMA R1, R2, R3, R4 ;", name=name).faults(A100, 0) == []
 
 
@@ -93,7 +93,7 @@ def test_shared_memory_is_what_the_launchers_ask_for() -> None:
     library = ctypes.CDLL(str(LIBRARY))
     tiles = (2 * 2 + 2 * 2) * 8192 + 2 * 64 * 4
     assert kernel(name="bank_pass<Bfloat, true, false>").shared(library, 128) == tiles
-    assert kernel(name="bank_pass<Bfloat, true, true>").shared(library, 128) > tiles
+    assert kernel(name="bank_pass<Bfloat, 2, true>").shared(library, 128) > tiles
     assert kernel(name="bank_pass<Half, false, true>").shared(library, 128) < tiles
     assert kernel(name="student_grad<Bfloat, false>").shared(library, 128) == tiles
     words = 4 * (8 + 3 * 16 * 4)  # of four warps: where their lines begin; counts, limits and labels of 16 queries

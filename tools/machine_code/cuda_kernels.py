@@ -65,7 +65,9 @@ class Kernel:
             return self.static_shared
         size, dtype, tf32 = MATHS[self.math]
         pitch = -(-features * size // 32) * 32
-        flags = [word == "true" for word in re.findall(r"true|false", self.name)]
+        flags = [
+            word == "true" if word[0] in "tf" else int(word) for word in re.findall(r"true|false|\b\d\b", self.name)
+        ]
         if self.name.startswith("bank_pass"):
             asked = library.action_bank_pass_shared(dtype, tf32, ctypes.c_int64(pitch), *flags)
         elif self.name.startswith(("verdicts", "buffered")):
@@ -73,7 +75,10 @@ class Kernel:
             asked = shared(dtype, tf32, ctypes.c_int64(pitch))
         else:
             for_bank = self.name.startswith("bank_grad<")
-            asked = library.action_contrast_gradient_shared(for_bank, dtype, tf32, ctypes.c_int64(pitch), any(flags))
+            pair, verdicts = flags[0], len(flags) > 1 and flags[1]
+            asked = library.action_contrast_gradient_shared(
+                for_bank, dtype, tf32, ctypes.c_int64(pitch), pair, verdicts
+            )
         return self.static_shared + asked
 
     def faults(self, chip: Chip, shared: int) -> list[str]:

@@ -8,7 +8,8 @@ synchronises with the host; the same input gives the same bits.
     library       the library and its launchers
     rows          preparing rows, finishing gradients
     plan          how a bank is divided among blocks
-    bank_pass     the first pass over the bank: both softmaxes' sums, the divergence, the group maxima
+    bank_pass     the first pass over the bank: softmaxes, the divergence, the group maxima
+    gradient      the second pass: a gradient in the student, with verdicts, or in the whole bank
     search        a selection from start to end
     limits        what a similarity has to reach, from the group maxima
     verdicts      the second pass, where no gradient is wanted: which rows reach it

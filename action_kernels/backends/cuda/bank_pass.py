@@ -1,4 +1,4 @@
-"""The first pass over the bank: both softmaxes' sums, the divergence between them, and the group maxima."""
+"""The first pass over the bank: the softmaxes' sums, the divergence between two of them, and the group maxima."""
 
 from __future__ import annotations
 
@@ -47,7 +47,16 @@ class MergeSplitsParams(NamedTuple):
     teacher_lse: Tensor
 
 
+class MergeOneParams(NamedTuple):
+    """As ``csrc/cuda/statistics.cu`` has them."""
+
+    statistics: Tensor
+    temp: float
+    lse: Tensor
+
+
 _bank_pass = bind("bank_pass", BankPassParams)
+_merge_one = bind("merge_one", MergeOneParams)
 _merge_splits = bind("merge_splits", MergeSplitsParams)
 
 
@@ -59,15 +68,21 @@ def bank_pass(
     student_temp: float = 1.0,
     teacher_temp: float = 1.0,
     search: Search | None = None,
+    with_lse: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; maxima [G, N, groups] of a search."""
+    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; maxima [G, N, groups] of a search.
+
+    ``with_lse``: without a teacher and a search, sums [2, num_splits, G, N] for :func:`merge_one`.
+    """
     groups, queries, _ = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     size = search.tiles_of_group if search else 1
     num_splits, span = splits(processors(device), groups * tiles(queries), rows, TILE * size)
     statistics = maxima = None
-    if teacher is not None:
-        statistics = torch.empty((6, num_splits, groups, queries), dtype=torch.float32, device=device)
+    if teacher is not None or with_lse:
+        statistics = torch.empty(
+            (2 if teacher is None else 6, num_splits, groups, queries), dtype=torch.float32, device=device
+        )
     if search:
         line = sharers(student.data.dtype, tf32) * -(-tiles(rows) // size)
         maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
@@ -93,6 +108,13 @@ def bank_pass(
         student.data,
     )
     return statistics, maxima
+
+
+def merge_one(statistics: Tensor, temp: float) -> Tensor:
+    """The log-sum-exp [G, N] float64 from the splits' sums [2, num_splits, G, N]."""
+    lse = torch.empty(statistics.shape[2:], dtype=torch.float64, device=statistics.device)
+    _merge_one(MergeOneParams(statistics=statistics, temp=temp, lse=lse), statistics)
+    return lse
 
 
 def merge_splits(statistics: Tensor, student_temp: float, teacher_temp: float) -> Statistics:

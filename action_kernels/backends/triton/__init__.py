@@ -1,8 +1,9 @@
 """The Triton backend: streaming kernels in which similarities never leave the registers.
 
-    bank_pass     the first pass over the bank: both softmaxes' sums, the divergence, the best row of each group
+    bank_pass     the first pass over the bank: softmaxes, the divergence, the best row of each group
     thresholds    from these what a row has to reach, to be among a query's k best
     student_gradient, verdicts    the second pass, with the gradient or without: which rows do; `words` packs them
+    bank_gradient    a gradient in the whole bank
     collect       their similarities, and the k best in order
     buffered      what limits cannot select, by a buffer of candidates; `selection` fills and clears it
     search        a selection from start to end; `labels`, `placement`: of the bank's rows on the way

@@ -1,10 +1,11 @@
-// The divergence's gradients: one more pass each, which recomputes every probability from the saved log-sum-exps.
+// The gradients of the divergence (PAIR) or of one softmax's log-sum-exp: one more pass each, which recomputes every
+// probability from the saved log-sum-exps.
 //
 // Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
 // Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
 // 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost
 // to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
-// result's columns and recomputes the similarities over all features.
+// result's columns and recomputes the similarities over all features. Of one softmax, p_s(j) alone is the weight.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -16,8 +17,8 @@ namespace {
 
 struct Gradient {
   Plan plan;
-  const char* student;  // [G, N, pitch bytes]
-  const char* teacher;
+  const char* student;      // [G, N, pitch bytes]
+  const char* teacher;      // or null
   const char* bank;         // [G, M, pitch bytes]
   const float* terms;       // [G, N padded to whole tiles, kTerms]
   const float* bank_scale;  // [G, M padded to whole tiles]
@@ -77,15 +78,15 @@ __device__ float* exchange(char* shared) {
   return reinterpret_cast<float*>(shared + warp_id() * kWeights);
 }
 
-template <class Math, bool VERDICTS>
+template <class Math, bool PAIR, bool VERDICTS>
 __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.queries, p.rows);
-  Stream<Math, 2, 1, 1, true, VERDICTS ? 2 : 1> stream;
+  Stream<Math, PAIR ? 2 : 1, 1, 1, true, VERDICTS ? 2 : 1> stream;
   stream.plan = p.plan;
   stream.left[0] = p.student + part.group * p.queries * p.plan.pitch;
-  stream.left[1] = p.teacher + part.group * p.queries * p.plan.pitch;
+  if constexpr (PAIR) stream.left[1] = p.teacher + part.group * p.queries * p.plan.pitch;
   stream.right[0] = p.bank + part.group * p.rows * p.plan.pitch;
   stream.terms[0] = p.bank_scale + part.group * p.rows_padded;
   if constexpr (VERDICTS) stream.terms[1] = p.bank_labels ? p.bank_labels + part.group * p.rows_padded : nullptr;
@@ -129,8 +130,12 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
         const Terms& x = own[r];
         const float score = VERDICTS ? s.at(r, c) : similarity(s.at(r, c), x.s_scale, b_scale);
         const float log_s = (score - x.s_center) * p.student_factor - x.s_rest;
-        const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
-        s.at(r, c) = inside ? (exp2_fast(log_s) - exp2_fast(log_t)) * factor : 0.0f;
+        float weight = exp2_fast(log_s);
+        if constexpr (PAIR) {
+          const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
+          weight -= exp2_fast(log_t);
+        }
+        s.at(r, c) = inside ? weight * factor : 0.0f;
       }
     }
   };
@@ -142,16 +147,16 @@ __global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
   if constexpr (VERDICTS) found.finish(p.words, own_first, rows_here, part.split);
 }
 
-template <class Math>
+template <class Math, bool PAIR>
 __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.rows, p.queries);
-  Stream<Math, 1, 2, kTerms, true> stream;
+  Stream<Math, 1, PAIR ? 2 : 1, kTerms, true> stream;
   stream.plan = p.plan;
   stream.left[0] = p.bank + part.group * p.rows * p.plan.pitch;
   stream.right[0] = p.student + part.group * p.queries * p.plan.pitch;
-  stream.right[1] = p.teacher + part.group * p.queries * p.plan.pitch;
+  if constexpr (PAIR) stream.right[1] = p.teacher + part.group * p.queries * p.plan.pitch;
   stream.terms[0] = p.terms + part.group * p.queries_padded * kTerms;
   stream.first = part.first;
   stream.left_end = p.rows;
@@ -170,26 +175,27 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
     for (int c = 0; c < kColumns; ++c) {
       const Terms& x = reinterpret_cast<const Terms*>(terms)[Block::column(c)];
       const bool inside = Block::column(c) < rows;
-      const float grad = x.grad * p.boost;
-      const float s_factor = grad * x.s_scale * p.student_grad_scale,
-                  t_factor = grad * x.t_scale * p.teacher_grad_scale;
+      const float grad = x.grad * p.boost, s_factor = grad * x.s_scale * p.student_grad_scale;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float score = similarity(s.at(r, c), x.s_scale, b_scale[r]);
-        const float t_logit = (similarity(t.at(r, c), x.t_scale, b_scale[r]) - x.t_center) * p.teacher_factor;
-        const float p_s = exp2_fast((score - x.s_center) * p.student_factor - x.s_rest);
-        const float p_t = exp2_fast(t_logit - x.t_rest);
-        // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. A weight of zero makes the
-        // term zero: at the smallest temperatures its logit may be infinite.
-        const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
-        s.at(r, c) = inside ? s_factor * (p_s - p_t) : 0.0f;
-        t.at(r, c) = inside && p_t != 0.0f ? t_factor * (p_t * beyond) : 0.0f;
+        float weight = exp2_fast((score - x.s_center) * p.student_factor - x.s_rest);
+        if constexpr (PAIR) {
+          const float t_logit = (similarity(t.at(r, c), x.t_scale, b_scale[r]) - x.t_center) * p.teacher_factor;
+          const float p_t = exp2_fast(t_logit - x.t_rest), t_factor = grad * x.t_scale * p.teacher_grad_scale;
+          // log p_t - log p_s - kl = t - s - logit_gap, in which nothing large is rounded. A weight of zero makes the
+          // term zero: at the smallest temperatures its logit may be infinite.
+          const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
+          weight -= p_t;
+          t.at(r, c) = inside && p_t != 0.0f ? t_factor * (p_t * beyond) : 0.0f;
+        }
+        s.at(r, c) = inside ? s_factor * weight : 0.0f;
       }
     }
   };
   const auto sum = [&](Block& s, Block& t, const char* s_rows, const char* t_rows) {
     sums.add(s, s_rows, stream.out_width(), exchange<Math>(stream.besides()));
-    sums.add(t, t_rows, stream.out_width(), exchange<Math>(stream.besides()));
+    if constexpr (PAIR) sums.add(t, t_rows, stream.out_width(), exchange<Math>(stream.besides()));
   };
   stream.run(part.begin, part.end, use, sum);
   store(p, part, p.rows, sums);
@@ -204,18 +210,24 @@ int shared_of(const Plan& plan, bool bank, bool verdicts) {
 template <class Math>
 int32_t run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
   const bool verdicts = p.words.words;
-  auto* kernel = bank ? bank_grad<Math> : verdicts ? student_grad<Math, true> : student_grad<Math, false>;
+  auto* kernel = bank ? bank_grad<Math, false> : student_grad<Math, false, false>;
+  if (p.teacher) {
+    kernel = verdicts ? student_grad<Math, true, true> : student_grad<Math, true, false>;
+    if (bank) kernel = bank_grad<Math, true>;
+  }
   return enqueue(kernel, static_cast<unsigned>(blocks), kThreads, shared_of<Math>(p.plan, bank, verdicts), stream, p);
 }
 
-Plan plan_of(int64_t pitch, bool bank) { return make_plan(pitch, bank ? 1 : 2, bank ? 2 : 1, true); }
+Plan plan_of(int64_t pitch, bool bank, bool pair) {
+  return make_plan(pitch, pair && !bank ? 2 : 1, pair && bank ? 2 : 1, true);
+}
 
 int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
 #define CONTRAST_GRADIENT_FIELDS(FIELD)                                                             \
   FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                         \
   FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                    \
-  FIELD(Tensor, teacher)    /* [G, N, padded D] */                                                  \
+  FIELD(Tensor, teacher)    /* [G, N, padded D], or none: the gradient is of one log-sum-exp */     \
   FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
   FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
   FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                          \
@@ -240,9 +252,9 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   const Dtype dtype = p.student.dtype;
   check.rows(p.student, "student", {g, n, width});
   Gradient call{};
-  call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.for_bank);
+  call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.for_bank, p.teacher.given());
   call.student = streamed_rows(check, p.student, "student", dtype, {g, n, width});
-  call.teacher = streamed_rows(check, p.teacher, "teacher", dtype, {g, n, width});
+  if (p.teacher.given()) call.teacher = streamed_rows(check, p.teacher, "teacher", dtype, {g, n, width});
   call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
   call.terms = streamed_terms(check, p.terms, "terms", n, {g, n_padded, kTerms});
   call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
@@ -264,8 +276,8 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   call.boost = static_cast<float>(p.boost);
   if (p.limits.given()) {
     call.words = words_of(check, p, g, n, num_splits);
-    check.require(!p.for_bank && call.outs == 1,
-                  "verdicts come with the student's gradient, where its columns are whole");
+    check.require(!p.for_bank && p.teacher.given() && call.outs == 1,
+                  "verdicts come with the divergence's gradient in the student, where its columns are whole");
     if (p.query_labels.given() || p.bank_labels.given()) {
       check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
       call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});
@@ -287,9 +299,10 @@ const Launcher kContrastGradient = ACTION_LAUNCHER(contrast_gradient, ContrastGr
 using namespace action;
 
 /// Bytes of shared memory that a block gets.
-ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int tf32, int64_t pitch, int verdicts) {
+ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int tf32, int64_t pitch, int pair,
+                                                  int verdicts) {
   const bool bank = for_bank != 0;
-  const Plan plan = plan_of(pitch, bank);
+  const Plan plan = plan_of(pitch, bank, pair != 0);
   if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, bank, verdicts);
   if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, bank, verdicts);
   return tf32 ? shared_of<Tf32>(plan, bank, verdicts) : shared_of<Exact>(plan, bank, verdicts);
