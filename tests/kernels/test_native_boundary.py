@@ -46,6 +46,7 @@ SHAPES = ROWS | {
     "grad_kl": (G, N),
     "loss": (G, N),
     "grad_loss": (G, N),
+    "grad_lse": (G, N),
     "logit_gap": (G, N),
     "student_lse": (G, N),
     "teacher_lse": (G, N),
@@ -57,7 +58,7 @@ SHAPES = ROWS | {
     "positive_grad": (G, N, D),
     "bank_grad": (G, M, D),
 }
-FLOATS = set(ROWS) | RESULTS | {"grad_kl", "grad_loss", "grad_similarity"}
+FLOATS = set(ROWS) | RESULTS | {"grad_kl", "grad_loss", "grad_lse", "grad_similarity"}
 NUMBERS = {"student_temp": 0.1, "teacher_temp": 0.1, "temp": 0.5, "normalize": True, "seed": 1}
 NUMBERS |= {"threads": 1, "scratch_bytes": 1 << 20}
 
@@ -131,6 +132,7 @@ def test_what_does_not_fit_is_refused_by_name(entry: str, name: str) -> None:
     for fault, damage in FAULTS.items():
         if fault.startswith("a row") and (entry, name) in (
             ("anatomical_contrast", "bank"),
+            ("log_sum_exp", "bank"),
             ("relation_negatives", "rows"),
         ):
             continue  # a bank of another length is as good

@@ -21,6 +21,8 @@ from action_kernels import (
     anatomical_contrast,
     contrastive_distillation,
     hard_negatives,
+    info_nce,
+    log_sum_exp,
     relation_negatives,
 )
 from action_kernels.backends import kernel, select
@@ -44,7 +46,7 @@ def example(device: str, dtype: torch.dtype = torch.float32, groups: int = 2) ->
 # ---------------------------------------------------------------------------------------------------- registration
 
 
-@pytest.mark.parametrize("op", ["action_contrast", "hard_negatives", "anatomical_contrast", "relation_negatives"])
+@pytest.mark.parametrize("op", OPERATORS)
 @pytest.mark.parametrize("gradients", [False, True])
 def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) -> None:
     x = example(device)
@@ -67,6 +69,7 @@ def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) ->
         "anatomical_contrast": [
             (rows["student"], rows["bank"][:, :5].detach(), rows["bank"], x["index"], 0.5, n) for n in (True, False)
         ],
+        "log_sum_exp": [(rows["student"], rows["bank"], 0.1, n, gradients) for n in (True, False)],
         "relation_negatives": [(x["query_labels"], thresholds, class_start, order, 6, 12345)],
     }
     for args in arguments[op]:
@@ -74,7 +77,13 @@ def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) ->
 
 
 @pytest.mark.parametrize(
-    "op", ["action_contrast_bank_gradient", "hard_negatives_gradient", "anatomical_contrast_gradient"]
+    "op",
+    [
+        "action_contrast_bank_gradient",
+        "hard_negatives_gradient",
+        "anatomical_contrast_gradient",
+        "log_sum_exp_bank_gradient",
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype) -> None:
@@ -98,6 +107,7 @@ def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype
             (upstream, student, teacher, bank, x["index"], lse, 0.5, True, *wanted, backend)
             for wanted in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
         ],
+        "log_sum_exp_bank_gradient": [(upstream.double(), student, bank, student_lse, 0.1, True, backend)],
     }
     for args in arguments[op]:
         torch.library.opcheck(getattr(OPS, op).default, args)
@@ -112,7 +122,7 @@ def kernels(operator: str) -> dict[str, Callable]:
 def test_every_kernel_is_an_operator() -> None:
     names = [name for operator in OPERATORS for name in kernels(operator)]
     assert names == [name for name in names if hasattr(OPS, name)]
-    assert len(names) == 7
+    assert len(names) == 9
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -157,6 +167,14 @@ def test_gradcheck(groups: int, normalize: bool) -> None:
         lambda q, p, b: anatomical_contrast(q, p, b, x["index"], reduction="none", normalize=normalize),
         (student, positive, bank),
     )
+    assert torch.autograd.gradcheck(lambda q, b: log_sum_exp(q, b, normalize=normalize), (student, bank))
+    for positive_in_bank in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda q, p, b, there=positive_in_bank: info_nce(
+                q, p, b, positive_in_bank=there, reduction="none", normalize=normalize
+            ),
+            (student, positive, bank),
+        )
 
 
 def losses(device: str) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
@@ -180,10 +198,12 @@ def losses(device: str) -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, 
             lambda q, p, b: anatomical_contrast(q, p, b, x["index"]),
             (x["student"], x["teacher"], x["bank"]),
         ),
+        "log_sum_exp": (lambda q, b: log_sum_exp(q, b).square().mean().float(), rows),
+        "info_nce": (info_nce, (x["student"], x["teacher"], x["bank"])),
     }
 
 
-FUNCTIONS = ["contrastive_distillation", "action_contrast", "hard_negatives", "anatomical_contrast"]
+FUNCTIONS = list(losses("cpu"))
 
 
 def gradients(function: Callable[..., Tensor], rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
