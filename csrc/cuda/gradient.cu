@@ -78,8 +78,14 @@ __device__ float* exchange(char* shared) {
   return reinterpret_cast<float*>(shared + warp_id() * kWeights);
 }
 
+/// Blocks that a multiprocessor's registers have room for: with one softmax more, where shared memory has, too.
+template <class Math, bool PAIR>
+constexpr int kResident = PAIR                                  ? 1
+                          : sizeof(typename Math::Element) == 4 ? 2
+                                                                : 3;
+
 template <class Math, bool PAIR, bool VERDICTS>
-__global__ void __launch_bounds__(kThreads) student_grad(Gradient p) {
+__global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.queries, p.rows);

@@ -250,8 +250,10 @@ def test_the_selections_numbers_fit_its_buffer() -> None:
 
 
 def test_a_first_pass_has_something_to_do() -> None:
-    nothing = {"teacher": None, "teacher_scale": None, "maxima": None}
-    assert "a teacher, maxima, or both" in refusal("bank_pass", **nothing)
+    nothing = {"teacher": None, "teacher_scale": None, "statistics": None, "maxima": None}
+    assert "there must be statistics or maxima" in refusal("bank_pass", **nothing)
+    both = {"teacher": None, "teacher_scale": None, "statistics": recorded()["bank_pass"].statistics[:2]}
+    assert "there must be statistics or maxima" in refusal("bank_pass", **both)
 
 
 def test_groups_are_whole() -> None:
@@ -273,7 +275,7 @@ def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
     params = recorded()["contrast_gradient"]
     names = "student", "teacher", "bank", "partial"
     wide = {name: torch.nn.functional.pad(getattr(params, name), (0, 128)) for name in names}
-    said = "verdicts come with the student's gradient"
+    said = "verdicts come with the divergence's gradient in the student"
     assert said in refusal("contrast_gradient", **wide)
     partial = params.bank.new_empty((1, *params.bank.shape), dtype=torch.float32)
     assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
