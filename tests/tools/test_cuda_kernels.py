@@ -92,15 +92,17 @@ def test_shared_memory_is_what_the_launchers_ask_for() -> None:
     """D = 128 in bfloat16: two sets of queries of two 8 KiB tiles and two stages of two, a scale a row and stage."""
     library = ctypes.CDLL(str(LIBRARY))
     tiles = (2 * 2 + 2 * 2) * 8192 + 2 * 64 * 4
-    assert kernel(name="bank_pass<Bfloat, true, false>").shared(library, 128) == tiles
+    assert kernel(name="bank_pass<Bfloat, 2, false>").shared(library, 128) == tiles
     assert kernel(name="bank_pass<Bfloat, 2, true>").shared(library, 128) > tiles
-    assert kernel(name="bank_pass<Half, false, true>").shared(library, 128) < tiles
-    assert kernel(name="student_grad<Bfloat, false>").shared(library, 128) == tiles
+    assert kernel(name="bank_pass<Half, 0, true>").shared(library, 128) < tiles
+    one = kernel(name="bank_pass<Bfloat, 1, false>").shared(library, 128)
+    assert one == kernel(name="student_grad<Bfloat, false, false>").shared(library, 128) == tiles - 2 * 8192
+    assert kernel(name="student_grad<Bfloat, true, false>").shared(library, 128) == tiles
     words = 4 * (8 + 3 * 16 * 4)  # of four warps: where their lines begin; counts, limits and labels of 16 queries
-    assert kernel(name="student_grad<Bfloat, true>").shared(library, 128) == tiles + 2 * 64 * 4 + words
+    assert kernel(name="student_grad<Bfloat, true, true>").shared(library, 128) == tiles + 2 * 64 * 4 + words
     assert kernel(name="verdicts<Bfloat>").shared(library, 128) == (2 + 2 * 2) * 8192 + 2 * 2 * 64 * 4 + words
     assert kernel(name="buffered<Half>").shared(library, 128) < tiles
-    assert kernel(name="bank_grad<Bfloat>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 12 * 4
+    assert kernel(name="bank_grad<Bfloat, true>").shared(library, 128) == (2 + 2 * 4) * 8192 + 2 * 64 * 12 * 4
     assert Kernel("sm_80", "order", 30, 77, ()).shared(library, 128) == 77
 
 

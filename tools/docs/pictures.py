@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.plots import draw
 from benchmarks.table import read
-from studies.plots import curves
+from studies.plots import curves, dice
 
 from ..command import run
 from ..figure_style import COLORS, save
@@ -21,7 +21,8 @@ from .tiles import tiles
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "figures"
-STUDIES = {"acdc_curves": curves}  # name of a table in studies/figures, and of its picture -> what draws it
+# Name of a table in studies/figures, and of its picture -> what draws it.
+STUDIES = {"acdc_curves": curves, "acdc_dice": partial(dice, ylabel="test Dice %")}
 
 
 def pictures(output: Path = FOLDER) -> None:
