@@ -62,6 +62,8 @@ def test_no_function_needs_a_value_on_the_host(contract: dict[str, dict]) -> Non
         "action_contrast_bank_gradient": [bank],
         "hard_negatives": [[2, 33, 5], [2, 33, 5]],
         "hard_negatives_gradient": [rows, bank],
+        "log_sum_exp": [[2, 33], rows],
+        "log_sum_exp_bank_gradient": [bank],
         "anatomical_contrast": [[2, 33], [2, 33]],
         "anatomical_contrast_gradient": [rows, rows, bank],
     }
