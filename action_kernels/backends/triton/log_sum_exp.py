@@ -22,7 +22,9 @@ def log_sum_exp(
     query_grad = query.new_empty(0, dtype=torch.float32)
     if with_query_grad:
         rows = query_rows, None, bank_rows
-        query_grad = student_gradient(*rows, student_grad_tile(*kind), query, lse, None, temp, temp, normalize)
+        query_grad = student_gradient(
+            *rows, student_grad_tile(*kind, pair=False), query, lse, None, temp, temp, normalize
+        )
     return lse, query_grad
 
 

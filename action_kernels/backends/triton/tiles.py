@@ -87,12 +87,17 @@ def selection_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
     return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2)
 
 
-def student_grad_tile(features: int, dtype: torch.dtype, device: torch.device, verdicts: bool = False) -> Tile:
-    """For the student's gradient; the selection's verdicts beside it take registers that a measured tile may lack."""
+def student_grad_tile(
+    features: int, dtype: torch.dtype, device: torch.device, verdicts: bool = False, pair: bool = True
+) -> Tile:
+    """For the student's gradient; the selection's verdicts beside it take registers that a measured tile may lack.
+
+    Without a teacher (no ``pair``) ptxas aims at four programs a multiprocessor, for which 32 rows are too many.
+    """
     if not verdicts and (found := tuned("student_grad", features, dtype, device)):
         return _tile(features, dtype, *found)
     if _exact(dtype):
-        return _tile(features, dtype, 16 if verdicts and features > 32 else 32, 32, 4, 2)
+        return _tile(features, dtype, 16 if features > 32 and (verdicts or not pair) else 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         if _by_rows(device):
             wide = dtype == torch.float32 and features <= 128 and not verdicts
