@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../params/inline.h"
+
 #ifndef ACTION_ISA
 #error "compile with -DACTION_ISA=<name>"
 #endif
@@ -37,12 +39,14 @@ typedef float vf_unaligned __attribute__((vector_size(4 * kWidth), aligned(4), m
 typedef int32_t vi_unaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 static_assert(alignof(vf_unaligned) == 4 && alignof(vi_unaligned) == 4);
 
-inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
-inline void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
-inline void store(int32_t* p, vi x) { *reinterpret_cast<vi_unaligned*>(p) = x; }
-inline vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
+// All that takes or gives a vector is inlined: called from a loop it costs more than its own work, and in a large
+// translation unit the compiler leaves even small functions out of line.
+ACTION_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+ACTION_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+ACTION_INLINE void store(int32_t* p, vi x) { *reinterpret_cast<vi_unaligned*>(p) = x; }
+ACTION_INLINE vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
 
-inline vf set1(float x) {
+ACTION_INLINE vf set1(float x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_set1_ps(x);
 #elif defined(__AVX2__)
@@ -52,10 +56,10 @@ inline vf set1(float x) {
 #endif
 }
 
-inline vi set1(int32_t x) { return vi{} + x; }
+ACTION_INLINE vi set1(int32_t x) { return vi{} + x; }
 
 // The lane-wise maximum; NaN in `x` stays NaN, NaN in `floor` gives x.
-inline vf max(vf floor, vf x) {
+ACTION_INLINE vf max(vf floor, vf x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_max_ps((__m512)floor, (__m512)x);
 #elif defined(__AVX2__)
@@ -66,7 +70,7 @@ inline vf max(vf floor, vf x) {
 }
 
 // x itself, but as a value of its own that no compiler may fuse into a multiply-add.
-inline vf rounded(vf x) {
+ACTION_INLINE vf rounded(vf x) {
 #if defined(__AVX512F__)
   asm("" : "+v"(x));
 #elif defined(__x86_64__)
@@ -77,7 +81,7 @@ inline vf rounded(vf x) {
   return x;
 }
 
-inline float sum(vf x) {
+ACTION_INLINE float sum(vf x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)x);
 #else
@@ -88,7 +92,7 @@ inline float sum(vf x) {
 }
 
 // Bit i is set where lane i of a comparison holds.
-inline uint32_t lanes_above(vf x, vf bound) {
+ACTION_INLINE uint32_t lanes_above(vf x, vf bound) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GT_OQ);
 #elif defined(__AVX2__)
@@ -102,7 +106,7 @@ inline uint32_t lanes_above(vf x, vf bound) {
 }
 
 // Adds one in the lanes where x exceeds the bound.
-inline vi plus_above(vi count, vf x, vf bound) {
+ACTION_INLINE vi plus_above(vi count, vf x, vf bound) {
 #if defined(__AVX512F__)
   const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GT_OQ);
   return (vi)_mm512_mask_sub_epi32((__m512i)count, above, (__m512i)count, _mm512_set1_epi32(-1));
@@ -126,7 +130,7 @@ inline constexpr SetBits kSetBits;
 
 // Stores the lanes whose bits are set one after another, then arbitrary values up to kWidth; returns their number.
 template <class Lane, class Vector>
-int store_lanes(Lane* out, Vector x, uint32_t bits) {
+ACTION_INLINE int store_lanes(Lane* out, Vector x, uint32_t bits) {
 #if defined(__AVX512F__)
   _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)x));
 #elif defined(__AVX2__)
@@ -144,7 +148,7 @@ int store_lanes(Lane* out, Vector x, uint32_t bits) {
 
 // 2**x for x <= 127, relative error below 1.2e-7; 0 from 2**-126.5 down (and at -inf), NaN at NaN.
 // 2**x = 2**n * 2**f with n the nearest integer and |f| <= 1/2; the polynomial is 2**f's minimax fit of degree 6.
-inline vf exp2(vf x) {
+ACTION_INLINE vf exp2(vf x) {
   x = max(set1(-127.0f), x);
   const vf shift = set1(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, kept in the low bits
   vf nearest = x + shift;
@@ -182,7 +186,7 @@ inline float bfloat_to_float(uint16_t b) {
   return value;
 }
 
-inline vf load_half(const uint16_t* p) {
+ACTION_INLINE vf load_half(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
@@ -192,7 +196,7 @@ inline vf load_half(const uint16_t* p) {
 #endif
 }
 
-inline vf load_bfloat(const uint16_t* p) {
+ACTION_INLINE vf load_bfloat(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
 #elif defined(__AVX2__)

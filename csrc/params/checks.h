@@ -6,11 +6,10 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "inline.h"
 #include "layout.h"
 
 namespace action {
-
-#define ACTION_INLINE inline __attribute__((always_inline))
 
 // The text of this thread's last failure. Each library has its own.
 const char* last_error();

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "inline.h"
+
 namespace action {
 
 // The dtypes that kernels take; `other` stands for all the rest.
@@ -27,7 +29,7 @@ struct Tensor {
   int64_t sizes[kMostDims];
   int64_t strides[kMostDims];  // in elements
 
-  __attribute__((always_inline)) bool given() const { return dims != kNone; }
+  ACTION_INLINE bool given() const { return dims != kNone; }
 };
 
 constexpr Tensor kNoTensor{nullptr, Dtype::other, Device::other, 0, Tensor::kNone, {}, {}};
