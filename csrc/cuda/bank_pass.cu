@@ -119,25 +119,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA
   }
 
   const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const float b_scale = scale[Block::column(c)];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        s.at(r, c) = similarity(s.at(r, c), s_scale[r], b_scale);
-        if constexpr (kPair) t.at(r, c) = similarity(t.at(r, c), t_scale[r], b_scale);
-      }
-    }
-    if (const int rows = rows_of_tile(start, end); rows < kBlock) {  // the last tile
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        if (Block::column(c) < rows) continue;
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          s.at(r, c) = kLowest;
-          if constexpr (kPair) t.at(r, c) = kLowest;
-        }
-      }
+    scale_products(s, s_scale, scale);
+    if constexpr (kPair) scale_products(t, t_scale, scale);
+    if (const int rows = rows_of_tile(start, end); rows < kBlock) {
+      leave_out(s, rows);
+      if constexpr (kPair) leave_out(t, rows);
     }
     if constexpr (MAXIMA) {
       maxima.take(s, p.query_labels ? scale + kBlock : nullptr);
@@ -284,9 +270,7 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
   call.teacher_factor = static_cast<float>(kLog2e / p.teacher_temp);
   if (!check.passed()) return check.status();
   const int64_t count = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
-  if (dtype == Dtype::float16) return run<Half>(call, count, stream);
-  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, count, stream);
-  return p.tf32 ? run<Tf32>(call, count, stream) : run<Exact>(call, count, stream);
+  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, count, stream); });
 }
 
 }  // namespace
@@ -300,7 +284,6 @@ using namespace action;
 /// Bytes of shared memory that a block of the pass gets.
 ACTION_EXPORT int action_bank_pass_shared(int dtype, int tf32, int64_t pitch, int sides, int maxima) {
   const Plan plan = plan_of(pitch, sides == 2);
-  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, maxima);
-  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, maxima);
-  return tf32 ? shared_of<Tf32>(plan, maxima) : shared_of<Exact>(plan, maxima);
+  return with_math(static_cast<Dtype>(dtype), tf32 != 0,
+                   [&](auto math) { return shared_of<decltype(math)>(plan, maxima); });
 }

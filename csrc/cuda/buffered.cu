@@ -85,20 +85,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Math>) buffered(Pass p) {
     selection.start(stream.besides() + warp_id() * Selection<Math>::kShared, places, is_wanted);
 
     const auto use = [&](int64_t start, Block& s, Block&, const float* b_scales) {
-#pragma unroll
-      for (int c = 0; c < Block::kColumns; ++c) {
-        const float b_scale = b_scales[Block::column(c)];
-#pragma unroll
-        for (int r = 0; r < Block::kRows; ++r) s.at(r, c) = similarity(s.at(r, c), scale[r], b_scale);
-      }
-      if (const int rows = rows_of_tile(start, end); rows < kBlock) {  // the last tile
-#pragma unroll
-        for (int c = 0; c < Block::kColumns; ++c) {
-          if (Block::column(c) < rows) continue;
-#pragma unroll
-          for (int r = 0; r < Block::kRows; ++r) s.at(r, c) = kLowest;
-        }
-      }
+      scale_products(s, scale, b_scales);
+      if (const int rows = rows_of_tile(start, end); rows < kBlock) leave_out(s, rows);
       selection.take(s, start, end);
       const unsigned tiles = static_cast<unsigned>((start - begin) / kBlock) + 1;
       if (p.floors && (tiles & (tiles - 1)) == 0) {
@@ -186,9 +174,7 @@ int32_t buffered_launcher(const BufferedParams& p, void* stream) {
   call.quota = static_cast<int>(p.quota);
   if (!check.passed()) return check.status();
   const unsigned count = static_cast<unsigned>(blocks);
-  if (dtype == Dtype::float16) return run<Half>(call, count, stream);
-  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, count, stream);
-  return p.tf32 ? run<Tf32>(call, count, stream) : run<Exact>(call, count, stream);
+  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, count, stream); });
 }
 
 }  // namespace
@@ -202,7 +188,5 @@ using namespace action;
 /// Bytes of shared memory that a block of the pass gets.
 ACTION_EXPORT int action_buffered_shared(int dtype, int tf32, int64_t pitch) {
   const Plan plan = plan_of(pitch);
-  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan);
-  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan);
-  return tf32 ? shared_of<Tf32>(plan) : shared_of<Exact>(plan);
+  return with_math(static_cast<Dtype>(dtype), tf32 != 0, [&](auto math) { return shared_of<decltype(math)>(plan); });
 }

@@ -161,9 +161,7 @@ int32_t collect_launcher(const CollectParams& p, void* stream) {
   call.capacity = static_cast<int>(p.capacity);
   call.most = static_cast<int>(line < kMostFound ? line : kMostFound);
   if (!check.passed()) return check.status();
-  if (dtype == Dtype::float16) return run<Half>(call, stream);
-  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, stream);
-  return p.tf32 ? run<Tf32>(call, stream) : run<Exact>(call, stream);
+  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, stream); });
 }
 
 }  // namespace

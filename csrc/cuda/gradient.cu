@@ -291,9 +291,7 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   }
   if (!check.passed()) return check.status();
   const int64_t blocks = g * tiles(p.for_bank ? m : n) * num_splits * call.outs;
-  if (dtype == Dtype::float16) return run<Half>(call, p.for_bank, blocks, stream);
-  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, p.for_bank, blocks, stream);
-  return p.tf32 ? run<Tf32>(call, p.for_bank, blocks, stream) : run<Exact>(call, p.for_bank, blocks, stream);
+  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, p.for_bank, blocks, stream); });
 }
 
 }  // namespace
@@ -309,7 +307,6 @@ ACTION_EXPORT int action_contrast_gradient_shared(int for_bank, int dtype, int t
                                                   int verdicts) {
   const bool bank = for_bank != 0;
   const Plan plan = plan_of(pitch, bank, pair != 0);
-  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan, bank, verdicts);
-  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan, bank, verdicts);
-  return tf32 ? shared_of<Tf32>(plan, bank, verdicts) : shared_of<Exact>(plan, bank, verdicts);
+  return with_math(static_cast<Dtype>(dtype), tf32 != 0,
+                   [&](auto math) { return shared_of<decltype(math)>(plan, bank, verdicts); });
 }

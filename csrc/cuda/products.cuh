@@ -34,6 +34,14 @@ struct Bfloat {
   using Element = __nv_bfloat16;
 };
 
+/// use(math) with the way in which products of rows of this dtype are taken.
+template <class Use>
+auto with_math(Dtype dtype, bool tf32, Use use) {
+  if (dtype == Dtype::float16) return use(Half{});
+  if (dtype == Dtype::bfloat16) return use(Bfloat{});
+  return tf32 ? use(Tf32{}) : use(Exact{});
+}
+
 __device__ inline int lane_id() { return threadIdx.x & 31; }
 __device__ inline int warp_id() { return threadIdx.x >> 5; }
 

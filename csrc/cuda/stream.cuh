@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../params/checks.h"
+#include "online_softmax.cuh"
 #include "products.cuh"
 
 namespace action {
@@ -57,6 +58,28 @@ inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_
 /// Shared memory of a block: tiles, two sets of terms for each row, and what the kernel needs besides.
 inline int shared_bytes(const Plan& p, int terms, int besides) {
   return (p.left_tiles + 2 * p.stage_tiles) * kTile + 2 * kBlock * terms * 4 + besides;
+}
+
+/// Products become similarities: `left` are the scales of a lane's rows, `right` those of the tile's columns.
+template <class Math>
+__device__ void scale_products(Scores<Math>& s, const float (&left)[Scores<Math>::kRows], const float* right) {
+#pragma unroll
+  for (int c = 0; c < Scores<Math>::kColumns; ++c) {
+    const float scale = right[Scores<Math>::column(c)];
+#pragma unroll
+    for (int r = 0; r < Scores<Math>::kRows; ++r) s.at(r, c) = similarity(s.at(r, c), left[r], scale);
+  }
+}
+
+/// Similarities of columns that do not exist, from `columns` on, in a bank's last tile.
+template <class Math>
+__device__ void leave_out(Scores<Math>& s, int columns) {
+#pragma unroll
+  for (int c = 0; c < Scores<Math>::kColumns; ++c) {
+    if (Scores<Math>::column(c) < columns) continue;
+#pragma unroll
+    for (int r = 0; r < Scores<Math>::kRows; ++r) s.at(r, c) = kLowest;
+  }
 }
 
 /// TERMS float32 come with every row on the right, from each of ARRAYS. SUMS: a tile's similarities become weights in a

@@ -50,12 +50,7 @@ __global__ void __launch_bounds__(kThreads, 3) verdicts(Pass p) {
   const int rows_here = rows_of_warp(warp_first, p.queries);
   found.start(stream.besides() + warp_id() * Verdicts<Math>::kShared, p.words, own_first, rows_here, split);
   const auto use = [&](int64_t start, Block& s, Block&, const float* terms) {
-#pragma unroll
-    for (int c = 0; c < Block::kColumns; ++c) {
-      const float b_scale = terms[Block::column(c)];
-#pragma unroll
-      for (int r = 0; r < Block::kRows; ++r) s.at(r, c) = similarity(s.at(r, c), scale[r], b_scale);
-    }
+    scale_products(s, scale, terms);
     found.take(s, p.words, start, rows_of_tile(start, end), terms + kBlock);
   };
   stream.run(begin, end, use, [](Block&, Block&, const char*, const char*) {});
@@ -113,9 +108,7 @@ int32_t verdicts_launcher(const VerdictsParams& p, void* stream) {
   call.span = p.span;
   if (!check.passed()) return check.status();
   const int64_t blocks = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
-  if (dtype == Dtype::float16) return run<Half>(call, blocks, stream);
-  if (dtype == Dtype::bfloat16) return run<Bfloat>(call, blocks, stream);
-  return p.tf32 ? run<Tf32>(call, blocks, stream) : run<Exact>(call, blocks, stream);
+  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, blocks, stream); });
 }
 
 }  // namespace
@@ -129,7 +122,5 @@ using namespace action;
 /// Bytes of shared memory that a block of the pass gets.
 ACTION_EXPORT int action_verdicts_shared(int dtype, int tf32, int64_t pitch) {
   const Plan plan = plan_of(pitch);
-  if (static_cast<Dtype>(dtype) == Dtype::float16) return shared_of<Half>(plan);
-  if (static_cast<Dtype>(dtype) == Dtype::bfloat16) return shared_of<Bfloat>(plan);
-  return tf32 ? shared_of<Tf32>(plan) : shared_of<Exact>(plan);
+  return with_math(static_cast<Dtype>(dtype), tf32 != 0, [&](auto math) { return shared_of<decltype(math)>(plan); });
 }
