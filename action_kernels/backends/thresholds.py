@@ -62,6 +62,14 @@ def error(features: int, rounded: bool) -> float:
     return (features + 8) * 2.0**-22 + (2.0**-9 + 2.0**-19 if rounded else 0.0)
 
 
+def capacity(k: int, num_splits: int) -> int:
+    """Words of verdicts for which a split has room in a query's line.
+
+    Of a bank in random order 1.4 k rows at the most pass the limits, spread over the splits.
+    """
+    return 2 * k // num_splits + 32
+
+
 def longest_products(query: Tensor, bank: Tensor) -> Tensor:
     """[G, N] what no product of a query with a bank row exceeds, by the rows' largest elements; NaN for one with NaN.
 

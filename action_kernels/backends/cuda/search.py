@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..gpu import product_dtype, tf32_allowed
-from ..thresholds import AS_THEY_ARE, Placement, error, longest_products
+from ..thresholds import AS_THEY_ARE, Placement, capacity, error, longest_products
 from .buffered import buffered
 from .collect import collect
 from .library import processors
@@ -67,17 +67,14 @@ class Search:
         self._limits, self._found = limits_of(maxima, self.k, bound, self._lengths, bank.wide)
 
     def words(self, num_splits: int) -> Words:
-        """Memory for the second pass's verdicts, which comes in so many splits of the bank.
-
-        Of a bank in random order 1.4 k rows at the most pass the limits, spread over the splits.
-        """
+        """Memory for the second pass's verdicts, which comes in so many splits of the bank."""
         assert self._limits is not None
         groups, queries = self._limits.shape
-        capacity = 2 * self.k // num_splits + 32
-        line, device = max(num_splits * capacity, self._planned.keys), self._limits.device
+        room = capacity(self.k, num_splits)
+        line, device = max(num_splits * room, self._planned.keys), self._limits.device
         words = torch.empty((groups, queries, line), dtype=torch.int64, device=device)
         counts = torch.empty((num_splits, groups, queries), dtype=torch.int32, device=device)
-        self._words = Words(self._limits, self.query_labels, words, counts, capacity)
+        self._words = Words(self._limits, self.query_labels, words, counts, room)
         return self._words
 
     def result(self, query: Rows, bank: Rows, tf32: bool) -> tuple[Tensor, Tensor]:

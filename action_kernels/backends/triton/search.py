@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..thresholds import AS_THEY_ARE, Placement, error, longest_products
+from ..thresholds import AS_THEY_ARE, Placement, capacity, error, longest_products
 from .buffered import Geometry, buffered
 from .collect import collect, in_order
 from .labels import narrow
@@ -76,17 +76,14 @@ class Search:
         self.limits, self._flags = limits_of(maxima, query, self.k, bound, self._lengths, self._wide)
 
     def words(self, num_splits: int, block_m: int) -> Words:
-        """Memory for the second pass's verdicts, which comes in so many splits of the bank and tiles of so many rows.
-
-        Of a bank in random order 1.4 k rows at the most pass the limits, spread over the splits.
-        """
+        """Memory for the second pass's verdicts, in so many splits of the bank and tiles of so many rows."""
         assert self.limits is not None
         groups, queries = self.limits.shape
-        capacity = 2 * self.k // num_splits + 32
-        line = max(num_splits * capacity, self._keys)
+        room = capacity(self.k, num_splits)
+        line = max(num_splits * room, self._keys)
         words = torch.empty((groups, queries, line), dtype=torch.int64, device=self.limits.device)
         counts = torch.empty((num_splits, groups, queries), dtype=torch.int32, device=self.limits.device)
-        self._words = Words(words, counts, line, capacity, num_splits, block_m)
+        self._words = Words(words, counts, line, room, num_splits, block_m)
         return self._words
 
     def result(self, query: Rows, bank: Rows) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,12 @@ _LN2 = tl.constexpr(math.log(2))
 _BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 
 
+@triton.jit
+def _inverse(scale, high, low):
+    """What a product is multiplied by to become a logit, in float64: the query's scale over the temperature."""
+    return (tl.cast(high, tl.float64) + tl.cast(low, tl.float64)) * scale.to(tl.float64)
+
+
 @kernel
 def _merge(
     sums,
@@ -69,8 +75,8 @@ def _merge(
         moved = tl.load(place + 4 * step, mask=inside, other=0.0) + t_part * (t_shift - there_shift)
         gap += tl.where(t_decay == 0.0, 0.0, t_decay * moved)
     s_log, t_log = tl.log(s_sum.to(tl.float64)), tl.log(t_sum.to(tl.float64))
-    student_inverse = (tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)) * s_scale.to(tl.float64)
-    teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale.to(tl.float64)
+    student_inverse = _inverse(s_scale, student_high, student_low)
+    teacher_inverse = _inverse(t_scale, teacher_high, teacher_low)
     s_top, t_top = s_max.to(tl.float64) * student_inverse, t_max.to(tl.float64) * teacher_inverse
     s_there = there.to(tl.float64) * student_inverse
     divergence = gap.to(tl.float64) * _LN2 / t_sum.to(tl.float64)
@@ -105,7 +111,7 @@ def _merge_one(
         place = sums + tl.cast(split, tl.int64) * total + row
         shift = (tl.load(place, mask=inside, other=0.0) - largest) * factor
         sum += tl.exp2(shift) * tl.load(place + step, mask=inside, other=1.0)
-    inverse = (tl.cast(high, tl.float64) + tl.cast(low, tl.float64)) * own.to(tl.float64)
+    inverse = _inverse(own, high, low)
     tl.store(lse + row, largest.to(tl.float64) * inverse + tl.log(sum.to(tl.float64)), mask=inside)
 
 
@@ -146,13 +152,11 @@ def _terms(
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(total, tl.int64)
-    s_scale = tl.load(student_scale + row, mask=inside, other=1.0).to(tl.float64)
-    student_inverse = (tl.cast(student_high, tl.float64) + tl.cast(student_low, tl.float64)) * s_scale
+    student_inverse = _inverse(tl.load(student_scale + row, mask=inside, other=1.0), student_high, student_low)
     _center(tl.load(student_lse + row, mask=inside, other=0.0), row, inside, step, centers, student_inverse)
     center, teacher_inverse = student_inverse, student_inverse
     if teacher_lse is not None:
-        t_scale = tl.load(teacher_scale + row, mask=inside, other=1.0).to(tl.float64)
-        teacher_inverse = (tl.cast(teacher_high, tl.float64) + tl.cast(teacher_low, tl.float64)) * t_scale
+        teacher_inverse = _inverse(tl.load(teacher_scale + row, mask=inside, other=1.0), teacher_high, teacher_low)
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
