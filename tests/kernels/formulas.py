@@ -12,6 +12,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+# N, M, D, groups: one of each, odd sizes, several blocks of any plausible tile.
+SHAPES = [
+    (1, 1, 1, None),
+    (1, 300, 5, None),
+    (301, 1, 17, None),
+    (7, 36, 512, None),
+    (67, 259, 33, None),
+    (133, 1030, 64, None),
+    (262, 390, 129, None),
+    (5, 37, 24, 3),
+    (65, 130, 40, 2),
+]
+
 
 def unit(x: Tensor, normalize: bool = True) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12) if normalize else x

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import formulas
 import pytest
 import torch
-from formulas import assert_as_good_as_plain, differentiate, neighbours
+from formulas import DTYPES, assert_as_good_as_plain, differentiate, neighbours
 from torch import Tensor
 
 from action_kernels import anatomical_contrast
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1, 1), (7, 5, 3, 9), (65, 130, 33, 40), (33, 700, 129, 257), (130, 64, 512, 17)]  # N, M, D, k
 
 

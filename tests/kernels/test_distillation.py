@@ -7,25 +7,10 @@ from collections.abc import Callable, Sequence
 import formulas
 import pytest
 import torch
-from formulas import assert_as_good_as_plain, differentiate, neighbours
+from formulas import DTYPES, SHAPES, assert_as_good_as_plain, differentiate, neighbours
 from torch import Tensor
 
 from action_kernels import action_contrast, contrastive_distillation, hard_negatives
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-# N, M, D, groups: one of each, odd sizes, several blocks of any plausible tile.
-SHAPES = [
-    (1, 1, 1, None),
-    (1, 300, 5, None),
-    (301, 1, 17, None),
-    (7, 36, 512, None),
-    (67, 259, 33, None),
-    (133, 1030, 64, None),
-    (262, 390, 129, None),
-    (5, 37, 24, 3),
-    (65, 130, 40, 2),
-]
 
 
 def ours(*rows: Tensor, **settings: float | bool) -> Tensor:

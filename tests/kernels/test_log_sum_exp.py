@@ -7,23 +7,10 @@ from collections.abc import Callable, Sequence
 import formulas
 import pytest
 import torch
-from formulas import assert_as_good_as_plain, differentiate, neighbours
+from formulas import DTYPES, SHAPES, assert_as_good_as_plain, differentiate, neighbours
 from torch import Tensor
 
 from action_kernels import MemoryBank, info_nce, log_sum_exp
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SHAPES = [
-    (1, 1, 1, None),
-    (1, 300, 5, None),
-    (301, 1, 17, None),
-    (7, 36, 512, None),
-    (67, 259, 33, None),
-    (133, 1030, 64, None),
-    (262, 390, 129, None),
-    (5, 37, 24, 3),
-    (65, 130, 40, 2),
-]
 
 
 def compare(

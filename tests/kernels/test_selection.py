@@ -5,12 +5,11 @@ from __future__ import annotations
 import formulas
 import pytest
 import torch
-from formulas import assert_as_good_as_plain, neighbours
+from formulas import DTYPES, assert_as_good_as_plain, neighbours
 from torch import Tensor
 
 from action_kernels import action_contrast, hard_negatives
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 3, 1), (3, 5, 7, 8), (67, 259, 33, 16), (40, 1030, 24, 64), (9, 2100, 12, 513)]  # N, M, D, k
 
 
