@@ -16,12 +16,6 @@
 namespace action {
 namespace {
 
-struct Side {
-  const char* data;    // [G, rows, pitch bytes]
-  const float* scale;  // [G, rows padded to whole tiles]
-  int64_t rows, padded;
-};
-
 struct Pass {
   Plan plan;
   Side student, teacher, bank;
@@ -230,20 +224,14 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
   Checks check(kDevice, p.student);
   const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
   const int64_t width = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const int64_t n_padded = check.size(p.student_scale, "student_scale", 1, 2);
-  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
   const Dtype dtype = p.student.dtype;
   check.rows(p.student, "student", {g, n, width});
   Pass call{};
   call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.teacher.given());
-  const auto side = [&](const Tensor& x, const char* name, const Tensor& scale, const char* scale_name, int64_t rows,
-                        int64_t padded) {
-    return Side{streamed_rows(check, x, name, dtype, {g, rows, width}),
-                streamed_terms(check, scale, scale_name, rows, {g, padded}), rows, padded};
-  };
-  call.student = side(p.student, "student", p.student_scale, "student_scale", n, n_padded);
-  if (p.teacher.given()) call.teacher = side(p.teacher, "teacher", p.teacher_scale, "teacher_scale", n, n_padded);
-  call.bank = side(p.bank, "bank", p.bank_scale, "bank_scale", m, m_padded);
+  call.student = side_of(check, p.student, "student", p.student_scale, "student_scale", dtype, g, n, width);
+  if (p.teacher.given())
+    call.teacher = side_of(check, p.teacher, "teacher", p.teacher_scale, "teacher_scale", dtype, g, n, width);
+  call.bank = side_of(check, p.bank, "bank", p.bank_scale, "bank_scale", dtype, g, m, width);
   check_splits(check, p.num_splits, p.span, m);
   const bool one = p.statistics.given() && !p.teacher.given();
   check.require(p.teacher.given() || one != p.maxima.given(), "without a teacher there must be statistics or maxima");
@@ -260,7 +248,7 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
     call.tiles_of_group = static_cast<uint32_t>(size);
     if (p.query_labels.given() || p.bank_labels.given()) {
       call.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
-      call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});
+      call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, call.bank.padded});
     }
   }
   call.num_splits = p.num_splits;

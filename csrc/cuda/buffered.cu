@@ -14,17 +14,13 @@ namespace {
 
 struct Pass {
   Plan plan;
-  const char* query;            // [G, N, pitch bytes]
-  const float* query_scale;     // [G, N padded to whole tiles]
-  const char* bank;             // [G, M, pitch bytes], placed
-  const float* bank_scale;      // [G, M padded to whole tiles], placed
+  Side query, bank;             // the bank's rows and scales are placed
   const int64_t* query_labels;  // [G, N], or null
   const int64_t* bank_labels;   // [G, M] in the bank's own order
   const int* found;             // [G, N]: -1 for the queries to select for; or null: all of them
   int64_t* keys;                // [G, N, line]
   int64_t* buffer;              // [blocks, 64, capacity]
   int* floors;                  // [G, N, num_splits], or null
-  int64_t queries, queries_padded, rows, rows_padded;
   int64_t works, num_splits, span, line;
   Placement placement;
   int k, limit, capacity, quota;
@@ -39,26 +35,26 @@ constexpr int kResident<Exact> = 2;
 template <class Math>
 __global__ void __launch_bounds__(kThreads, kResident<Math>) buffered(Pass p) {
   using Block = Scores<Math>;
-  const int64_t blocks = (p.queries + kBlock - 1) / kBlock;
+  const int64_t blocks = (p.query.rows + kBlock - 1) / kBlock;
   // The buffers are scratch of a block, so a limited number of blocks takes all the pieces of work in turn.
   for (int64_t work = blockIdx.x; work < p.works; work += gridDim.x) {
     const int64_t split = work % p.num_splits, tile = work / p.num_splits;
     const int64_t first = tile % blocks * kBlock, group = tile / blocks;
-    const int64_t begin = split * p.span, end = begin + p.span < p.rows ? begin + p.span : p.rows;
-    const int64_t warp_first = first + warp_id() * kWarpRows, q = group * p.queries + warp_first;
+    const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
+    const int64_t warp_first = first + warp_id() * kWarpRows, q = group * p.query.rows + warp_first;
 
-    bool is_wanted = lane_id() < rows_of_warp(warp_first, p.queries);
+    bool is_wanted = lane_id() < rows_of_warp(warp_first, p.query.rows);
     if (p.found) is_wanted = is_wanted && p.found[q + lane_id()] < 0;
     if (!__syncthreads_or(is_wanted)) continue;
     const unsigned wanted = __ballot_sync(kAllLanes, is_wanted);
 
     Stream<Math, 1, 1, 1, false, 1, true> stream;
     stream.plan = p.plan;
-    stream.left[0] = p.query + group * p.queries * p.plan.pitch;
-    stream.right[0] = p.bank + group * p.rows * p.plan.pitch;
-    stream.terms[0] = p.bank_scale + group * p.rows_padded;
+    stream.left[0] = p.query.data + group * p.query.rows * p.plan.pitch;
+    stream.right[0] = p.bank.data + group * p.bank.rows * p.plan.pitch;
+    stream.terms[0] = p.bank.scale + group * p.bank.padded;
     stream.first = first;
-    stream.left_end = p.queries;
+    stream.left_end = p.query.rows;
     stream.out = 0;
     stream.placement = p.placement;
 
@@ -66,12 +62,12 @@ __global__ void __launch_bounds__(kThreads, kResident<Math>) buffered(Pass p) {
 #pragma unroll
     for (int r = 0; r < Block::kRows; ++r) {
       const int64_t row = warp_first + Block::row(r);
-      scale[r] = row < p.queries ? p.query_scale[group * p.queries_padded + row] : 0.0f;
+      scale[r] = row < p.query.rows ? p.query.scale[group * p.query.padded + row] : 0.0f;
     }
     Selection<Math> selection;
     const typename Selection<Math>::Places places{
         (int64_t{blockIdx.x} * kBlock + warp_id() * kWarpRows) * p.capacity,
-        group * p.rows,
+        group * p.bank.rows,
         q,
         q * p.num_splits,
     };
@@ -135,18 +131,14 @@ int32_t buffered_launcher(const BufferedParams& p, void* stream) {
   Checks check(kDevice, p.query);
   const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
   const int64_t width = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const int64_t n_padded = check.size(p.query_scale, "query_scale", 1, 2);
-  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
   const int64_t blocks = check.size(p.buffer, "buffer", 0, 3), capacity = check.size(p.buffer, "buffer", 2, 3);
   const int64_t line = check.size(p.keys, "keys", 2, 3);
   const Dtype dtype = p.query.dtype;
   check.rows(p.query, "query", {g, n, width});
   Pass call{};
   call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2));
-  call.query = streamed_rows(check, p.query, "query", dtype, {g, n, width});
-  call.query_scale = streamed_terms(check, p.query_scale, "query_scale", n, {g, n_padded});
-  call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
-  call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
+  call.query = side_of(check, p.query, "query", p.query_scale, "query_scale", dtype, g, n, width);
+  call.bank = side_of(check, p.bank, "bank", p.bank_scale, "bank_scale", dtype, g, m, width);
   call.placement = placement_of(check, p.place_tiles, p.place_block, m);
   check_splits(check, p.num_splits, p.span, m);
   if (p.query_labels.given() || p.bank_labels.given()) {
@@ -160,10 +152,6 @@ int32_t buffered_launcher(const BufferedParams& p, void* stream) {
   check.require(p.kept > 0 && p.kept <= p.span && p.kept <= p.limit && p.limit + kBlock <= capacity && p.quota > 0 &&
                     p.num_splits * p.kept <= line,
                 "kept, limit and quota must fit the span, the buffer, the keys and each other");
-  call.queries = n;
-  call.queries_padded = n_padded;
-  call.rows = m;
-  call.rows_padded = m_padded;
   call.works = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
   call.num_splits = p.num_splits;
   call.span = p.span;

@@ -19,11 +19,8 @@ constexpr int kMostFound = 4096;  // rows of a query, as many as order_keys sort
 constexpr int kFewWords = 256;    // up to so many words, a warp does it all
 
 struct Collect {
-  const char* query;         // [G, N, pitch bytes]
-  const float* query_scale;  // [G, N padded]
-  const char* bank;          // [G, M, pitch bytes]
-  const float* bank_scale;   // [G, M padded]
-  int64_t queries, queries_padded, rows, rows_padded, pitch;
+  Side query, bank;
+  int64_t pitch;
   Placement placement;
   int64_t* words;     // [G, N, line]; keys in the end
   const int* counts;  // [num_splits, G, N]
@@ -45,7 +42,7 @@ struct Piece {
 template <class Math>
 __global__ void __launch_bounds__(128) collect(Collect p) {
   constexpr int kElements = Piece<Math>::kElements;
-  const int64_t q = blockIdx.x, group = q / p.queries;
+  const int64_t q = blockIdx.x, group = q / p.query.rows;
   int* count = reinterpret_cast<int*>(shared_memory);  // rows that were found
   uint32_t* places = reinterpret_cast<uint32_t*>(count + 1);
   const bool flagged = p.found[q] < 0;
@@ -72,9 +69,9 @@ __global__ void __launch_bounds__(128) collect(Collect p) {
   if (threadIdx.x == 0) p.found[q] = fits ? found : -1;
   if (!fits) return;
 
-  const char* query = p.query + q * p.pitch;
-  const char* bank = p.bank + group * p.rows * p.pitch;
-  const double q_scale = p.query_scale[group * p.queries_padded + q % p.queries];
+  const char* query = p.query.data + q * p.pitch;
+  const char* bank = p.bank.data + group * p.bank.rows * p.pitch;
+  const double q_scale = p.query.scale[group * p.query.padded + q % p.query.rows];
   const int lane = lane_id() % kLanes, own = lane_id() / kLanes, step = 32 / kLanes;
   for (int first = threadIdx.x / 32 * (step * kTogether); first < found; first += blockDim.x * kTogether / kLanes) {
     double product[kTogether] = {};
@@ -104,7 +101,7 @@ __global__ void __launch_bounds__(128) collect(Collect p) {
     const int entry = first + step * lane + own;
     if (entry >= found) continue;
     const int64_t place = places[entry];
-    const double b_scale = p.bank_scale[group * p.rows_padded + place];
+    const double b_scale = p.bank.scale[group * p.bank.padded + place];
     const auto similarity = static_cast<float>(sum * (q_scale * b_scale));
     line[entry] = similarity == similarity ? make_key(similarity, p.placement.row_at(place)) : kEmptyKey;
   }
@@ -134,26 +131,18 @@ int32_t collect_launcher(const CollectParams& p, void* stream) {
   Checks check(kDevice, p.query);
   const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
   const int64_t width = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const int64_t n_padded = check.size(p.query_scale, "query_scale", 1, 2);
-  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
   const int64_t line = check.size(p.words, "words", 2, 3), num_splits = check.size(p.counts, "counts", 0, 3);
   const Dtype dtype = p.query.dtype;
   check.rows(p.query, "query", {g, n, width});
   Collect call{};
-  call.query = streamed_rows(check, p.query, "query", dtype, {g, n, width});
-  call.query_scale = streamed_terms(check, p.query_scale, "query_scale", n, {g, n_padded});
-  call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
-  call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
+  call.query = side_of(check, p.query, "query", p.query_scale, "query_scale", dtype, g, n, width);
+  call.bank = side_of(check, p.bank, "bank", p.bank_scale, "bank_scale", dtype, g, m, width);
   call.placement = placement_of(check, p.place_tiles, p.place_block, m);
   call.words = check.contiguous<int64_t>(p.words, "words", {g, n, line});
   call.counts = check.contiguous<int32_t>(p.counts, "counts", {num_splits, g, n});
   call.found = check.contiguous<int32_t>(p.found, "found", {g, n});
   check.require(p.capacity > 0 && p.capacity <= line && num_splits * p.capacity <= line && line <= INT32_MAX,
                 "capacity words of every split must fit a line");
-  call.queries = n;
-  call.queries_padded = n_padded;
-  call.rows = m;
-  call.rows_padded = m_padded;
   call.pitch = width * (dtype == Dtype::float32 ? 4 : 2);
   call.line = line;
   call.total = g * n;

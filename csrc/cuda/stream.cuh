@@ -48,6 +48,20 @@ inline const float* streamed_terms(Checks& check, const Tensor& x, const char* n
   return data;
 }
 
+/// Prepared rows of all groups, and their scales.
+struct Side {
+  const char* data;    // [G, rows, pitch bytes]
+  const float* scale;  // [G, rows padded to whole tiles]
+  int64_t rows, padded;
+};
+
+inline Side side_of(Checks& check, const Tensor& x, const char* name, const Tensor& scale, const char* scale_name,
+                    Dtype dtype, int64_t groups, int64_t rows, int64_t width) {
+  const int64_t padded = check.size(scale, scale_name, 1, 2);
+  return {streamed_rows(check, x, name, dtype, {groups, rows, width}),
+          streamed_terms(check, scale, scale_name, rows, {groups, padded}), rows, padded};
+}
+
 /// Splits of `span` rows each have to cover all rows, begin at a tile, and none may be empty.
 inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_t rows) {
   check.require(

@@ -10,12 +10,8 @@ namespace {
 
 struct Pass {
   Plan plan;
-  const char* query;         // [G, N, pitch bytes]
-  const float* query_scale;  // [G, N padded to whole tiles]
-  const char* bank;          // [G, M, pitch bytes]
-  const float* bank_scale;   // [G, M padded to whole tiles], as the next
+  Side query, bank;
   const float* bank_labels;  // or null
-  int64_t queries, queries_padded, rows, rows_padded;
   int64_t num_splits, span;
   Words words;
 };
@@ -23,31 +19,31 @@ struct Pass {
 template <class Math>
 __global__ void __launch_bounds__(kThreads, 3) verdicts(Pass p) {
   using Block = Scores<Math>;
-  const int64_t blocks = (p.queries + kBlock - 1) / kBlock;
+  const int64_t blocks = (p.query.rows + kBlock - 1) / kBlock;
   const int64_t split = blockIdx.x % p.num_splits, tile = blockIdx.x / p.num_splits;
   const int64_t first = tile % blocks * kBlock, group = tile / blocks;
-  const int64_t begin = split * p.span, end = begin + p.span < p.rows ? begin + p.span : p.rows;
+  const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
   const int64_t warp_first = first + warp_id() * kWarpRows;
 
   Stream<Math, 1, 1, 1, false, 2> stream;
   stream.plan = p.plan;
-  stream.left[0] = p.query + group * p.queries * p.plan.pitch;
-  stream.right[0] = p.bank + group * p.rows * p.plan.pitch;
-  stream.terms[0] = p.bank_scale + group * p.rows_padded;
-  stream.terms[1] = p.bank_labels ? p.bank_labels + group * p.rows_padded : nullptr;
+  stream.left[0] = p.query.data + group * p.query.rows * p.plan.pitch;
+  stream.right[0] = p.bank.data + group * p.bank.rows * p.plan.pitch;
+  stream.terms[0] = p.bank.scale + group * p.bank.padded;
+  stream.terms[1] = p.bank_labels ? p.bank_labels + group * p.bank.padded : nullptr;
   stream.first = first;
-  stream.left_end = p.queries;
+  stream.left_end = p.query.rows;
   stream.out = 0;
 
   float scale[Block::kRows];
 #pragma unroll
   for (int r = 0; r < Block::kRows; ++r) {
     const int64_t row = warp_first + Block::row(r);
-    scale[r] = row < p.queries ? p.query_scale[group * p.queries_padded + row] : 0.0f;
+    scale[r] = row < p.query.rows ? p.query.scale[group * p.query.padded + row] : 0.0f;
   }
   Verdicts<Math> found;
-  const int64_t own_first = group * p.queries + warp_first;
-  const int rows_here = rows_of_warp(warp_first, p.queries);
+  const int64_t own_first = group * p.query.rows + warp_first;
+  const int rows_here = rows_of_warp(warp_first, p.query.rows);
   found.start(stream.besides() + warp_id() * Verdicts<Math>::kShared, p.words, own_first, rows_here, split);
   const auto use = [&](int64_t start, Block& s, Block&, const float* terms) {
     scale_products(s, scale, terms);
@@ -84,26 +80,18 @@ int32_t verdicts_launcher(const VerdictsParams& p, void* stream) {
   Checks check(kDevice, p.query);
   const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
   const int64_t width = check.size(p.query, "query", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const int64_t n_padded = check.size(p.query_scale, "query_scale", 1, 2);
-  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
   const Dtype dtype = p.query.dtype;
   check.rows(p.query, "query", {g, n, width});
   Pass call{};
   call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2));
-  call.query = streamed_rows(check, p.query, "query", dtype, {g, n, width});
-  call.query_scale = streamed_terms(check, p.query_scale, "query_scale", n, {g, n_padded});
-  call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
-  call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
+  call.query = side_of(check, p.query, "query", p.query_scale, "query_scale", dtype, g, n, width);
+  call.bank = side_of(check, p.bank, "bank", p.bank_scale, "bank_scale", dtype, g, m, width);
   check_splits(check, p.num_splits, p.span, m);
   call.words = words_of(check, p, g, n, p.num_splits);
   if (p.query_labels.given() || p.bank_labels.given()) {
     check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
-    call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});
+    call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, call.bank.padded});
   }
-  call.queries = n;
-  call.queries_padded = n_padded;
-  call.rows = m;
-  call.rows_padded = m_padded;
   call.num_splits = p.num_splits;
   call.span = p.span;
   if (!check.passed()) return check.status();
