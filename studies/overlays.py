@@ -18,6 +18,7 @@ from action.errors import InputError
 from action.experiment import load_network
 from action.figures import plot_overlays
 from action.inference import segment
+from action.metrics import dice_scores, mean_scores
 from action.run_folder import RunFolder
 from action.suggestions import did_you_mean
 from tools.figure_style import COLORS, style
@@ -53,27 +54,31 @@ def main(
     runs: Sequence[str] = (),
     names: Sequence[str] = (),
     cases: Sequence[str] = (),
+    titles: Sequence[str] = (),
     margin: NonNegativeInt = 25,
     output: Path = Path("overlays"),
 ) -> None:
-    """Segment the cases with each run's best weights and draw a row for every case.
+    """Segment the cases with each run's best weights and draw a row for every case, with the volume's mean Dice.
 
     Args:
         runs: folders of finished runs on the same data.
         names: of their columns; none: those of the folders.
         cases: names, each with the number of a slice from 1, e.g. [patient089_frame01:5]; without a number, the slice
             with most foreground.
+        titles: of the rows; none: case and slice.
         margin: pixels around the truth that are shown.
         output: of the figure, without the ends -light.png and -dark.png.
 
     Raises:
-        InputError: no run or no case, another number of names, a case that the data do not have with a label, or a
-            slice that it does not have.
+        InputError: no run or no case, another number of names or titles, a case that the data do not have with a label,
+            or a slice that it does not have.
     """
     if not runs or not cases:
         raise InputError(f"--{'cases' if runs else 'runs'} is empty: name at least one")
     if names and len(names) != len(runs):
         raise InputError(f"--names has {len(names)} names for {len(runs)} runs: give one for each")
+    if titles and len(titles) != len(cases):
+        raise InputError(f"--titles has {len(titles)} titles for {len(cases)} cases: give one for each")
     columns = names or [Path(folder).name for folder in runs]
     wanted = [case.partition(":") for case in cases]
     by_run = [predictions(RunFolder(folder), [name for name, _, _ in wanted]) for folder in runs]
@@ -86,8 +91,10 @@ def main(
         z = int(number) - 1 if number else int(np.count_nonzero(truth, axis=(1, 2)).argmax())
         part = around(truth[z], margin)
         labels = {"truth": truth[z][part]}
-        labels |= {column: found[1][i][z][part] for column, found in zip(columns, by_run, strict=True)}
-        panels.append((f"{name}, slice {z + 1}", native_slice(case, z)[part], labels))
+        for column, (_, found, _) in zip(columns, by_run, strict=True):
+            score = mean_scores([dice_scores(found[i], truth, len(class_names))])[1]
+            labels[f"{column}: {'no class' if score is None else f'{100 * score:.0f} %'}"] = found[i][z][part]
+        panels.append((titles[i] if titles else f"{name}, slice {z + 1}", native_slice(case, z)[part], labels))
     output.parent.mkdir(parents=True, exist_ok=True)
     for theme in COLORS:
         with style(theme), mpl.rc_context({"font.size": TEXT}):
