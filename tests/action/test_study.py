@@ -172,17 +172,24 @@ def test_overlays_show_what_runs_make_of_a_case(run, tmp_path, monkeypatch):
     monkeypatch.setattr(overlays, "plot_overlays", lambda *drawing: drawn.append(drawing))
     predicted = sorted((run / "predictions").iterdir())[0]
     name = predicted.name.removesuffix(".nii.gz")
-    overlays.main([str(run), str(run)], ["one", "two"], [f"{name}:3", name], 100, tmp_path / "a" / "figure")
+    output = tmp_path / "a" / "figure"
+    overlays.main([str(run), str(run)], ["one", "two"], [f"{name}:3", name], margin=100, output=output)
     (panels, classes, light), (*_, dark) = drawn
     assert [light, dark] == [tmp_path / "a" / f"figure-{theme}.png" for theme in ("light", "dark")]
     assert len(classes) == 4
     expected = np.asarray(nib.load(predicted).dataobj).T  # what the run's own evaluation wrote
+    by_class = json.loads((run / "summary.json").read_text())["cases"][name].values()
+    dice = f"{100 * np.mean([values['dice'] for values in by_class if values['dice'] is not None]):.0f} %"
     for title, image, labels in panels:
         z = int(title.removeprefix(f"{name}, slice ")) - 1
-        assert list(labels) == ["truth", "one", "two"] and image.shape == expected.shape[1:]
-        assert np.array_equal(labels["one"], expected[z]) and np.array_equal(labels["two"], expected[z])
+        truth, one, two = labels
+        assert (truth, one, two) == ("truth", f"one: {dice}", f"two: {dice}") and image.shape == expected.shape[1:]
+        assert np.array_equal(labels[one], expected[z]) and np.array_equal(labels[two], expected[z])
         assert labels["truth"].any()
     assert panels[0][0] == f"{name}, slice 3"
+    drawn.clear()
+    overlays.main([str(run)], cases=[name, name], titles=["here", "there"], output=output)
+    assert [title for title, *_ in drawn[0][0]] == ["here", "there"]
 
 
 def test_overlays_show_a_square_around_the_truth():
@@ -201,6 +208,8 @@ def test_overlays_name_what_is_not_there(run, tmp_path):
         overlays.main([str(run)])
     with pytest.raises(InputError, match="1 names for 2 runs"):
         overlays.main([str(run), str(run)], ["one"], ["patient001_frame01"])
+    with pytest.raises(InputError, match="1 titles for 2 cases"):
+        overlays.main([str(run)], cases=["patient001_frame01", "patient001_frame09"], titles=["here"])
     with pytest.raises(InputError, match="has no labelled case patient001_frame02: did you mean patient001_frame09"):
         overlays.main([str(run)], cases=["patient001_frame02"])
     with pytest.raises(InputError, match="patient001_frame01 has the slices 1 to 4, not 5"):
