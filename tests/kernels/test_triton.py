@@ -77,14 +77,14 @@ def test_selection_whose_buffer_fills(order: str, k: int) -> None:
 @pytest.mark.parametrize("m", [11, 30])  # a few more keys than are wanted, and many
 def test_keys_are_put_into_order_in_parts(monkeypatch: pytest.MonkeyPatch, m: int) -> None:
     from action_kernels.backends.gpu import EMPTY
-    from action_kernels.backends.triton import collect
+    from action_kernels.backends.triton import order
 
     keys = torch.randint(-(2**63), 2**63 - 1, (2, 7, m))
     keys[0, 3] = EMPTY
-    whole = collect.in_order(keys, 8)
-    monkeypatch.setattr(collect, "SORTED", 3 * m)
-    monkeypatch.setattr(collect, "SORTED_IN_REGISTERS", 0)
-    parts = collect.in_order(keys, 8)
+    whole = order.in_order(keys, 8)
+    monkeypatch.setattr(order, "SORTED", 3 * m)
+    monkeypatch.setattr(order, "SORTED_IN_REGISTERS", 0)
+    parts = order.in_order(keys, 8)
     assert torch.equal(parts[1], whole[1]) and torch.equal(parts[0].nan_to_num(), whole[0].nan_to_num())
     assert (whole[1][0, 3] == -1).all() and (whole[0][0, 3] == -torch.inf).all()
     expected = keys.sort(dim=-1, descending=True).values[..., :8] & 0xFFFFFFFF
@@ -110,18 +110,20 @@ def test_a_weight_in_one_term_costs_less_than_rounding_the_result(distance: floa
     assert (found - exact).norm() < 1.05 * (exact.to(dtype) - exact).norm()
 
 
-@pytest.mark.parametrize("k", [3, 8])
-def test_a_kernel_puts_keys_into_order(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+@pytest.mark.parametrize(("k", "at_once"), [(3, 8), (8, 8), (3, 4), (4, 2)])
+def test_a_kernel_puts_keys_into_order(monkeypatch: pytest.MonkeyPatch, k: int, at_once: int) -> None:
+    """All of a line at once, or as many at a time."""
     from action_kernels.backends.gpu import EMPTY
-    from action_kernels.backends.triton import collect
+    from action_kernels.backends.triton import order
 
     keys = torch.randint(-(2**63), 2**63 - 1, (2, 3, 7), device=DEVICE)
     keys[0, 1, 2:] = EMPTY
     keys[1, 2] = EMPTY
-    monkeypatch.setattr(collect, "SORTED_IN_REGISTERS", 0)
-    expected = collect.in_order(keys, k)
-    monkeypatch.setattr(collect, "SORTED_IN_REGISTERS", 8)
-    found = collect.in_order(keys, k)
+    monkeypatch.setattr(order, "SORTED_IN_REGISTERS", 0)
+    expected = order.in_order(keys, k)
+    monkeypatch.setattr(order, "SORTED_IN_REGISTERS", 8)
+    monkeypatch.setattr(order, "AT_ONCE", at_once)
+    found = order.in_order(keys, k)
     assert torch.equal(found[1], expected[1])
     assert torch.equal(found[0].view(torch.int32), expected[0].view(torch.int32))  # the keys' similarities may be NaN
     assert (found[1][1, 2] == -1).all()

@@ -12,6 +12,8 @@ from ..interface import ContrastResult
 from ..thresholds import AS_THEY_ARE
 from .bank_gradient import bank_gradient
 from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
+from .merge_and_limit import merge_and_limit
 from .rows import prepare_all, rows_dtype
 from .search import Search
 from .student_gradient import student_gradient
@@ -35,34 +37,32 @@ def action_contrast(
     tile = bank_pass_tile(*kind)
     search = None
     if k:
-        labels = query_labels, bank_labels
-        search = Search(k, student, bank, *labels, normalize, tile, selection_tile(*kind))
-    placement = search.placement if search else AS_THEY_ARE
-    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank, placement=placement)
+        search = Search(k, student, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
     limited = search if search and search.by_limits else None
+    placement, labels = (search.placement, search.labels) if search else (AS_THEY_ARE, None)
+    prepared = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels)
+    rows = student_rows, teacher_rows, bank_rows = prepared[0], prepared[1], prepared[2]
     temps = student_temp, teacher_temp
-    statistics, _, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tile, *temps, normalize, limited)
-    assert statistics is not None  # there is a teacher
-    if limited and maxima is not None:
-        limited.set_limits(student_rows, maxima)
-    del maxima  # their memory is there again for the verdicts
-    student_grad = student.new_empty(0, dtype=torch.float32)
+    sums, maxima = bank_pass(*rows, tile, *temps, normalize, limited)
+    merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)
+    assert merged.statistics is not None  # there is a teacher
+    del sums, maxima  # their memory is there again for the verdicts
     grad_tile = student_grad_tile(*kind, verdicts=limited is not None)
     # A gradient whose columns are split repeats the products, and would repeat the verdicts.
     padded = student_rows.data.shape[2]
     along = limited if with_student_grad and grad_tile.out(padded) == padded else None
     if limited and not along:
         verdicts(student_rows, bank_rows, tile, limited)
-    if with_student_grad:
-        rows = student_rows, teacher_rows, bank_rows
-        lses = statistics.student_lse, statistics.teacher_lse
-        student_grad = student_gradient(*rows, grad_tile, student, *lses, *temps, normalize, along)
+    partial = None
+    if merged.centers is not None:
+        partial = student_gradient(*rows, grad_tile, student, merged.centers, *temps, normalize, along)
+    student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, limited)
     if search:
         similarity, index = search.result(student_rows, bank_rows)
     else:
         shape = (*student.shape[:2], 0)
         similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
-    return ContrastResult(*statistics, student_grad, similarity, index)
+    return ContrastResult(*merged.statistics, student_grad, similarity, index)
 
 
 def action_contrast_bank_gradient(

@@ -12,9 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu import boost, splits
+from .finish_and_collect import finish_and_collect
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
-from .rows import Rows, finish
+from .rows import Partial, Rows
 from .selection import LOWEST
 from .statistics import terms
 from .tiles import bank_grad_tile
@@ -166,16 +167,19 @@ def bank_gradient(
     partial = torch.empty((num_splits, groups, rows, features), dtype=torch.float32, device=device)
     t_scale = None if teacher is None else teacher.scale
     temps = student_temp, teacher_temp
-    centers, scaled, factor = terms(student.scale, t_scale, student_lse, teacher_lse, *temps, upstream, logit_gap)
+    found = terms(upstream, student.scale, t_scale, student_lse, teacher_lse, *temps, logit_gap)
     temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
     with on_device(raw):
         _bank_grad[(blocks * num_splits,)](
-            *student,
-            *(teacher or student),
-            *bank,
+            student.data,
+            student.scale,
+            (teacher or student).data,
+            (teacher or student).scale,
+            bank.data,
+            bank.scale,
             partial,
-            centers,
-            scaled,
+            found.centers,
+            found.upstream,
             num_splits,
             span,
             groups * rows,
@@ -198,4 +202,5 @@ def bank_gradient(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    return finish(partial, raw, normalize, 1.0 / (temp * boost(normalize)), factor)
+    sums = Partial(partial, 1.0 / (temp * boost(normalize)), found.factor)
+    return finish_and_collect(sums, raw, normalize)

@@ -11,21 +11,18 @@ general its reference is subtracted first: (x - max) is then exact wherever it m
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics, splits
+from ..gpu import splits
 from .labels import of_another_class
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import fused, load_rows, load_vector, products_with_bank
 from .rows import Rows
 from .search import Search
 from .selection import LOWEST
-from .statistics import merge, merge_one
 from .tiles import Tile
 
 # Logits to the base 2 up to which one multiply-add makes them: it rounds them relative to 0, not to the largest one.
@@ -39,14 +36,6 @@ def lean(normalize: bool, student_temp: float, teacher_temp: float) -> bool:
     """Whether logits are small enough for the fast arithmetic."""
     student, teacher = LOG2E / student_temp, LOG2E / teacher_temp
     return normalize and student <= LARGEST_STUDENT_LOGIT and teacher <= LARGEST_TEACHER_LOGIT
-
-
-class BankPass(NamedTuple):
-    """The results of a pass over the bank."""
-
-    statistics: Statistics | None  # of the softmaxes, where there are two
-    lse: Tensor | None  # [G, N] float64, where there is one
-    maxima: Tensor | None  # [G, N, groups of bank rows] the best eligible similarity, over the query's scale
 
 
 @triton.jit
@@ -200,7 +189,7 @@ def _bank_pass(
     teacher_scale,
     bank,
     bank_scale,
-    statistics,
+    sums,
     query_labels,
     bank_labels,
     maxima,
@@ -293,7 +282,7 @@ def _bank_pass(
             )
 
     if SIDES > 0:
-        place = statistics + tl.cast(split, tl.int64) * total + group * queries + row
+        place = sums + tl.cast(split, tl.int64) * total + group * queries + row
         step = tl.cast(num_splits, tl.int64) * total
         s_beyond = s_max
         if LEAN:
@@ -323,31 +312,35 @@ def bank_pass(
     normalize: bool = True,
     search: Search | None = None,
     with_lse: bool = False,
-) -> BankPass:
-    """The pass over the bank. Without a teacher there is a log-sum-exp if wanted, without a ``search`` no maxima."""
+) -> tuple[Tensor | None, Tensor | None]:
+    """The sums of the bank's splits, and the best eligible product in each group of its rows.
+
+    Sums are [6, num_splits, G, N] where there is a teacher, and [2, num_splits, G, N] with ``with_lse`` where there is
+    none; maxima [G, N, groups], over the query's scale, where there is a ``search``.
+    """
     sides = 2 if teacher is not None else int(with_lse)
     groups_of_tile = search.groups_of_tile if search else 0
-    query_labels, bank_labels = (search.query_labels, search.bank_labels) if search else (None, None)
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
-    statistics = maxima = None
+    sums = maxima = None
     line = -(-rows // tile.block_m) * groups_of_tile
     if sides:
-        statistics = torch.empty(
-            (6 if sides == 2 else 2, num_splits, groups, queries), dtype=torch.float32, device=device
-        )
+        sums = torch.empty((6 if sides == 2 else 2, num_splits, groups, queries), dtype=torch.float32, device=device)
     if groups_of_tile:
         maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
     with on_device(student.data):
         _bank_pass[(blocks * num_splits,)](
-            *student,
-            *(teacher or student),
-            *bank,
-            statistics,
-            query_labels,
-            bank_labels,
+            student.data,
+            student.scale,
+            (teacher or student).data,
+            (teacher or student).scale,
+            bank.data,
+            bank.scale,
+            sums,
+            student.labels,
+            bank.labels,
             maxima,
             line,
             num_splits,
@@ -359,7 +352,7 @@ def bank_pass(
             LOG2E / teacher_temp,
             SIDES=sides,
             GROUPS=groups_of_tile,
-            LABELLED=bank_labels is not None,
+            LABELLED=bank.labels is not None,
             LEAN=sides == 0 or lean(normalize, student_temp, teacher_temp),
             FEATURES=features,
             BLOCK_N=tile.block_n,
@@ -370,9 +363,4 @@ def bank_pass(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    if statistics is None:
-        return BankPass(None, None, maxima)
-    if teacher is None:
-        return BankPass(None, merge_one(statistics, student.scale, student_temp), maxima)
-    scales = student.scale, teacher.scale
-    return BankPass(merge(statistics, *scales, student_temp, teacher_temp), None, maxima)
+    return sums, maxima

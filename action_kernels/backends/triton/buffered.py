@@ -181,8 +181,10 @@ def buffered(
         keys = torch.full((groups, queries, geometry.keys), EMPTY, dtype=torch.int64, device=device)
     with on_device(query.data):
         _buffered[(geometry.programs,)](
-            *query,
-            *bank,
+            query.data,
+            query.scale,
+            bank.data,
+            bank.scale,
             query_labels,
             bank_labels,
             flags,

@@ -7,22 +7,14 @@ which there are too many words or rows is flagged, and its line left empty.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..gpu import EMPTY, selection_of
-from ..thresholds import Placement
-from .launch import INTERPRETED, kernel, on_device, power_of_two
+from ..gpu import EMPTY
 from .placement import row_at
-from .rows import Rows
-from .selection import key_of, similarity_of
-from .words import Words, place_in_word
+from .selection import key_of
+from .words import place_in_word
 
-# Keys of a line up to which a kernel puts them into order. The interpreter takes seconds for a few of them.
-SORTED_IN_REGISTERS = 0 if INTERPRETED else 1024
-SORTED = 1 << 20  # keys that PyTorch puts into order at a time: sorting takes several times their memory
 _EMPTY = tl.constexpr(EMPTY)
 
 
@@ -41,8 +33,9 @@ def _place_of_bit(low):
     return (low.to(tl.float32).to(tl.int32, bitcast=True) >> 23).to(tl.int64) - 127
 
 
-@kernel
-def _collect(
+@triton.jit
+def collect_block(
+    block,
     query,
     query_scale,
     bank,
@@ -65,7 +58,8 @@ def _collect(
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    """A block of queries: keys in place of the words of verdicts, and flags where some did not fit."""
+    q = block.to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     exists = q < total
     b_rows = q // queries * rows  # of the query's group
     keys = words + q * line
@@ -117,74 +111,3 @@ def _collect(
         rest = first + tl.arange(0, WORDS)
         behind = (rest[None, :] >= found[:, None]) & (rest < line)[None, :] & exists[:, None]
         tl.store(keys[:, None] + rest[None, :], tl.full((BLOCK_Q, WORDS), _EMPTY, tl.int64), mask=behind)
-
-
-def collect(query: Rows, bank: Rows, placement: Placement, words: Words, flags: Tensor) -> Tensor:
-    """Keys [G, N, line] in place of the words; sets ``flags`` [G, N] to 1 where some did not fit."""
-    groups, queries, features = query.data.shape
-    wide = power_of_two(words.num_splits * words.capacity)
-    block_d = min(power_of_two(features), 128)
-    block_q = min(power_of_two(queries), 64) if INTERPRETED else 1
-    warps = 1 if wide < 1024 else 4
-    with on_device(query.data):
-        _collect[(-(-(groups * queries) // block_q),)](
-            *query,
-            *bank,
-            words.words,
-            words.counts,
-            flags,
-            groups * queries,
-            queries,
-            bank.data.shape[1],
-            words.line,
-            words.capacity,
-            words.num_splits,
-            *placement,
-            BLOCK_M=words.block_m,
-            FEATURES=features,
-            BLOCK_Q=block_q,
-            WORDS=wide,
-            BLOCK_K=64 if INTERPRETED else max(8, 1024 * warps // block_d),
-            BLOCK_D=block_d,
-            num_warps=warps,
-        )
-    return words.words
-
-
-@kernel
-def _order(keys, similarity, index, lines, line, k, BLOCK_Q: tl.constexpr, KEYS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    slot = tl.arange(0, KEYS)
-    there = (row < lines)[:, None] & (slot < line)[None, :]
-    key = tl.sort(tl.load(keys + row[:, None] * line + slot[None, :], mask=there, other=_EMPTY), descending=True)
-    place = row[:, None] * k + slot[None, :]
-    wanted = (row < lines)[:, None] & (slot < k)[None, :]
-    tl.store(similarity + place, tl.where(key == _EMPTY, float("-inf"), similarity_of(key)), mask=wanted)
-    tl.store(index + place, tl.where(key == _EMPTY, -1, 0xFFFFFFFF - (key & 0xFFFFFFFF)), mask=wanted)
-
-
-def in_order(keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarities and rows, both [..., k], of the k best of ``keys`` [..., at least 1], in descending order."""
-    shape, line = (*keys.shape[:-1], k), keys.shape[-1]
-    similarity = torch.empty(shape, dtype=torch.float32, device=keys.device)
-    index = torch.empty(shape, dtype=torch.int64, device=keys.device)
-    wide = power_of_two(max(line, k))
-    if wide > SORTED_IN_REGISTERS:
-        parts = (x.flatten(0, -2).split(max(1, SORTED // line)) for x in (keys, similarity, index))
-        for part in zip(*parts, strict=True):
-            _write_in_order(*part)
-        return similarity, index
-    lines = keys.numel() // line
-    block = max(1, (1 << 10) // wide)
-    with on_device(keys):
-        _order[(-(-lines // block),)](keys, similarity, index, lines, line, k, BLOCK_Q=block, KEYS=wide)
-    return similarity, index
-
-
-def _write_in_order(keys: Tensor, similarity: Tensor, index: Tensor) -> None:
-    k = similarity.shape[-1]
-    many = keys.shape[-1] > 2 * k
-    keys = keys.topk(k, sorted=True).values if many else keys.sort(dim=-1, descending=True).values
-    part_similarity, part_index = selection_of(keys, k)
-    similarity.copy_(part_similarity)
-    index.copy_(part_index)

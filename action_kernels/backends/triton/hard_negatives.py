@@ -7,8 +7,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
 from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
 from .launch import kernel, on_device
+from .merge_and_limit import merge_and_limit
 from .rows import prepare_all, raw_gradient, rows_dtype
 from .search import Search
 from .tiles import bank_pass_tile, selection_tile
@@ -26,13 +28,13 @@ def hard_negatives(
     kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
     tile = bank_pass_tile(*kind)
     search = Search(k, query, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
-    query_rows, bank_rows = prepare_all(normalize, query, bank, placement=search.placement)
+    query_rows, bank_rows = prepare_all(normalize, query, bank, placement=search.placement, labels=search.labels)
     if search.by_limits:
-        maxima = bank_pass(query_rows, None, bank_rows, tile, search=search).maxima
-        assert maxima is not None  # there is a search
-        search.set_limits(query_rows, maxima)
+        _, maxima = bank_pass(query_rows, None, bank_rows, tile, search=search)
+        merge_and_limit(None, maxima, query_rows, None, search=search)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tile, search)
+        finish_and_collect(None, query, normalize, query_rows, bank_rows, search)
     return search.result(query_rows, bank_rows)
 
 

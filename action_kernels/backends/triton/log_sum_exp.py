@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .bank_gradient import bank_gradient
 from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
+from .merge_and_limit import merge_and_limit
 from .rows import prepare_all, rows_dtype
 from .student_gradient import student_gradient
 from .tiles import bank_pass_tile, student_grad_tile
@@ -17,15 +19,17 @@ def log_sum_exp(
 ) -> tuple[Tensor, Tensor]:
     kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
     query_rows, bank_rows = prepare_all(normalize, query, bank)
-    lse = bank_pass(query_rows, None, bank_rows, bank_pass_tile(*kind), temp, temp, normalize, with_lse=True).lse
-    assert lse is not None  # it was asked for
+    tile = bank_pass_tile(*kind)
+    sums, _ = bank_pass(query_rows, None, bank_rows, tile, temp, temp, normalize, with_lse=True)
+    merged = merge_and_limit(sums, None, query_rows, None, temp, temp, with_query_grad)
+    assert merged.lse is not None  # there are sums
     query_grad = query.new_empty(0, dtype=torch.float32)
-    if with_query_grad:
+    if merged.centers is not None:
         rows = query_rows, None, bank_rows
-        query_grad = student_gradient(
-            *rows, student_grad_tile(*kind, pair=False), query, lse, None, temp, temp, normalize
-        )
-    return lse, query_grad
+        grad_tile = student_grad_tile(*kind, pair=False)
+        partial = student_gradient(*rows, grad_tile, query, merged.centers, temp, temp, normalize)
+        query_grad = finish_and_collect(partial, query, normalize)
+    return merged.lse, query_grad
 
 
 def log_sum_exp_bank_gradient(

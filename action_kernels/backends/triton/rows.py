@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..gpu import product_dtype
 from ..thresholds import AS_THEY_ARE, Placement
+from .labels import narrowed
 from .launch import INTERPRETED, kernel, on_device, power_of_two
 from .placement import place_of
 from .tiles import width
@@ -31,11 +32,20 @@ class Rows(NamedTuple):
 
     data: Tensor  # [G, N, padded D], contiguous
     scale: Tensor  # [G, N] float32
+    labels: Tensor | None = None  # [G, N] float32, as passes over a bank compare them
 
 
-def _block(width: int) -> int:
-    """Rows a program takes: some thousand elements on a GPU; in the interpreter as many as fit one."""
-    return max(1, (1 << 16 if INTERPRETED else 1 << 12) // width)
+class Partial(NamedTuple):
+    """A gradient in parts, times ``constant`` and ``factor``."""
+
+    sums: Tensor  # [parts, G, N, padded D]
+    constant: float
+    factor: Tensor | None = None  # [1]
+
+
+def rows_of_program(width: int, warps: int = 4) -> int:
+    """Some thousand elements on a GPU; in the interpreter as many as fit one."""
+    return max(1, (1 << 16 if INTERPRETED else warps << 10) // width)
 
 
 @triton.jit
@@ -59,26 +69,30 @@ def raw_gradient(grad, x, AXIS: tl.constexpr):
     return (grad - tl.where(tl.expand_dims(counted, AXIS), radial, 0.0)) * factor
 
 
-@kernel
-def _prepare(
+@triton.jit
+def _prepare_block(
+    block,
     x,
-    data,
-    scale,
-    rows,
-    features,
-    padded,
     stride_g,
     stride_n,
     stride_d,
+    labels,
+    data,
+    scale,
+    narrow,
+    rows,
+    features,
+    padded,
     place_tiles,
     place_block,
+    IN_BANK: tl.constexpr,
     NORMALIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     blocks = tl.cdiv(rows, BLOCK_N)
-    group = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    group = (block // blocks).to(tl.int64)
+    row = (block % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     offset = group * stride_g + row[:, None] * stride_n + column[None, :].to(tl.int64) * stride_d
@@ -91,59 +105,209 @@ def _prepare(
         power = tl.where(factor == factor, tl.maximum(power, 2.0**-100), factor)
         value *= power[:, None]
         factor = tl.div_rn(factor, power)
-    place = group * rows + place_of(row, place_tiles, place_block)
+    place = row
+    if IN_BANK:
+        place = place_of(row, place_tiles, place_block)
+    place += group * rows
     written = (row < rows)[:, None] & (column < padded)[None, :]
     tl.store(data + place[:, None] * padded + column[None, :], value.to(data.dtype.element_ty), mask=written)
     tl.store(scale + place, factor, mask=row < rows)
+    if labels is not None:
+        label = tl.load(labels + group * rows + row, mask=row < rows, other=-1)
+        tl.store(narrow + place, narrowed(label, IN_BANK), mask=row < rows)
 
 
-def prepare(x: Tensor, dtype: torch.dtype, block_d: int, normalize: bool, placement: Placement = AS_THEY_ARE) -> Rows:
-    """``x`` [G, N, D] as contiguous ``dtype`` rows, D padded to a multiple of ``block_d``, with their scales."""
-    groups, rows, features = x.shape
-    padded = -(-features // block_d) * block_d
-    data = torch.empty((groups, rows, padded), dtype=dtype, device=x.device)
-    scale = torch.empty((groups, rows), dtype=torch.float32, device=x.device)
-    wide = power_of_two(padded)
-    block = _block(wide)
-    with on_device(x):
-        _prepare[(groups * -(-rows // block),)](
-            x,
-            data,
-            scale,
+@kernel
+def _prepare(
+    student,
+    student_g,
+    student_n,
+    student_d,
+    query_labels,
+    student_data,
+    student_scale,
+    student_labels,
+    teacher,
+    teacher_g,
+    teacher_n,
+    teacher_d,
+    teacher_data,
+    teacher_scale,
+    bank,
+    bank_g,
+    bank_n,
+    bank_d,
+    labels,
+    bank_data,
+    bank_scale,
+    bank_labels,
+    queries,
+    rows,
+    features,
+    padded,
+    place_tiles,
+    place_block,
+    student_blocks,
+    query_blocks,
+    NORMALIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    block = tl.program_id(0)
+    if block < student_blocks:
+        _prepare_block(
+            block,
+            student,
+            student_g,
+            student_n,
+            student_d,
+            query_labels,
+            student_data,
+            student_scale,
+            student_labels,
+            queries,
+            features,
+            padded,
+            place_tiles,
+            place_block,
+            False,
+            NORMALIZE,
+            BLOCK_N,
+            BLOCK_D,
+        )
+    elif block < query_blocks:
+        _prepare_block(
+            block - student_blocks,
+            teacher,
+            teacher_g,
+            teacher_n,
+            teacher_d,
+            None,
+            teacher_data,
+            teacher_scale,
+            None,
+            queries,
+            features,
+            padded,
+            place_tiles,
+            place_block,
+            False,
+            NORMALIZE,
+            BLOCK_N,
+            BLOCK_D,
+        )
+    else:
+        _prepare_block(
+            block - query_blocks,
+            bank,
+            bank_g,
+            bank_n,
+            bank_d,
+            labels,
+            bank_data,
+            bank_scale,
+            bank_labels,
             rows,
             features,
             padded,
-            *x.stride(),
+            place_tiles,
+            place_block,
+            True,
+            NORMALIZE,
+            BLOCK_N,
+            BLOCK_D,
+        )
+
+
+def rows_dtype(normalize: bool, *tensors: Tensor) -> torch.dtype:
+    """dtype of prepared rows."""
+    dtype = product_dtype(*tensors)
+    return torch.float16 if normalize and dtype == torch.bfloat16 else dtype
+
+
+def prepare_all(
+    normalize: bool,
+    *tensors: Tensor,
+    placement: Placement = AS_THEY_ARE,
+    labels: tuple[Tensor, Tensor] | None = None,
+) -> list[Rows]:
+    """All in one dtype for the products, features padded to whole blocks.
+
+    Args:
+        normalize: whether rows are brought to unit length.
+        tensors: queries [G, N, D], once or twice, and the bank [G, M, D].
+        placement: how the bank's rows are kept.
+        labels: [G, N] of the queries and [G, M] of the bank, int64 and contiguous, for passes that compare them.
+    """
+    student, teacher, bank = tensors[0], tensors[-2], tensors[-1]
+    dtype = rows_dtype(normalize, *tensors)
+    groups, queries, features = student.shape
+    padded = -(-features // width(features, dtype)) * width(features, dtype)
+    prepared = [_empty_rows(x, padded, dtype) for x in tensors]
+    query_labels = bank_labels = None
+    if labels is not None:
+        query_labels, bank_labels = labels
+        prepared[0], prepared[-1] = (x._replace(labels=torch.empty_like(x.scale)) for x in (prepared[0], prepared[-1]))
+    wide = power_of_two(padded)
+    block = rows_of_program(wide)
+    blocks = groups * -(-queries // block)
+    query_blocks = blocks * (len(tensors) - 1)
+    with on_device(student):
+        _prepare[(query_blocks + groups * -(-bank.shape[1] // block),)](
+            student,
+            *student.stride(),
+            query_labels,
+            *prepared[0],
+            teacher,
+            *teacher.stride(),
+            *prepared[-2][:2],
+            bank,
+            *bank.stride(),
+            bank_labels,
+            *prepared[-1],
+            queries,
+            bank.shape[1],
+            features,
+            padded,
             *placement,
+            blocks,
+            query_blocks,
             NORMALIZE=normalize,
             BLOCK_N=block,
             BLOCK_D=wide,
         )
-    return Rows(data, scale)
+    return prepared
 
 
-@kernel
-def _finish(
+def _empty_rows(x: Tensor, padded: int, dtype: torch.dtype) -> Rows:
+    data = torch.empty((*x.shape[:2], padded), dtype=dtype, device=x.device)
+    return Rows(data, torch.empty(x.shape[:2], dtype=torch.float32, device=x.device))
+
+
+@triton.jit
+def finish_block(
+    block,
     partial,
+    constant,
     factor,
     x,
+    stride_g,
+    stride_n,
+    stride_d,
     out,
     parts,
     rows,
     total,
     features,
     padded,
-    constant,
-    stride_g,
-    stride_n,
-    stride_d,
     NORMALIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    """A block of rows x: the partial sums together, times constants, as the gradient in the raw rows."""
     blocks = tl.cdiv(rows, BLOCK_N)
-    group = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    group = (block // blocks).to(tl.int64)
+    row = (block % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     source = partial + (group * rows + row)[:, None] * padded + column[None, :]
@@ -157,45 +321,3 @@ def _finish(
         offset = group * stride_g + row[:, None] * stride_n + column[None, :].to(tl.int64) * stride_d
         grad = raw_gradient(grad, tl.load(x + offset, mask=inside, other=0.0).to(tl.float32), 1)
     tl.store(out + (group * rows + row)[:, None] * features + column[None, :], grad, mask=inside)
-
-
-def finish(partial: Tensor, x: Tensor, normalize: bool, constant: float, factor: Tensor | None = None) -> Tensor:
-    """Gradient [G, N, D] in the raw rows ``x``: partial sums [parts, G, N, padded D] times ``constant * factor``."""
-    parts, groups, rows, padded = partial.shape
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    wide = power_of_two(padded)
-    block = _block(wide)
-    with on_device(x):
-        _finish[(groups * -(-rows // block),)](
-            partial,
-            factor,
-            x,
-            out,
-            parts,
-            rows,
-            groups * rows,
-            x.shape[2],
-            padded,
-            constant,
-            *x.stride(),
-            NORMALIZE=normalize,
-            BLOCK_N=block,
-            BLOCK_D=wide,
-        )
-    return out
-
-
-def rows_dtype(normalize: bool, *tensors: Tensor) -> torch.dtype:
-    """dtype of prepared rows."""
-    dtype = product_dtype(*tensors)
-    return torch.float16 if normalize and dtype == torch.bfloat16 else dtype
-
-
-def prepare_all(normalize: bool, *tensors: Tensor, placement: Placement = AS_THEY_ARE) -> list[Rows]:
-    """All in one dtype for the products; the last of them is the bank, whose rows are placed."""
-    dtype = rows_dtype(normalize, *tensors)
-    places = [AS_THEY_ARE] * (len(tensors) - 1) + [placement]
-    return [
-        prepare(x, dtype, width(x.shape[2], dtype), normalize, placed)
-        for x, placed in zip(tensors, places, strict=True)
-    ]

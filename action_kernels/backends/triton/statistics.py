@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics, largest_finite
+from ..gpu import largest_finite
 from .launch import INTERPRETED, LOG2E, kernel, on_device
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(math.log(2))
-_BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
+BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 
 
 @triton.jit
@@ -28,8 +29,19 @@ def _inverse(scale, high, low):
     return (tl.cast(high, tl.float64) + tl.cast(low, tl.float64)) * scale.to(tl.float64)
 
 
-@kernel
-def _merge(
+@triton.jit
+def _center(whole, row, inside, total, centers, inverse):
+    """A logit in float64 as a product near it and a rest, a line each of `centers`; returns the product."""
+    center = (whole / inverse).to(tl.float32)
+    rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
+    tl.store(centers + row, center, mask=inside)
+    tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
+    return center
+
+
+@triton.jit
+def merge_pair(
+    block,
     sums,
     student_scale,
     teacher_scale,
@@ -37,6 +49,7 @@ def _merge(
     logit_gap,
     student_lse,
     teacher_lse,
+    centers,
     num_splits,
     total,
     student_high,
@@ -45,7 +58,8 @@ def _merge(
     teacher_low,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """A block of queries: the sums of two softmaxes over the splits, and their centers where they are wanted."""
+    row = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(num_splits, tl.int64) * total
     s_max = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -84,21 +98,27 @@ def _merge(
     tl.store(logit_gap + row, divergence + (t_top - s_there), mask=inside)
     tl.store(student_lse + row, s_top + s_log, mask=inside)
     tl.store(teacher_lse + row, t_top + t_log, mask=inside)
+    if centers is not None:
+        lines = tl.cast(total, tl.int64)
+        _center(s_top + s_log, row, inside, lines, centers, student_inverse)
+        _center(t_top + t_log, row, inside, lines, centers + 2 * lines, teacher_inverse)
 
 
-@kernel
-def _merge_one(
+@triton.jit
+def merge_one(
+    block,
     sums,
     scale,
     lse,
+    centers,
     num_splits,
     total,
     high,
     low,
     BLOCK: tl.constexpr,
 ):
-    """One softmax alone."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """Likewise of one softmax alone."""
+    row = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(num_splits, tl.int64) * total
     largest = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -112,22 +132,15 @@ def _merge_one(
         shift = (tl.load(place, mask=inside, other=0.0) - largest) * factor
         sum += tl.exp2(shift) * tl.load(place + step, mask=inside, other=1.0)
     inverse = _inverse(own, high, low)
-    tl.store(lse + row, largest.to(tl.float64) * inverse + tl.log(sum.to(tl.float64)), mask=inside)
+    whole = largest.to(tl.float64) * inverse + tl.log(sum.to(tl.float64))
+    tl.store(lse + row, whole, mask=inside)
+    if centers is not None:
+        _center(whole, row, inside, tl.cast(total, tl.int64), centers, inverse)
 
 
 @triton.jit
 def _power_of_two(exponent):
     return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _center(whole, row, inside, total, centers, inverse):
-    """A logit in float64 as a product near it and a rest, a line each of `centers`; returns the product."""
-    center = (whole / inverse).to(tl.float32)
-    rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
-    tl.store(centers + row, center, mask=inside)
-    tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
-    return center
 
 
 @kernel
@@ -159,110 +172,78 @@ def _terms(
         teacher_inverse = _inverse(tl.load(teacher_scale + row, mask=inside, other=1.0), teacher_high, teacher_low)
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
-    if grad is not None:
-        # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
-        exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
-        tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
-        tl.store(factor, _power_of_two(exponent))
+    # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
+    exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
+    tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
+    tl.store(factor, _power_of_two(exponent))
     if logit_gap is not None:
         # The student's logit that lies the mean gap below the teacher's center.
         whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
         _center(whole, row, inside, step, centers + 4 * step, student_inverse)
 
 
-def merge(
-    sums: Tensor, student_scale: Tensor, teacher_scale: Tensor, student_temp: float, teacher_temp: float
-) -> Statistics:
-    """From the sums of the bank's splits [6, num_splits, G, N]."""
-    _, num_splits, groups, queries = sums.shape
-    total = groups * queries
-    merged = Statistics.empty(groups, queries, sums.device)
-    with on_device(sums):
-        _merge[(-(-total // _BLOCK),)](
-            sums,
-            student_scale,
-            teacher_scale,
-            *merged,
-            num_splits,
-            total,
-            *_reciprocal(student_temp),
-            *_reciprocal(teacher_temp),
-            BLOCK=_BLOCK,
-        )
-    return merged
+class Terms(NamedTuple):
+    """What the bank gradient's kernel reads of every query.
 
+    Of the centers, the first two lines are what the student's gradient reads as well, with the next two:
+    log2 p = (product - center) scale log2(e) / temp - rest, without rounding the log-sum-exp.
+    """
 
-def merge_one(sums: Tensor, scale: Tensor, temp: float) -> Tensor:
-    """The log-sum-exp [G, N] float64 of one softmax, from the sums of the bank's splits [2, num_splits, G, N]."""
-    _, num_splits, groups, queries = sums.shape
-    total = groups * queries
-    lse = torch.empty((groups, queries), dtype=torch.float64, device=sums.device)
-    with on_device(sums):
-        _merge_one[(-(-total // _BLOCK),)](sums, scale, lse, num_splits, total, *_reciprocal(temp), BLOCK=_BLOCK)
-    return lse
+    centers: Tensor  # [6, G, N] center and rest: the student's, the teacher's, the student's the mean gap below that
+    upstream: Tensor  # [G, N] over `factor`
+    factor: Tensor  # [1] a power of two that keeps weights of order 1
 
 
 def terms(
+    upstream: Tensor,
     student_scale: Tensor,
     teacher_scale: Tensor | None,
     student_lse: Tensor,
     teacher_lse: Tensor | None,
     student_temp: float,
     teacher_temp: float,
-    upstream: Tensor | None = None,
-    logit_gap: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What the gradients' kernels read of every query.
+    logit_gap: Tensor | None,
+) -> Terms:
+    """From what the passes in the forward direction have left.
 
     Args:
+        upstream: [G, N] gradient of what the softmaxes make.
         student_scale: [G, N] of the rows.
-        teacher_scale: likewise; None where there is no teacher, as the next.
+        teacher_scale: likewise; None where there is no teacher, as with the others.
         student_lse: [G, N] float64.
         teacher_lse: likewise.
         student_temp: of the softmax.
         teacher_temp: likewise.
-        upstream: [G, N] gradient of what the softmaxes make, for the gradient in the bank.
-        logit_gap: [G, N] float64, together with it where there is a teacher.
-
-    Returns:
-        centers: [6, G, N], the student's center and rest, and the teacher's:
-            log2 p = (product - center) scale log2(e) / temp - rest, without rounding the log-sum-exp. Then, with a
-            ``logit_gap``, those of the student's logit that lies that gap below the teacher's center.
-        upstream: [G, N] over ``factor``.
-        factor: [1], a power of two that keeps the bank gradient's weights of order 1.
+        logit_gap: [G, N] float64.
     """
     centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
-    scaled = factor = largest = None
-    if upstream is not None:
-        scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
-        largest = upstream.abs()
-        if teacher_lse is not None and logit_gap is not None:
-            # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-            largest = largest * (1.0 + (logit_gap - teacher_lse + student_lse).float())
-            logit_gap = logit_gap.contiguous()
-        largest, upstream = largest_finite(largest), upstream.contiguous()
+    scaled, factor = (centers.new_empty(n) for n in (student_lse.shape, 1))
+    largest = upstream.abs()
+    if teacher_lse is not None and logit_gap is not None:
+        # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
+        largest = largest * (1.0 + (logit_gap - teacher_lse + student_lse).float())
     total = student_lse.numel()
     with on_device(student_lse):
-        _terms[(-(-total // _BLOCK),)](
+        _terms[(-(-total // BLOCK),)](
             student_scale,
             teacher_scale,
             student_lse.contiguous(),
             None if teacher_lse is None else teacher_lse.contiguous(),
             centers,
-            upstream,
-            logit_gap,
-            largest,
+            upstream.contiguous(),
+            None if logit_gap is None else logit_gap.contiguous(),
+            largest_finite(largest),
             scaled,
             factor,
             total,
-            *_reciprocal(student_temp),
-            *_reciprocal(teacher_temp),
-            BLOCK=_BLOCK,
+            *reciprocal(student_temp),
+            *reciprocal(teacher_temp),
+            BLOCK=BLOCK,
         )
-    return centers, scaled, factor
+    return Terms(centers, scaled, factor)
 
 
-def _reciprocal(temp: float) -> tuple[float, float]:
+def reciprocal(temp: float) -> tuple[float, float]:
     """1 / temp as the sum of two float32."""
     high = ctypes.c_float(1.0 / temp).value
     return high, 1.0 / temp - high

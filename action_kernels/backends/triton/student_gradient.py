@@ -24,10 +24,9 @@ from ..gpu import boost, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, products_with_bank, weighted
-from .rows import Rows, finish
+from .rows import Partial, Rows
 from .search import Search
 from .selection import LOWEST
-from .statistics import terms
 from .tiles import Tile
 from .words import append_verdicts, load_limits
 
@@ -243,16 +242,15 @@ def student_gradient(
     bank: Rows,
     tile: Tile,
     raw: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor | None,
+    centers: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
     search: Search | None = None,
-) -> Tensor:
-    """The gradient [G, N, D] of each row's divergence in the raw student rows ``raw``; with a ``search`` its verdicts.
+) -> Partial:
+    """The gradient of each row's divergence in the raw student rows ``raw``, in parts; with a ``search`` its verdicts.
 
-    Without a teacher it is the gradient of ``student_lse``.
+    Without a teacher it is the gradient of the student's log-sum-exp.
     """
     groups, queries, features = student.data.shape
     rows, device = bank.data.shape[1], raw.device
@@ -260,20 +258,21 @@ def student_gradient(
     blocks = groups * -(-queries // tile.block_n) * (features // out)
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
     partial = torch.empty((num_splits, groups, queries, features), dtype=torch.float32, device=device)
-    t_scale = None if teacher is None else teacher.scale
-    centers, _, _ = terms(student.scale, t_scale, student_lse, teacher_lse, student_temp, teacher_temp)
     one_term = raw.dtype == torch.bfloat16 and bank.data.dtype == torch.float16
     factor = BOOST if one_term else boost(normalize)
-    words = None if search is None else search.words(num_splits, tile.block_m)
+    words = None if search is None else search.new_words(num_splits, tile.block_m)
     with on_device(raw):
         _student_grad[(blocks * num_splits,)](
-            *student,
-            *(teacher or student),
-            *bank,
+            student.data,
+            student.scale,
+            (teacher or student).data,
+            (teacher or student).scale,
+            bank.data,
+            bank.scale,
             partial,
             centers,
-            search and search.query_labels,
-            search and search.bank_labels,
+            student.labels,
+            bank.labels,
             search and search.limits,
             words and words.words,
             words and words.counts,
@@ -289,7 +288,7 @@ def student_gradient(
             factor,
             PAIR=teacher is not None,
             SEARCH=search is not None,
-            LABELLED=search is not None and search.bank_labels is not None,
+            LABELLED=search is not None and bank.labels is not None,
             LEAN=lean(normalize, student_temp, teacher_temp),
             FEATURES=features,
             BLOCK_N=tile.block_n,
@@ -302,4 +301,4 @@ def student_gradient(
             num_stages=tile.stages,
             enable_fp_fusion=True,
         )
-    return finish(partial, raw, normalize, 1.0 / (student_temp * factor))
+    return Partial(partial, 1.0 / (student_temp * factor))

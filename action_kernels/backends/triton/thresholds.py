@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+import triton
 import triton.language as tl
-from torch import Tensor
 
 from ..thresholds import LARGEST_K, LARGEST_PRODUCT, LOWEST_LIMIT, UNDERFLOW
-from .launch import INTERPRETED, kernel, on_device, power_of_two
-from .rows import Rows
 from .selection import LOWEST
 
 _LARGEST_PRODUCT = tl.constexpr(LARGEST_PRODUCT)
@@ -30,12 +27,13 @@ def groups_of_tile(k: int, rows: int, block_m: int) -> int:
     return groups if tiles * groups >= 2 * k else 0
 
 
-@kernel
-def _limits(
+@triton.jit
+def find_limits(
+    block,
     maxima,
     scale,
     lengths,
-    wide,
+    labels,
     limits,
     flags,
     total,
@@ -46,7 +44,8 @@ def _limits(
     BLOCK_Q: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    """A block of queries: what their products have to reach, and which of them are flagged."""
+    row = block.to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     inside = row < total
     # Groups that share a column are one group from here on.
     best = tl.full((BLOCK_Q, COLUMNS), LOWEST, tl.float32)
@@ -75,47 +74,9 @@ def _limits(
         reached = 1.0 / tl.load(scale + row, mask=inside, other=1.0)
     limit = tl.maximum(threshold - 2.0 * (error * reached + _UNDERFLOW), _LOWEST_LIMIT)
     flagged = reached >= _LARGEST_PRODUCT
-    if wide is not None:
-        flagged = flagged | (tl.load(wide) != 0)
+    if labels is not None:
+        label = tl.load(labels + row, mask=inside, other=0.0)
+        flagged = flagged | (label != label)
     # Nothing is selected for a query with NaN.
     tl.store(limits + row, tl.where(flagged | (reached != reached), float("inf"), limit), mask=inside)
     tl.store(flags + row, flagged.to(tl.int32), mask=inside)
-
-
-def limits_of(
-    maxima: Tensor, query: Rows, k: int, error: float, lengths: Tensor | None, wide: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """What a product has to reach, and which queries are flagged, both [G, N].
-
-    Args:
-        maxima: [G, N, groups] of the first pass.
-        query: the queries.
-        k: rows that are selected.
-        error: bound of a product's error.
-        lengths: [G, N] of the queries times that of the longest bank row; None with unit rows.
-        wide: [1] not 0 where labels do not fit.
-    """
-    groups, queries, line = maxima.shape
-    total = groups * queries
-    limits = torch.empty((groups, queries), dtype=torch.float32, device=maxima.device)
-    flags = torch.empty((groups, queries), dtype=torch.int32, device=maxima.device)
-    columns = power_of_two(min(line, max(4 * k, 256)))
-    block = max(1, (1 << 16 if INTERPRETED else 1 << 11) // columns)
-    with on_device(maxima):
-        _limits[(-(-total // block),)](
-            maxima,
-            query.scale,
-            lengths,
-            wide,
-            limits,
-            flags,
-            total,
-            line,
-            k,
-            k + k // 16,
-            error,
-            BLOCK_Q=block,
-            COLUMNS=columns,
-            num_warps=4 if columns <= 2048 else 8,
-        )
-    return limits, flags

@@ -142,13 +142,14 @@ def verdicts(student: Rows, bank: Rows, tile: Tile, search: Search) -> None:
     rows, device = bank.data.shape[1], student.data.device
     blocks = groups * -(-queries // tile.block_n)
     num_splits, span = splits(processors(device), blocks, rows, tile.block_m)
-    words = search.words(num_splits, tile.block_m)
+    words = search.new_words(num_splits, tile.block_m)
     with on_device(student.data):
         _verdicts[(blocks * num_splits,)](
             student.data,
-            *bank,
-            search.query_labels,
-            search.bank_labels,
+            bank.data,
+            bank.scale,
+            student.labels,
+            bank.labels,
             search.limits,
             words.words,
             words.counts,
@@ -159,7 +160,7 @@ def verdicts(student: Rows, bank: Rows, tile: Tile, search: Search) -> None:
             groups * queries,
             queries,
             rows,
-            LABELLED=search.bank_labels is not None,
+            LABELLED=bank.labels is not None,
             FEATURES=features,
             BLOCK_N=tile.block_n,
             BLOCK_M=tile.block_m,
