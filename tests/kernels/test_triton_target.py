@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
-from action_kernels.backends.triton import launch, tiles, tuned
+from action_kernels.backends.triton import launch, order, tiles, tuned
+from action_kernels.backends.triton.action_contrast import action_contrast
 from action_kernels.backends.triton.hard_negatives import hard_negatives
 from action_kernels.backends.triton.launch import Target, aimed_at
+from action_kernels.backends.triton.log_sum_exp import log_sum_exp
 
 META = torch.device("meta")
 
 
+@pytest.fixture
+def sorting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are put into order as on a GPU."""
+    monkeypatch.setattr(order, "SORTED_IN_REGISTERS", 1024)
+
+
+@pytest.mark.usefixtures("sorting")
 def test_launches_go_to_the_target_and_nothing_runs() -> None:
     launched: list[tuple[str, tuple[int, ...]]] = []
 
@@ -29,9 +40,56 @@ def test_launches_go_to_the_target_and_nothing_runs() -> None:
     with aimed_at(Target(90, 132, "ieee", record)):
         similarity, index = hard_negatives(rows, rows, 4, None, None, True)
     assert similarity.shape == index.shape == (1, 300, 4)
-    selecting = [name for name, _ in launched if not name.startswith(("_prepare", "_narrow"))]
-    assert selecting[:5] == ["_bank_pass", "_limits", "_verdicts", "_collect", "_buffered"]
+    assert len(launched) == 7
     assert all(grid and min(grid) > 0 for _, grid in launched)
+
+
+class Operations(TorchDispatchMode):
+    """Counts PyTorch operations by name, but for those that only ask for memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "empty" not in str(function):
+            self.counts[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+SELECTION = ["_verdicts", "_finish_and_collect", "_buffered", "_order"]
+ALONG = ["_student_grad", "_finish_and_collect", "_buffered", "_order"]
+
+
+@pytest.mark.usefixtures("sorting")
+@pytest.mark.parametrize(
+    ("operator", "queries", "rows", "features", "k", "expected"),
+    [
+        ("action_contrast", 1024, 8192, 64, 64, ["_prepare", "_bank_pass", "_merge_and_limit", *ALONG]),
+        ("action_contrast", 65536, 16384, 128, 64, ["_prepare", "_bank_pass", "_merge_and_limit", *ALONG]),
+        ("action_contrast", 6, 36, 512, 0, ["_prepare", "_bank_pass", "_merge_and_limit", *ALONG[:2]]),
+        # A gradient in parts of the columns repeats the products, and would repeat the verdicts.
+        ("action_contrast", 256, 8192, 512, 16, ["_prepare", "_bank_pass", "_merge_and_limit", "_verdicts", *ALONG]),
+        ("hard_negatives", 1024, 1048576, 128, 512, ["_prepare", "_bank_pass", "_merge_and_limit", *SELECTION]),
+        ("log_sum_exp", 1024, 8192, 128, 0, ["_prepare", "_bank_pass", "_merge_and_limit", *ALONG[:2]]),
+    ],
+)
+def test_a_call_is_so_many_launches_and_asks_pytorch_for_memory_alone(
+    operator: str, queries: int, rows: int, features: int, k: int, expected: list[str]
+) -> None:
+    launched: list[str] = []
+    x, bank = (torch.empty(1, n, features, dtype=torch.bfloat16, device=META) for n in (queries, rows))
+    labels = [torch.empty(1, n, dtype=torch.int64, device=META) for n in (queries, rows)] if k else [None, None]
+    calls = {
+        "action_contrast": lambda: action_contrast(x, x, bank, k, 0.1, 0.05, *labels, True, True),
+        "hard_negatives": lambda: hard_negatives(x, bank, k, *labels, True),
+        "log_sum_exp": lambda: log_sum_exp(x, bank, 0.1, True, True),
+    }
+    target = Target(90, 132, "ieee", lambda kernel, *_, **__: launched.append(kernel.__name__))
+    with aimed_at(target), Operations() as operations:
+        calls[operator]()
+    assert launched == expected
+    assert not operations.counts
 
 
 def test_decisions_are_the_targets_inside_the_block_alone() -> None:
