@@ -159,7 +159,8 @@ class AnatomicalContrastConfig:
         mix: how slices of the strong view are mixed.
         mix_with: what is mixed into an unlabelled slice: its neighbour in the batch with its pseudo-label (published),
             or a labelled slice with its label, which is right (as in Bai et al., CVPR 2023).
-        strong_threshold: confidence above which a pseudo-label counts for an image's weight.
+        strong_threshold: confidence above which a pseudo-label counts for an image's weight; also the student's
+            probability of a pixel's class below which the pixel is hard.
         pseudo_label_threshold: confidence below which a pixel has no pseudo-label; 0: every pixel has one (published).
         pseudo_label_dice: whether the pseudo-label loss is half Dice, as the supervised one is, and not cross-entropy
             alone (published): in a short run that teaches the student background, which most pixels are. But Dice
@@ -167,8 +168,7 @@ class AnatomicalContrastConfig:
         pseudo_label_alignment: whether the teacher's probabilities on unlabelled slices are scaled until each class has
             the share of pixels there that it has in the labelled slices (published: false). Without it, a teacher that
             has seen one patient may teach itself an organ of several times its size, or next to none of it.
-        weak_threshold: confidence above which an unlabelled pixel takes part in the contrast, and student probability
-            of its class below which a pixel is hard is ``strong_threshold``.
+        weak_threshold: confidence above which an unlabelled pixel takes part in the contrast.
         unsupervised_weight: weight of the pseudo-label loss.
         ramp_up: share of the updates over which that weight grows from 0; 0: full from the start (published).
         contrast_weight: weight of the anatomical contrast.

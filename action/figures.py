@@ -20,6 +20,7 @@ from action.files import write_aside
 NOT_LOSSES = ("step", "stage", "lr")
 SHARES = {"confident": "confident pixels"}
 """Columns between 0 and 1 that are no losses, and what the legend calls them."""
+DECADES = 1e4  # between the largest loss and the smallest that is shown
 # Told apart by people of every colour vision, and from grey images: the first seven are those of Okabe and Ito.
 PALETTE = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#999933", "#332288", "#8c510a")
 
@@ -42,11 +43,13 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         there = np.isfinite(losses[name])
         x, y = steps[there], losses[name][there]
         upper.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
-        upper.plot(x, _smoothed(y, stages[there]), color=color, linewidth=1.8, label=name)
-    positive = [values[np.isfinite(values)] for values in losses.values()]
-    if positive and all((values > 0).all() for values in positive):
-        upper.set_yscale("log")
-    upper.set_ylabel("loss")
+        label = "loss, their weighted sum" if name == "loss" else name
+        upper.plot(x, _smoothed(y, stages[there]), color=color, linewidth=1.8, label=label)
+    every = np.concatenate([values[(values > 0) & np.isfinite(values)] for values in losses.values()] or [np.empty(0)])
+    if every.size:
+        upper.set_yscale("log", nonpositive="mask")
+        upper.set_ylim(bottom=every.max() / DECADES)  # the first steps of a distillation differ in rounding alone
+    upper.set_ylabel("losses, without their weights")
 
     # The mean last, so that classes have the same colours as in the overlays.
     classes = [name for name in dice if name != "val_dice"] + [name for name in dice if name == "val_dice"]
@@ -62,7 +65,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         there = np.isfinite(columns[name])
         y = _smoothed(columns[name][there], stages[there])
         lower.plot(steps[there], y, color="gray", linestyle=":", linewidth=1.6, label=SHARES[name])
-    lower.set(xlabel="step", ylabel="validation Dice", ylim=(0, 1))
+    shares = any(name in columns for name in SHARES)
+    lower.set(xlabel="step", ylabel="validation Dice, share of pixels" if shares else "validation Dice", ylim=(0, 1))
     _mark_stages((upper, lower), steps, stages)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)

@@ -64,8 +64,7 @@ def dice(table: Path, ylabel: str) -> Figure:
         axes.grid(axis="y")
         axes.set_axisbelow(True)
     panels[-1].set_xticks(range(len(classes)), classes)
-    lowest = min(float(row["dice"]) for row in rows if row["dice"])
-    panels[0].set_ylim(max(0, 10 * np.floor(lowest / 10 - 1)), 100)
+    panels[0].set_ylim(0, 100)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

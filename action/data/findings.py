@@ -118,7 +118,8 @@ def notes_on_copies(facts: Sequence[Facts], sets: Mapping[str, str] | None = Non
         if len(apart) > 1:
             note += f", in the sets {' and '.join(apart)}: scores there will be too good"
         elif len({f.patient for f in group}) > 1:
-            note += " of several patients: keep one, or put them into one set"
+            note += " of several patients"
+            note += f", all in the set {apart[0]}" if apart else ": keep one, or put them into one set"
         notes.append(note)
     return notes
 

@@ -64,7 +64,7 @@ def test_the_figure_is_drawn_from_a_table_of_every_seed(scores, tmp_path):
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in lower.containers}
     assert heights["ACTION"] == pytest.approx([75, 60, 65]) and heights["labelled only"] == pytest.approx([60, 40, 50])
     assert [upper.get_title(), lower.get_title()] == ["1 labelled patient", "3 labelled patients"]
-    assert upper.get_ylim() == (20, 100)
+    assert upper.get_ylim() == (0, 100)
 
 
 @pytest.mark.parametrize("name", study.ARMS | study.ABLATION)

@@ -23,8 +23,8 @@ COMMANDS = sorted(
         re.split(r"\s+#", line)[0].strip()
         for page in PAGES
         for block in blocks(page, "bash")
-        for line in re.split(r"\n|&&", block.code)
-        if line.strip()
+        for line in re.split(r"\n|&&", block.code.replace("\\\n", " "))
+        if line.strip() and not line.startswith(("#", "export "))
     }
 )
 GPU_DAY = [

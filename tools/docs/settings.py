@@ -33,22 +33,30 @@ def page() -> str:
 
 
 def _table(kind: type, default: Any, prefix: str) -> Iterator[str]:
-    yield from ("| setting | default | allowed | meaning |", "|---|---|---|---|")
+    yield from ("| setting | default | meaning | allowed |", "|---|---|---|---|")
     hints, meanings = get_type_hints(kind), _meanings(kind)
     for item in fields(default):
         if not is_dataclass(hints[item.name]):
             value, allowed = _shown(getattr(default, item.name)), _allowed(item, hints[item.name])
-            yield f"| `{prefix}{item.name}` | {value} | {allowed} | {meanings[item.name]} |"
+            yield f"| `{prefix}{item.name}` | {value} | {meanings[item.name]} | {allowed} |"
 
 
 def _allowed(item: Field[Any], hint: Any) -> str:
     if "range" in item.metadata:
         low, high = item.metadata["range"]
-        return f"{low:,} to {high:,}" if high != float("inf") else f"{low:,} or more"
+        return f"{_bound(low)} to {_bound(high)}" if high != float("inf") else f"{_bound(low)} or more"
     names = [name for name in get_args(hint) if isinstance(name, str)]
     if names:
         return ", ".join(f"`{name}`" for name in names)
     return "true, false" if hint is bool else "text"
+
+
+def _bound(value: float) -> str:
+    """Short, so that the column is narrow."""
+    if value > 2**62:
+        return f"2<sup>63</sup> - {2**63 - int(value)}"
+    exponent = len(str(int(value))) - 1
+    return f"10<sup>{exponent}</sup>" if exponent > 4 and value == 10**exponent else f"{value:,}"
 
 
 def _shown(value: Any) -> str:
