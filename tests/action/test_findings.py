@@ -89,9 +89,9 @@ def test_the_same_scan_under_two_names(root, capsys):
     for notes in (checked, trained):
         assert len(notes) == 3
         assert "note: patient004_frame01, patient004_frame09 are the same scan" in notes
-        assert any(
-            note.startswith("note: patient005_frame01, patient006_frame01 are the same scan of") for note in notes
-        )
+    twice = "note: patient005_frame01, patient006_frame01 are the same scan of several patients"
+    assert f"{twice}: keep one, or put them into one set" in checked
+    assert f"{twice}, all in the set training" in trained
     assert any("patient001_frame01, patient009_frame09 are the same scan of several patients" in n for n in checked)
     assert any("patient009_frame09 are the same scan, in the sets training and test:" in note for note in trained)
 
