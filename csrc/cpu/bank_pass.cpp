@@ -54,7 +54,8 @@ class Pass {
   }
 
   void run() {
-    const Inverses inverse(a.bank, a.normalize, threads_);
+    Inverses inverse(a.bank, a.normalize);
+    if (a.normalize && !once()) inverse.take_all(a.bank, threads_);
     if (parts_ == 1) {
       Scratch scratch(threads_, floats(chunks_.panels));
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
@@ -111,7 +112,7 @@ class Pass {
     int64_t group, panels, first_tile, tiles;
     Panel* panel;
     Rows bank;
-    const float* scale;              // of the bank's rows, or nullptr
+    float* scale;                    // of the bank's rows, or nullptr
     float* row;                      // a query before it is packed into a panel
     float *stream, *loose, *packed;  // a tile's rows, its scores, its rows as features
   };
@@ -184,6 +185,21 @@ class Pass {
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
   }
 
+  // Whether every bank row is gone over by a single sweep: then that takes the rows as they lie, and their norms on the
+  // way, so that a long bank is fetched from memory one time less.
+  bool once() const { return chunks_.per_group == 1; }
+
+  // A tile's rows for the products.
+  const float* stream_of(const Part& part, int64_t j, int64_t count) const {
+    if (!once()) {
+      open_stream(part.bank, j, count, nullptr, part.stream);
+      return part.stream;
+    }
+    const float* stream = view_stream(part.bank, j, count, part.stream);
+    for (int64_t i = 0; part.scale && i < count; ++i) part.scale[j + i] = inverse_norm(stream + i * features, features);
+    return stream;
+  }
+
   // Selection, both softmaxes and their exponentials. The selection sees the scores of the first tiles together before
   // it takes any.
   void sweep(const Part& part) const {
@@ -191,11 +207,11 @@ class Pass {
     const int64_t ahead = part.tiles >= ahead_ ? ahead_ : 0;
     for (int64_t t = 0; t < part.tiles; ++t) {
       const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
-      open_stream(part.bank, j, count, nullptr, part.stream);
+      const float* stream = stream_of(part, j, count);
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
         float* tile = keep_ || t < ahead ? q.kept + t * tile_ * kWide : part.loose;
-        score_tile(q, part.stream, count, part.scale ? part.scale + j : nullptr, tile);
+        score_tile(q, stream, count, part.scale ? part.scale + j : nullptr, tile);
         if (t >= ahead) use(q, t, j, count, tile, labels);
       }
       if (t + 1 != ahead) continue;

@@ -31,10 +31,17 @@ struct Chunks {
 // 1 / norm of every row of every group, if wanted.
 class Inverses {
  public:
-  Inverses(const Tensor& x, bool wanted, int threads) : rows_(x.sizes[1]) {
-    if (!wanted) return;
+  // Memory for them.
+  Inverses(const Tensor& x, bool wanted) : rows_(x.sizes[1]) {
+    if (wanted) values_.reset(new float[x.sizes[0] * rows_]);
+  }
+
+  Inverses(const Tensor& x, bool wanted, int threads) : Inverses(x, wanted) {
+    if (wanted) take_all(x, threads);
+  }
+
+  void take_all(const Tensor& x, int threads) {
     const int64_t total = x.sizes[0] * rows_, features = x.sizes[2];
-    values_.reset(new float[total]);
     Scratch buffers(threads, features);
     float* values = values_.get();
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -45,7 +52,7 @@ class Inverses {
   }
 
   // Those of one group, or nullptr.
-  const float* group(int64_t g) const { return values_ ? values_.get() + g * rows_ : nullptr; }
+  float* group(int64_t g) const { return values_ ? values_.get() + g * rows_ : nullptr; }
 
  private:
   int64_t rows_;

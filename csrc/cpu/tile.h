@@ -47,6 +47,13 @@ inline void open_stream(const Rows& rows, int64_t first, int64_t count, const fl
   }
 }
 
+// The same rows in place where that can be, for a tile that is not gone over often.
+inline const float* view_stream(const Rows& rows, int64_t first, int64_t count, float* buffer) {
+  if (rows.direct() && rows.row_stride == rows.features) return reinterpret_cast<const float*>(rows.row(first));
+  open_stream(rows, first, count, nullptr, buffer);
+  return buffer;
+}
+
 // The register blocks below are not inlined: there they would lose address registers to the caller.
 template <int R, int NV>
 __attribute__((noinline)) void score_block(const float* rows, const float* panel, int64_t features, const float* scale,
