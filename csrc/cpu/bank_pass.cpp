@@ -94,6 +94,7 @@ class Pass {
   static constexpr bool kPair = SIDES == 2;
   static constexpr int64_t kWide = kPair ? 2 * L : L;  // floats of one bank row's scores
   static constexpr int64_t kAhead = 8;                 // tiles
+  static constexpr int64_t kFew = 2;                   // queries that are not worth a panel's lanes
 
   struct Panel {
     int64_t first, count;  // queries
@@ -105,6 +106,8 @@ class Pass {
     float* kept;              // exponentials of the part's bank rows [rows][kWide], or scores of its first tiles
     float* maxima;            // what they are relative to, by tile (or of the last tile only)
     float* gradient;          // [D][L]
+    // Of a few queries, [kFew][D] each:
+    float *student_rows, *teacher_rows, *gradient_rows;
   };
 
   // A chunk's panels and the tiles of the bank that they sweep.
@@ -143,6 +146,11 @@ class Pass {
     }
     q.kept = cut.take((keep_ ? std::min(part_tiles_ * tile_, rows) : ahead_ * tile_) * kWide);
     if (a.student_grad) q.gradient = cut.take(features * L);
+    if (few()) {
+      q.student_rows = cut.take(kFew * features);
+      if constexpr (kPair) q.teacher_rows = cut.take(kFew * features);
+      if (a.student_grad) q.gradient_rows = cut.take(kFew * features);
+    }
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
       q.candidates = cut.take(L * entries_);
@@ -180,6 +188,11 @@ class Pass {
     if constexpr (kPair)
       pack_panel<NV>(group_rows(a.teacher, group), first, q.count, a.normalize, a.normalize, row, q.teacher,
                      q.teacher_inverse);
+    for (int64_t lane = 0; few() && lane < q.count; ++lane)
+      for (int64_t d = 0; d < features; ++d) {
+        q.student_rows[lane * features + d] = q.student[d * L + lane];
+        if constexpr (kPair) q.teacher_rows[lane * features + d] = q.teacher[d * L + lane];
+      }
     if (a.k > 0)
       q.selection->start(q.candidates, q.candidate_rows, entries_, a.k,
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
@@ -188,6 +201,8 @@ class Pass {
   // Whether every bank row is gone over by a single sweep: then that takes the rows as they lie, and their norms on the
   // way, so that a long bank is fetched from memory one time less.
   bool once() const { return chunks_.per_group == 1; }
+
+  bool few() const { return NV == 1 && queries <= kFew; }
 
   // A tile's rows for the products.
   const float* stream_of(const Part& part, int64_t j, int64_t count) const {
@@ -251,23 +266,39 @@ class Pass {
   // The part's sum of the gradient in unit rows.
   void sum_gradient(const Part& part) const {
     const FlushSubnormals flush;
-    for (int64_t p = 0; p < part.panels; ++p) std::memset(part.panel[p].gradient, 0, sizeof(float) * features * L);
+    for (int64_t p = 0; p < part.panels; ++p) {
+      std::memset(part.panel[p].gradient, 0, sizeof(float) * features * L);
+      if (few()) std::memset(part.panel[p].gradient_rows, 0, sizeof(float) * features * kFew);
+    }
     for (int64_t t = 0; t < part.tiles; ++t) {
       const int64_t j = (part.first_tile + t) * tile_, count = std::min(tile_, rows - j);
-      open_stream(part.bank, j, count, nullptr, part.stream);
+      const float* stream = part.stream;
+      if (few()) {
+        stream = view_stream(part.bank, j, count, part.stream);
+      } else {
+        open_stream(part.bank, j, count, nullptr, part.stream);
+        pack_features(stream, count, features, part.packed);
+      }
       const float* row_scale = part.scale ? part.scale + j : nullptr;
-      pack_features(part.stream, count, features, part.packed);
       for (int64_t p = 0; p < part.panels; ++p) {
         const Panel& q = part.panel[p];
         float* tile = keep_ ? q.kept + t * tile_ * kWide : part.loose;
         const float* maxima = q.maxima + (keep_ ? t * kWide : 0);  // those of the last tile are the part's
         if (!keep_) {
-          score_tile(q, part.stream, count, row_scale, tile);
+          score_tile(q, stream, count, row_scale, tile);
           exponential_tile<NV, SIDES>(tile, count, scales_, maxima);
         }
         weight_tile(tile, count, scales_, maxima, *q.softmax, static_cast<float>(a.student_temp), row_scale);
-        accumulate<NV>(part.packed, count, tile, kWide, features, q.gradient);
+        if (few())
+          accumulate_few(stream, count, tile, kWide, q.count, features, q.gradient_rows);
+        else
+          accumulate<NV>(part.packed, count, tile, kWide, features, q.gradient);
       }
+    }
+    for (int64_t p = 0; few() && p < part.panels; ++p) {
+      const Panel& q = part.panel[p];
+      for (int64_t lane = 0; lane < q.count; ++lane)
+        for (int64_t d = 0; d < features; ++d) q.gradient[d * L + lane] = q.gradient_rows[lane * features + d];
     }
   }
 
@@ -284,6 +315,11 @@ class Pass {
   }
 
   void score_tile(const Panel& q, const float* stream, int64_t count, const float* row_scale, float* tile) const {
+    if (few()) {
+      score_few<NV>(stream, count, q.student_rows, q.count, features, row_scale, tile, kWide);
+      if constexpr (kPair) score_few<NV>(stream, count, q.teacher_rows, q.count, features, row_scale, tile + L, kWide);
+      return;
+    }
     score<NV>(stream, count, q.student, features, row_scale, tile, kWide);
     if constexpr (kPair) score<NV>(stream, count, q.teacher, features, row_scale, tile + L, kWide);
   }

@@ -12,6 +12,8 @@ namespace action::ACTION_ISA {
 template <int NV>
 constexpr int kLanes = NV * kWidth;
 
+constexpr int64_t kMostTileRows = 120;
+
 // Rows first .. first + count (count <= lanes; the others are 0) as panel[d][lane]. `inverse` gets 1 / norm per lane,
 // or 1 without normalising; with `scale` the panel's rows are multiplied by it. `row` holds D floats.
 template <int NV>
@@ -108,6 +110,19 @@ void score(const float* rows, int64_t count, const float* panel, int64_t feature
   });
 }
 
+// The same for a few queries [few][D], which would leave most lanes of a panel empty: a vector's lanes are features
+// here.
+template <int NV>
+void score_few(const float* rows, int64_t count, const float* queries, int64_t few, int64_t features,
+               const float* scale, float* out, int64_t out_stride) {
+  for (int64_t j = 0; j < count; ++j) {
+    alignas(64) float lanes[kLanes<NV>] = {};
+    const float factor = scale ? scale[j] : 1.0f;
+    for (int64_t q = 0; q < few; ++q) lanes[q] = dot(rows + j * features, queries + q * features, features) * factor;
+    std::memcpy(out + j * out_stride, lanes, sizeof(lanes));
+  }
+}
+
 // A tile of `count` stream rows for accumulate(): feature block after feature block, each [row][feature of the block],
 // so that the product reads it from end to end. `out` holds packed_floats(count, features).
 inline int64_t packed_floats(int64_t count, int64_t features) { return count * features + kWidth + kBlock; }
@@ -155,6 +170,18 @@ void accumulate(const float* packed, int64_t count, const float* weights, int64_
   });
 }
 
+// The same for a few queries, from the stream rows themselves: out[q][d] += sum_j weights[j][q] * row j [d].
+inline void accumulate_few(const float* rows, int64_t count, const float* weights, int64_t weight_stride, int64_t few,
+                           int64_t features, float* out) {
+  const float* row[kMostTileRows];
+  float factor[kMostTileRows];
+  for (int64_t j = 0; j < count; ++j) row[j] = rows + j * features;
+  for (int64_t q = 0; q < few; ++q) {
+    for (int64_t j = 0; j < count; ++j) factor[j] = weights[j * weight_stride + q];
+    combine(row, factor, count, out + q * features, features);
+  }
+}
+
 // Gradient in raw rows from the gradient in unit rows: (g - x <x, g>) / |x|; written to rows first .. first + count of
 // grad [rows, D].
 template <int NV>
@@ -181,7 +208,7 @@ inline void unpack_gradient(const float* out, const float* panel, const float* i
 // Stream rows of a tile: few enough that a tile stays in the second-level cache, a multiple of the register block.
 inline int64_t tile_rows(int64_t features, int64_t available) {
   int64_t rows = 32768 / (features > 0 ? features : 1) / kBlock * kBlock;
-  rows = rows > 120 ? 120 : rows < kBlock ? kBlock : rows;
+  rows = rows > kMostTileRows ? kMostTileRows : rows < kBlock ? kBlock : rows;
   return rows < available ? rows : available;
 }
 

@@ -57,6 +57,7 @@ def action_contrast(
     if merged.centers is not None:
         partial = student_gradient(*rows, grad_tile, student, merged.centers, *temps, normalize, along)
     student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, limited)
+    del partial  # likewise, for the buffers
     if search:
         similarity, index = search.result(student_rows, bank_rows)
     else:

@@ -217,7 +217,7 @@ def terms(
         logit_gap: [G, N] float64.
     """
     centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
-    scaled, factor = (centers.new_empty(n) for n in (student_lse.shape, 1))
+    scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
     largest = upstream.abs()
     if teacher_lse is not None and logit_gap is not None:
         # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
