@@ -15,9 +15,11 @@ if importlib.util.find_spec("triton") is None:
 
 from action_kernels.backends.triton import launch, order, tiles, tuned
 from action_kernels.backends.triton.action_contrast import action_contrast
+from action_kernels.backends.triton.anatomical_contrast import anatomical_contrast, anatomical_contrast_gradient
 from action_kernels.backends.triton.hard_negatives import hard_negatives
 from action_kernels.backends.triton.launch import Target, aimed_at
 from action_kernels.backends.triton.log_sum_exp import log_sum_exp
+from action_kernels.backends.triton.relation_negatives import relation_negatives
 
 META = torch.device("meta")
 
@@ -89,6 +91,21 @@ def test_a_call_is_so_many_launches_and_asks_pytorch_for_memory_alone(
     with aimed_at(target), Operations() as operations:
         calls[operator]()
     assert launched == expected
+    assert not operations.counts
+
+
+def test_operators_of_an_index_are_one_launch() -> None:
+    launched: list[str] = []
+    query, bank = (torch.empty(1, n, 64, dtype=torch.bfloat16, device=META) for n in (256, 2048))
+    index = torch.empty(1, 256, 128, dtype=torch.int64, device=META)
+    labels, borders, rows = (torch.empty(1, n, dtype=torch.int64, device=META) for n in (256, 5, 2048))
+    weights = torch.empty(1, 4, 4, dtype=torch.int64, device=META)
+    target = Target(90, 132, "ieee", lambda kernel, *_, **__: launched.append(kernel.__name__))
+    with aimed_at(target), Operations() as operations:
+        loss, lse = anatomical_contrast(query, query, bank, index, 0.5, True)
+        anatomical_contrast_gradient(loss, query, query, bank, index, lse, 0.5, True, True, True, False)
+        relation_negatives(labels, weights, borders, rows, 512, 2**62)
+    assert launched == ["_info_nce", "_info_nce_grad", "_draw"]
     assert not operations.counts
 
 

@@ -10,6 +10,7 @@ from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, i
 from .launch import LOG2E, kernel, on_device
 from .rows import raw_gradient
 from .selection import LOWEST
+from .statistics import center_of, reciprocal, whole_reciprocal
 
 _LOG2E = tl.constexpr(LOG2E)
 
@@ -20,14 +21,14 @@ def _info_nce(
     positive,
     bank,
     index,
-    center,
-    log_sum,
     loss,
+    lse,
     queries,
     rows,
     features,
     k,
     inverse_temp,
+    inverse_low,
     query_g,
     query_n,
     query_d,
@@ -59,9 +60,9 @@ def _info_nce(
         total = total * tl.exp2((top - higher) * factor) + tl.sum(tl.exp2((similarity - higher[:, None]) * factor), 1)
         top = higher
     log_total = tl.log(total)
-    tl.store(center + line, top, mask=row < queries)
-    tl.store(log_sum + line, log_total, mask=row < queries)
     tl.store(loss + line, log_total + (top - own) * inverse_temp, mask=row < queries)
+    whole = top.to(tl.float64) * whole_reciprocal(inverse_temp, inverse_low) + log_total.to(tl.float64)
+    tl.store(lse + line, whole, mask=row < queries)
 
 
 @kernel
@@ -70,9 +71,8 @@ def _info_nce_grad(
     positive,
     bank,
     index,
-    grad_over_temp,
-    center,
-    rest,
+    grad_loss,
+    lse,
     weights,
     query_grad,
     positive_grad,
@@ -81,6 +81,7 @@ def _info_nce_grad(
     features,
     k,
     inverse_temp,
+    inverse_low,
     query_g,
     query_n,
     query_d,
@@ -106,15 +107,15 @@ def _info_nce_grad(
     sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     factor = inverse_temp * _LOG2E
-    scale = tl.load(grad_over_temp + line, mask=row < queries, other=0.0)
-    middle = tl.load(center + line, mask=row < queries, other=0.0)[:, None]
-    offset = tl.load(rest + line, mask=row < queries, other=0.0)[:, None]
+    scale = tl.load(grad_loss + line, mask=row < queries, other=0.0) * inverse_temp
+    whole = tl.load(lse + line, mask=row < queries, other=0.0)
+    center, rest = center_of(whole, whole_reciprocal(inverse_temp, inverse_low))
     for first in range(0, k, BLOCK_K):
         named, valid, listed = index_entries(index, line, row < queries, first, k, rows, BLOCK_K)
         b = unit(indexed_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, BLOCK_D), 2, NORMALIZE)
         entry = line[:, None] * k + first + tl.arange(0, BLOCK_K)[None, :]
         similarity = tl.sum(q[:, None, :] * b, 2)
-        p = tl.where(valid, tl.exp2((similarity - middle) * factor - offset), 0.0)
+        p = tl.where(valid, tl.exp2((similarity - center[:, None]) * factor - rest[:, None]), 0.0)
         total += tl.sum(p, 1)
         w = tl.where(valid, scale[:, None] * p, 0.0)
         if weights is not None:
@@ -142,7 +143,8 @@ def anatomical_contrast(
 ) -> tuple[Tensor, Tensor]:
     groups, queries, features = query.shape
     k, index = index.shape[2], index.contiguous()
-    loss, center, log_sum = (query.new_empty((groups, queries), dtype=torch.float32) for _ in range(3))
+    loss = torch.empty((groups, queries), dtype=torch.float32, device=query.device)
+    lse = torch.empty((groups, queries), dtype=torch.float64, device=query.device)
     sizes = tile_sizes(features, k)
     with on_device(query):
         _info_nce[(groups * -(-queries // sizes["outer"]),)](
@@ -150,14 +152,13 @@ def anatomical_contrast(
             positive,
             bank,
             index,
-            center,
-            log_sum,
             loss,
+            lse,
             queries,
             bank.shape[1],
             features,
             k,
-            1.0 / temp,
+            *reciprocal(temp),
             *query.stride(),
             *positive.stride(),
             *bank.stride(),
@@ -167,7 +168,7 @@ def anatomical_contrast(
             BLOCK_D=sizes["BLOCK_D"],
             maxnreg=REGISTERS,
         )
-    return loss, center.double() / temp + log_sum
+    return loss, lse
 
 
 def anatomical_contrast_gradient(
@@ -183,8 +184,6 @@ def anatomical_contrast_gradient(
     with_positive_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    center = (lse * temp).float()
-    rest = ((lse - center.double() / temp) * LOG2E).float()
     index = index.contiguous()
     weights = query.new_empty(index.shape, dtype=torch.float32) if with_bank_grad else None
     groups, queries, features = query.shape
@@ -199,9 +198,8 @@ def anatomical_contrast_gradient(
             positive,
             bank,
             index,
-            (grad_loss / temp).contiguous(),
-            center.contiguous(),
-            rest.contiguous(),
+            grad_loss.contiguous(),
+            lse.contiguous(),
             weights,
             query_grad if with_query_grad else None,
             positive_grad if with_positive_grad else None,
@@ -209,7 +207,7 @@ def anatomical_contrast_gradient(
             bank.shape[1],
             features,
             k,
-            1.0 / temp,
+            *reciprocal(temp),
             *query.stride(),
             *positive.stride(),
             *bank.stride(),

@@ -24,18 +24,30 @@ BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
 
 
 @triton.jit
+def whole_reciprocal(high, low):
+    """A :func:`reciprocal` in float64."""
+    return tl.cast(high, tl.float64) + tl.cast(low, tl.float64)
+
+
+@triton.jit
 def _inverse(scale, high, low):
     """What a product is multiplied by to become a logit, in float64: the query's scale over the temperature."""
-    return (tl.cast(high, tl.float64) + tl.cast(low, tl.float64)) * scale.to(tl.float64)
+    return whole_reciprocal(high, low) * scale.to(tl.float64)
+
+
+@triton.jit
+def center_of(whole, inverse):
+    """A logit in float64 as a product near it and a rest: log2 p = (product - center) inverse log2(e) - rest."""
+    center = (whole / inverse).to(tl.float32)
+    return center, ((whole - center.to(tl.float64) * inverse) * _LOG2E).to(tl.float32)
 
 
 @triton.jit
 def _center(whole, row, inside, total, centers, inverse):
-    """A logit in float64 as a product near it and a rest, a line each of `centers`; returns the product."""
-    center = (whole / inverse).to(tl.float32)
-    rest = (whole - center.to(tl.float64) * inverse) * _LOG2E
+    """The same, a line each of `centers`; returns the product."""
+    center, rest = center_of(whole, inverse)
     tl.store(centers + row, center, mask=inside)
-    tl.store(centers + total + row, rest.to(tl.float32), mask=inside)
+    tl.store(centers + total + row, rest, mask=inside)
     return center
 
 
