@@ -106,8 +106,7 @@ class Pass {
     float* kept;              // exponentials of the part's bank rows [rows][kWide], or scores of its first tiles
     float* maxima;            // what they are relative to, by tile (or of the last tile only)
     float* gradient;          // [D][L]
-    // Of a few queries, [kFew][D] each:
-    float *student_rows, *teacher_rows, *gradient_rows;
+    float* gradient_rows;     // the same of a few queries [kFew][D]
   };
 
   // A chunk's panels and the tiles of the bank that they sweep.
@@ -146,11 +145,7 @@ class Pass {
     }
     q.kept = cut.take((keep_ ? std::min(part_tiles_ * tile_, rows) : ahead_ * tile_) * kWide);
     if (a.student_grad) q.gradient = cut.take(features * L);
-    if (few()) {
-      q.student_rows = cut.take(kFew * features);
-      if constexpr (kPair) q.teacher_rows = cut.take(kFew * features);
-      if (a.student_grad) q.gradient_rows = cut.take(kFew * features);
-    }
+    if (a.student_grad && few()) q.gradient_rows = cut.take(features * kFew);
     if (a.k > 0) {
       q.selection = cut.take<Selection<NV>>(1);
       q.candidates = cut.take(L * entries_);
@@ -188,11 +183,6 @@ class Pass {
     if constexpr (kPair)
       pack_panel<NV>(group_rows(a.teacher, group), first, q.count, a.normalize, a.normalize, row, q.teacher,
                      q.teacher_inverse);
-    for (int64_t lane = 0; few() && lane < q.count; ++lane)
-      for (int64_t d = 0; d < features; ++d) {
-        q.student_rows[lane * features + d] = q.student[d * L + lane];
-        if constexpr (kPair) q.teacher_rows[lane * features + d] = q.teacher[d * L + lane];
-      }
     if (a.k > 0)
       q.selection->start(q.candidates, q.candidate_rows, entries_, a.k,
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
@@ -315,11 +305,6 @@ class Pass {
   }
 
   void score_tile(const Panel& q, const float* stream, int64_t count, const float* row_scale, float* tile) const {
-    if (few()) {
-      score_few<NV>(stream, count, q.student_rows, q.count, features, row_scale, tile, kWide);
-      if constexpr (kPair) score_few<NV>(stream, count, q.teacher_rows, q.count, features, row_scale, tile + L, kWide);
-      return;
-    }
     score<NV>(stream, count, q.student, features, row_scale, tile, kWide);
     if constexpr (kPair) score<NV>(stream, count, q.teacher, features, row_scale, tile + L, kWide);
   }

@@ -110,19 +110,6 @@ void score(const float* rows, int64_t count, const float* panel, int64_t feature
   });
 }
 
-// The same for a few queries [few][D], which would leave most lanes of a panel empty: a vector's lanes are features
-// here.
-template <int NV>
-void score_few(const float* rows, int64_t count, const float* queries, int64_t few, int64_t features,
-               const float* scale, float* out, int64_t out_stride) {
-  for (int64_t j = 0; j < count; ++j) {
-    alignas(64) float lanes[kLanes<NV>] = {};
-    const float factor = scale ? scale[j] : 1.0f;
-    for (int64_t q = 0; q < few; ++q) lanes[q] = dot(rows + j * features, queries + q * features, features) * factor;
-    std::memcpy(out + j * out_stride, lanes, sizeof(lanes));
-  }
-}
-
 // A tile of `count` stream rows for accumulate(): feature block after feature block, each [row][feature of the block],
 // so that the product reads it from end to end. `out` holds packed_floats(count, features).
 inline int64_t packed_floats(int64_t count, int64_t features) { return count * features + kWidth + kBlock; }
@@ -170,7 +157,8 @@ void accumulate(const float* packed, int64_t count, const float* weights, int64_
   });
 }
 
-// The same for a few queries, from the stream rows themselves: out[q][d] += sum_j weights[j][q] * row j [d].
+// The same, bit for bit, for a few queries, whose panel would be all but empty: from the stream rows themselves, a
+// vector's lanes are features. out[q][d] += sum_j weights[j][q] * row j [d].
 inline void accumulate_few(const float* rows, int64_t count, const float* weights, int64_t weight_stride, int64_t few,
                            int64_t features, float* out) {
   const float* row[kMostTileRows];
