@@ -1,6 +1,7 @@
 // What a similarity has to reach to be among a query's k best: the k-th largest of the group maxima, less twice the
 // bound of the difference between two roundings (backends/thresholds.py, which has the numbers below, too). A warp per
 // query.
+#include "labels.cuh"
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -16,10 +17,10 @@ constexpr float kUnderflow = 0x1p-100f;      // more than all that may be lost b
 constexpr float kLowestLimit = -3.4e38f;     // above kLowest, which stands for rows that are not eligible
 
 struct Search {
-  const float* maxima;   // [total, line]
-  const float* lengths;  // [total], or null
-  const int* wide;       // one number, or null
-  float* limits;         // [total], as the next
+  const float* maxima;          // [total, line]
+  const float* lengths;         // [total], or null
+  const int64_t* query_labels;  // [total], or null
+  float* limits;                // [total], as the next
   int* found;
   int64_t total;
   int line, k;
@@ -65,21 +66,21 @@ __global__ void __launch_bounds__(32 * kWarps) limits(Search p) {
   if (lane != 0) return;
   // No product is longer than this.
   const float reached = p.lengths ? p.lengths[row] : 1.0f;
-  const bool flagged = reached >= kLargestProduct || (p.wide && *p.wide != 0);
+  const bool flagged = reached >= kLargestProduct || (p.query_labels && p.query_labels[row] > kLargestLabel);
   const float limit = fmaxf(from_ordered(low) - 2.0f * (p.error * reached + kUnderflow), kLowestLimit);
   // Nothing is selected for a query with NaN.
   p.limits[row] = flagged || reached != reached ? INFINITY : limit;
   p.found[row] = flagged ? -1 : 0;
 }
 
-#define LIMITS_FIELDS(FIELD)                                                                     \
-  FIELD(Tensor, maxima)  /* [G, N, groups] float32 of bank_pass */                               \
-  FIELD(Tensor, lengths) /* [G, N] float32 what no product is longer than; or none: unit rows */ \
-  FIELD(Tensor, wide)    /* [1] int32 not 0 where labels do not fit; or none */                  \
-  FIELD(int64_t, k)      /* rows to select */                                                    \
-  FIELD(double, error)   /* bound of a product's error, relative to the rows' lengths */         \
-  FIELD(Tensor, limits)  /* [G, N] float32, a result like the next */                            \
-  FIELD(Tensor, found)   /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
+#define LIMITS_FIELDS(FIELD)                                                                          \
+  FIELD(Tensor, maxima)       /* [G, N, groups] float32 of bank_pass */                               \
+  FIELD(Tensor, lengths)      /* [G, N] float32 what no product is longer than; or none: unit rows */ \
+  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                             \
+  FIELD(int64_t, k)           /* rows to select */                                                    \
+  FIELD(double, error)        /* bound of a product's error, relative to the rows' lengths */         \
+  FIELD(Tensor, limits)       /* [G, N] float32, a result like the next */                            \
+  FIELD(Tensor, found)        /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
 ACTION_PARAMS(LimitsParams, LIMITS_FIELDS)
 
 int32_t limits_launcher(const LimitsParams& p, void* stream) {
@@ -89,7 +90,7 @@ int32_t limits_launcher(const LimitsParams& p, void* stream) {
   check.require(p.k > 0 && p.k <= line && line <= INT32_MAX, "k must be positive and no more than there are groups");
   const Search call{check.contiguous<float>(p.maxima, "maxima", {g, n, line}),
                     check.optional<float>(p.lengths, "lengths", {g, n}),
-                    check.optional<int32_t>(p.wide, "wide", {1}),
+                    check.optional<int64_t>(p.query_labels, "query_labels", {g, n}),
                     check.contiguous<float>(p.limits, "limits", {g, n}),
                     check.contiguous<int32_t>(p.found, "found", {g, n}),
                     g * n,

@@ -24,7 +24,6 @@ struct Prepare {
   Placement placement;
   const int64_t* labels;  // [G, N], or null
   float* narrow_labels;   // [G, scale_rows]
-  int* wide;              // one number
   int64_t rows, total, scale_rows;
   int features, width;
   bool normalize, tf32;
@@ -56,11 +55,7 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) prepare(Prepare p) {
   if (lane == 0) {
     p.scale[group * p.scale_rows + place] = scale;
     if (p.inverse) p.inverse[line] = inverse;
-    if (p.labels) {
-      const int64_t label = p.labels[line];
-      p.narrow_labels[group * p.scale_rows + place] = narrow(label, NAN);
-      if (label > kLargestLabel) atomicOr(p.wide, 1);
-    }
+    if (p.labels) p.narrow_labels[group * p.scale_rows + place] = narrow_in_bank(p.labels[line]);
   }
 }
 
@@ -111,18 +106,17 @@ __global__ void __launch_bounds__(32 * kRowsPerBlock) finish(Finish p) {
 
 unsigned blocks(int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
-#define PREPARE_ROWS_FIELDS(FIELD)                                                                              \
-  FIELD(Tensor, x) /* [G, N, D] */                                                                              \
-  FIELD(bool, normalize)                                                                                        \
-  FIELD(bool, tf32)           /* round float32 rows to it */                                                    \
-  FIELD(int64_t, place_tiles) /* where rows are placed, with the next; 1 and 1: as they are */                  \
-  FIELD(int64_t, place_block)                                                                                   \
-  FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                      \
-  FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                                \
-  FIELD(Tensor, scale)         /* [G, N or more] float32 */                                                     \
-  FIELD(Tensor, inverse)       /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count */  \
-  FIELD(Tensor, narrow_labels) /* [G, N or more] float32 as passes over a bank compare them, placed; or none */ \
-  FIELD(Tensor, wide)          /* [1] int32 0: becomes 1 where a label does not fit; or none */
+#define PREPARE_ROWS_FIELDS(FIELD)                                                                             \
+  FIELD(Tensor, x) /* [G, N, D] */                                                                             \
+  FIELD(bool, normalize)                                                                                       \
+  FIELD(bool, tf32)           /* round float32 rows to it */                                                   \
+  FIELD(int64_t, place_tiles) /* where rows are placed, with the next; 1 and 1: as they are */                 \
+  FIELD(int64_t, place_block)                                                                                  \
+  FIELD(Tensor, labels)        /* [G, N] int64, or none */                                                     \
+  FIELD(Tensor, data)          /* [G, N, padded D], a result like those below */                               \
+  FIELD(Tensor, scale)         /* [G, N or more] float32 */                                                    \
+  FIELD(Tensor, inverse)       /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count */ \
+  FIELD(Tensor, narrow_labels) /* [G, N or more] float32 as passes over a bank compare them, placed; or none */
 ACTION_PARAMS(PrepareRowsParams, PREPARE_ROWS_FIELDS)
 
 int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
@@ -140,7 +134,6 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
                {},
                nullptr,
                nullptr,
-               nullptr,
                n,
                g * n,
                scale_rows,
@@ -149,10 +142,9 @@ int32_t prepare_rows(const PrepareRowsParams& p, void* stream) {
                p.normalize,
                p.tf32};
   call.placement = placement_of(check, p.place_tiles, p.place_block, n);
-  if (p.labels.given() || p.narrow_labels.given() || p.wide.given()) {
+  if (p.labels.given() || p.narrow_labels.given()) {
     call.labels = check.contiguous<int64_t>(p.labels, "labels", {g, n});
     call.narrow_labels = check.contiguous<float>(p.narrow_labels, "narrow_labels", {g, scale_rows});
-    call.wide = check.contiguous<int32_t>(p.wide, "wide", {1});
   }
   if (!check.passed()) return check.status();
   auto* kernel = prepare<float, float>;

@@ -42,7 +42,7 @@ def action_contrast(
     assert sums is not None  # there is a teacher
     statistics = merge_splits(sums, *temps)
     if limited and maxima is not None:
-        limited.set_limits(student_rows, bank_rows, maxima)
+        limited.set_limits(student_rows, maxima)
     del maxima  # their memory is there again for the verdicts
     # A gradient whose columns are split repeats the products, and would repeat the verdicts.
     along = limited if with_student_grad and column_blocks(student_rows) == 1 else None

@@ -48,7 +48,7 @@ def hard_negatives(
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
         assert maxima is not None  # there is a search
-        search.set_limits(query_rows, bank_rows, maxima)
+        search.set_limits(query_rows, maxima)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tf32, search)
     return search.result(query_rows, bank_rows, tf32)

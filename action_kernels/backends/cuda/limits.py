@@ -15,7 +15,7 @@ class LimitsParams(NamedTuple):
 
     maxima: Tensor
     lengths: Tensor | None
-    wide: Tensor | None
+    query_labels: Tensor | None
     k: int
     error: float
     limits: Tensor
@@ -26,7 +26,7 @@ _limits = bind("limits", LimitsParams)
 
 
 def limits_of(
-    maxima: Tensor, k: int, error: float, lengths: Tensor | None, wide: Tensor | None
+    maxima: Tensor, k: int, error: float, lengths: Tensor | None, query_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What a similarity has to reach, and -1 for the queries that need the buffer, 0 for the others; both [G, N].
 
@@ -35,12 +35,21 @@ def limits_of(
         k: rows that are selected.
         error: bound of a product's error.
         lengths: [G, N] of the queries times that of the longest bank row; None with unit rows.
-        wide: [1] not 0 where labels do not fit.
+        query_labels: [G, N] int64; a query whose label does not fit needs the buffer.
     """
     shape, device = maxima.shape[:2], maxima.device
     limits = torch.empty(shape, dtype=torch.float32, device=device)
     found = torch.empty(shape, dtype=torch.int32, device=device)
     _limits(
-        LimitsParams(maxima=maxima, lengths=lengths, wide=wide, k=k, error=error, limits=limits, found=found), maxima
+        LimitsParams(
+            maxima=maxima,
+            lengths=lengths,
+            query_labels=query_labels,
+            k=k,
+            error=error,
+            limits=limits,
+            found=found,
+        ),
+        maxima,
     )
     return limits, found

@@ -28,7 +28,6 @@ class PrepareRowsParams(NamedTuple):
     scale: Tensor
     inverse: Tensor | None
     narrow_labels: Tensor | None
-    wide: Tensor | None
 
 
 class FinishGradientParams(NamedTuple):
@@ -52,7 +51,6 @@ class Rows(NamedTuple):
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N padded to whole tiles] float32
     labels: Tensor | None = None  # the same, as passes over a bank compare them
-    wide: Tensor | None = None  # [1] not 0 where one of the labels does not fit
 
 
 class IndexedQueries(NamedTuple):
@@ -92,10 +90,7 @@ def _prepare(
     step = _PART // dtype.itemsize
     data = torch.empty((groups, rows, -(-features // step) * step), dtype=dtype, device=x.device)
     scale = torch.empty((groups, tiles(rows) * TILE), dtype=torch.float32, device=x.device)
-    narrow_labels = wide = None
-    if labels is not None:
-        narrow_labels = torch.empty_like(scale)
-        wide = torch.zeros(1, dtype=torch.int32, device=x.device)
+    narrow_labels = None if labels is None else torch.empty_like(scale)
     _prepare_rows(
         PrepareRowsParams(
             x=x,
@@ -108,11 +103,10 @@ def _prepare(
             scale=scale,
             inverse=None,
             narrow_labels=narrow_labels,
-            wide=wide,
         ),
         x,
     )
-    return Rows(data, scale, narrow_labels, wide)
+    return Rows(data, scale, narrow_labels)
 
 
 def prepare_queries(x: Tensor, normalize: bool) -> IndexedQueries:
@@ -132,7 +126,6 @@ def prepare_queries(x: Tensor, normalize: bool) -> IndexedQueries:
             scale=scale,
             inverse=inverse,
             narrow_labels=None,
-            wide=None,
         ),
         x,
     )

@@ -60,11 +60,11 @@ class Search:
         """Whether the passes over the bank take part; otherwise the buffer does it all."""
         return self.tiles_of_group > 0
 
-    def set_limits(self, query: Rows, bank: Rows, maxima: Tensor) -> None:
+    def set_limits(self, query: Rows, maxima: Tensor) -> None:
         """From the first pass's maxima."""
         # Where factors are rounded to tf32, they were when the rows were prepared: the collection has no others.
         bound = error(query.data.shape[2], rounded=False)
-        self._limits, self._found = limits_of(maxima, self.k, bound, self._lengths, bank.wide)
+        self._limits, self._found = limits_of(maxima, self.k, bound, self._lengths, self.query_labels)
 
     def words(self, num_splits: int) -> Words:
         """Memory for the second pass's verdicts, which comes in so many splits of the bank."""
