@@ -7,7 +7,7 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kPrepareRows,
+    &kPrepare,
     &kFinishGradient,
     &kBankPass,
     &kMergeSplits,

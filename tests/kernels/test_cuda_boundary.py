@@ -55,21 +55,23 @@ LAUNCHERS = (
     "merge_one",
     "merge_splits",
     "order_keys",
-    "prepare_rows",
+    "prepare",
     "query_terms",
     "relation_negatives",
     "selected_query_gradient",
     "verdicts",
 )
 # Raw rows are read in place, whatever their strides.
-IN_PLACE = {("prepare_rows", "x"), ("finish_gradient", "x")} | {
+IN_PLACE = {*(("prepare", name) for name in ("query", "second", "bank")), ("finish_gradient", "x")} | {
     (launcher, "bank")
     for launcher in ("info_nce", "info_nce_gradient", "selected_query_gradient", "indexed_bank_gradient")
 }
 # Of another length they are as good: a bank that an index names, or whose scales are padded, rows to draw from, a scale
 # that may be longer, sums of any number of splits.
 ANY_LENGTH = {
-    ("prepare_rows", "scale"),
+    ("prepare", "query_scale"),
+    ("prepare", "second_scale"),
+    ("prepare", "bank_scale"),
     ("relation_negatives", "rows"),
     ("merge_one", "statistics"),
     ("merge_splits", "statistics"),
@@ -203,7 +205,7 @@ def test_labels_come_in_pairs(launcher: str) -> None:
 
 def test_labels_are_narrowed_with_a_place_for_them() -> None:
     for name in ("labels", "narrow_labels"):
-        assert f"{name} must be" in refusal("prepare_rows", **{name: None})
+        assert f"{name} must be" in refusal("prepare", **{name: None})
 
 
 @pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "collect", "contrast_gradient", "verdicts"])
@@ -281,7 +283,7 @@ def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
     assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
 
 
-@pytest.mark.parametrize("launcher", ["buffered", "collect", "prepare_rows"])
+@pytest.mark.parametrize("launcher", ["buffered", "collect", "prepare"])
 def test_places_are_those_of_the_bank(launcher: str) -> None:
     for wrong in ((0, 64), (1, 0), (-2, 64), (2, 1 << 40), (1 << 40, 2), (301, 1), (2, 151)):
         tiles, block = wrong

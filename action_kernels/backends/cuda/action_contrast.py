@@ -33,9 +33,9 @@ def action_contrast(
 ) -> ContrastResult:
     search = Search(k, student, bank, query_labels, bank_labels, normalize, teacher) if k else None
     limited = search if search and search.by_limits else None
-    placement = search.placement if search else AS_THEY_ARE
+    placement, floors = (search.placement, search.floors) if search else (AS_THEY_ARE, None)
     labels = limited.bank_labels if limited else None
-    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels)
+    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels, floors=floors)
     student_rows, teacher_rows, bank_rows = rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tf32, *temps, limited)

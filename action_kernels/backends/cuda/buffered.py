@@ -49,6 +49,7 @@ def buffered(
     placement: Placement,
     keys: Tensor | None,
     found: Tensor | None,
+    floors: Tensor | None,
 ) -> Tensor:
     """Keys [G, N, line], of which the first of a line come from the buffer, where it has selected.
 
@@ -62,13 +63,11 @@ def buffered(
         placement: how the bank's rows are kept.
         keys: where to put them; new memory where it is None.
         found: [G, N] negative for the queries to select for; all of them where it is None.
+        floors: [G, N, splits] int32, all the lowest; None with one split.
     """
     groups, queries, _ = query.data.shape
     device, num_splits = query.data.device, planned.num_splits
     buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
-    floors = None
-    if num_splits > 1:  # what the splits tell each other
-        floors = torch.full((groups, queries, num_splits), -(2**31), dtype=torch.int32, device=device)
     if keys is None:
         keys = torch.empty((groups, queries, planned.keys), dtype=torch.int64, device=device)
     _buffered(

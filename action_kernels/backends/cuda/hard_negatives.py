@@ -44,7 +44,8 @@ def hard_negatives(
         return query.new_empty(shape, dtype=torch.float32), query.new_empty(shape, dtype=torch.int64)
     search = Search(k, query, bank, query_labels, bank_labels, normalize)
     labels = search.bank_labels if search.by_limits else None
-    (query_rows, bank_rows), tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels)
+    rows, tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels, floors=search.floors)
+    query_rows, bank_rows = rows
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
         assert maxima is not None  # there is a search
@@ -63,7 +64,7 @@ def hard_negatives_gradient(
     with_query_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows = prepare_queries(query, normalize)
+    (rows,) = prepare_queries(normalize, query)
     grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
     query_grad, bank_grad = empty_gradient(query, with_query_grad), empty_gradient(bank, False)
     if with_query_grad:

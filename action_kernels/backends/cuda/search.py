@@ -50,6 +50,10 @@ class Search:
         self.tiles_of_group = tiles_of_group(device, groups * tiles(queries), rows, k, lanes)
         self.placement = Placement.of(rows, TILE * self.tiles_of_group) if self.by_limits else AS_THEY_ARE
         self._planned = plan(device, groups, queries, rows, k)
+        self.floors: Tensor | None = None  # what the buffer's splits tell each other, set with the rows
+        if self._planned.num_splits > 1:
+            shape = (groups, queries, self._planned.num_splits)
+            self.floors = torch.empty(shape, dtype=torch.int32, device=query.device)
         self._lengths = longest_products(query, bank) if self.by_limits and not normalize else None
         self._limits: Tensor | None = None
         self._found: Tensor | None = None
@@ -83,5 +87,5 @@ class Search:
         if self._words is not None and self._found is not None:
             keys = collect(query, bank, tf32, self.placement, self._words, self._found)
         labels = self.query_labels, self.bank_labels
-        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, keys, self._found)
+        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, keys, self._found, self.floors)
         return in_order(keys, self.k, self._planned.keys, self._found)
