@@ -3,8 +3,8 @@
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
 // keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk: a group
-// is what one lane holds of some tiles in succession. Splits are merged afterwards (statistics.cu), so that few queries
-// against a long bank still fill a GPU.
+// is what one lane holds of some tiles in succession. Splits are merged afterwards (merge_and_limit.cu), so that few
+// queries against a long bank still fill a GPU.
 #include <type_traits>
 
 #include "labels.cuh"

@@ -8,14 +8,11 @@ namespace {
 
 const Launcher* const launchers[] = {
     &kPrepare,
-    &kFinishGradient,
     &kBankPass,
-    &kMergeSplits,
-    &kMergeOne,
+    &kMergeAndLimit,
     &kQueryTerms,
-    &kLimits,
     &kVerdicts,
-    &kCollect,
+    &kFinishAndCollect,
     &kBuffered,
     &kOrderKeys,
     &kInfoNce,

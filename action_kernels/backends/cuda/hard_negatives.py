@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
 from .indexed_rows import bank_gradient
 from .library import bind
+from .merge_and_limit import merge_and_limit
 from .rows import empty_gradient, prepare_all, prepare_queries
 from .search import Search
 from .verdicts import verdicts
@@ -48,10 +50,10 @@ def hard_negatives(
     query_rows, bank_rows = rows
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
-        assert maxima is not None  # there is a search
-        search.set_limits(query_rows, maxima)
+        merge_and_limit(None, maxima, query_rows, None, search=search)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tf32, search)
+        finish_and_collect(None, query, normalize, query_rows, bank_rows, tf32, search)
     return search.result(query_rows, bank_rows, tf32)
 
 

@@ -1,4 +1,4 @@
-"""Preparing rows and finishing gradients: what happens once per row, not once per pair."""
+"""Preparing rows: what happens once per row, not once per pair."""
 
 from __future__ import annotations
 
@@ -38,19 +38,7 @@ class PrepareParams(NamedTuple):
     floors: Tensor | None
 
 
-class FinishGradientParams(NamedTuple):
-    """As ``csrc/cuda/finish.cu`` has them."""
-
-    partial: Tensor
-    factor: Tensor | None
-    constant: float
-    x: Tensor
-    normalize: bool
-    grad: Tensor
-
-
 _prepare = bind("prepare", PrepareParams)
-_finish_gradient = bind("finish_gradient", FinishGradientParams)
 
 
 class Rows(NamedTuple):
@@ -59,6 +47,14 @@ class Rows(NamedTuple):
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N padded to whole tiles] float32
     labels: Tensor | None = None  # the same, as passes over a bank compare them
+
+
+class Partial(NamedTuple):
+    """A gradient in parts, times ``constant`` and ``factor``."""
+
+    sums: Tensor  # [parts, G, N, padded D]
+    constant: float
+    factor: Tensor | None = None  # [1]
 
 
 class IndexedQueries(NamedTuple):
@@ -158,18 +154,6 @@ def _empty_queries(x: Tensor) -> IndexedQueries:
     groups, rows, features = x.shape
     data = torch.empty((groups, rows, -(-features // 4) * 4), dtype=torch.float32, device=x.device)
     return IndexedQueries(data, *torch.empty((2, groups, rows), dtype=torch.float32, device=x.device))
-
-
-def finish_gradient(
-    partial: Tensor, raw: Tensor, normalize: bool, constant: float, factor: Tensor | None = None
-) -> Tensor:
-    """Gradient in the raw rows: partial sums [parts, G, N, padded D] times ``constant * factor``."""
-    grad = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
-    _finish_gradient(
-        FinishGradientParams(partial=partial, factor=factor, constant=constant, x=raw, normalize=normalize, grad=grad),
-        raw,
-    )
-    return grad
 
 
 def empty_gradient(x: Tensor, wanted: bool) -> Tensor:

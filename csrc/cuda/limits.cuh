@@ -1,22 +1,21 @@
 // What a similarity has to reach to be among a query's k best: the k-th largest of the group maxima, less twice the
 // bound of the difference between two roundings (backends/thresholds.py, which has the numbers below, too). A warp per
 // query.
+#pragma once
+
 #include "labels.cuh"
-#include "launch.cuh"
-#include "library.cuh"
 #include "online_softmax.cuh"
 #include "select.cuh"
 
 namespace action {
-namespace {
 
-constexpr int kWarps = 4;
 constexpr int kHeld = 16;                    // maxima that a lane keeps in registers; further ones are read again
 constexpr float kLargestProduct = 0x1p120f;  // from here on, products may leave the range
 constexpr float kUnderflow = 0x1p-100f;      // more than all that may be lost below float32's range
 constexpr float kLowestLimit = -3.4e38f;     // above kLowest, which stands for rows that are not eligible
 
-struct Search {
+/// The limits of all queries.
+struct Limits {
   const float* maxima;          // [total, line]
   const float* lengths;         // [total], or null
   const int64_t* query_labels;  // [total], or null
@@ -27,9 +26,8 @@ struct Search {
   float error;
 };
 
-__global__ void __launch_bounds__(32 * kWarps) limits(Search p) {
-  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  if (row >= p.total) return;  // whole warps
+/// One query's, and whether the buffer has to select for it. Work of one warp.
+__device__ inline void find_limit(const Limits& p, int64_t row) {
   const int lane = lane_id();
   const float* maxima = p.maxima + row * p.line;
   int held[kHeld], low = INT32_MAX, high = INT32_MIN;
@@ -72,37 +70,5 @@ __global__ void __launch_bounds__(32 * kWarps) limits(Search p) {
   p.limits[row] = flagged || reached != reached ? INFINITY : limit;
   p.found[row] = flagged ? -1 : 0;
 }
-
-#define LIMITS_FIELDS(FIELD)                                                                          \
-  FIELD(Tensor, maxima)       /* [G, N, groups] float32 of bank_pass */                               \
-  FIELD(Tensor, lengths)      /* [G, N] float32 what no product is longer than; or none: unit rows */ \
-  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                             \
-  FIELD(int64_t, k)           /* rows to select */                                                    \
-  FIELD(double, error)        /* bound of a product's error, relative to the rows' lengths */         \
-  FIELD(Tensor, limits)       /* [G, N] float32, a result like the next */                            \
-  FIELD(Tensor, found)        /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
-ACTION_PARAMS(LimitsParams, LIMITS_FIELDS)
-
-int32_t limits_launcher(const LimitsParams& p, void* stream) {
-  Checks check(kDevice, p.maxima);
-  const int64_t g = check.size(p.maxima, "maxima", 0, 3), n = check.size(p.maxima, "maxima", 1, 3);
-  const int64_t line = check.size(p.maxima, "maxima", 2, 3);
-  check.require(p.k > 0 && p.k <= line && line <= INT32_MAX, "k must be positive and no more than there are groups");
-  const Search call{check.contiguous<float>(p.maxima, "maxima", {g, n, line}),
-                    check.optional<float>(p.lengths, "lengths", {g, n}),
-                    check.optional<int64_t>(p.query_labels, "query_labels", {g, n}),
-                    check.contiguous<float>(p.limits, "limits", {g, n}),
-                    check.contiguous<int32_t>(p.found, "found", {g, n}),
-                    g * n,
-                    static_cast<int>(line),
-                    static_cast<int>(p.k),
-                    static_cast<float>(p.error)};
-  if (!check.passed()) return check.status();
-  return enqueue(limits, static_cast<unsigned>((g * n + kWarps - 1) / kWarps), 32 * kWarps, 0, stream, call);
-}
-
-}  // namespace
-
-const Launcher kLimits{"limits", untyped<LimitsParams, limits_launcher>, ACTION_LAYOUT(LimitsParams)};
 
 }  // namespace action
