@@ -47,9 +47,9 @@ def buffered(
     query_labels: Tensor | None,
     bank_labels: Tensor | None,
     placement: Placement,
+    floors: Tensor | None,
     keys: Tensor | None,
     found: Tensor | None,
-    floors: Tensor | None,
 ) -> Tensor:
     """Keys [G, N, line], of which the first of a line come from the buffer, where it has selected.
 
@@ -61,9 +61,9 @@ def buffered(
         query_labels: [G, N] int64.
         bank_labels: [G, M] int64, in the bank's own order.
         placement: how the bank's rows are kept.
+        floors: [G, N, splits] int32, all the lowest; None with one split.
         keys: where to put them; new memory where it is None.
         found: [G, N] negative for the queries to select for; all of them where it is None.
-        floors: [G, N, splits] int32, all the lowest; None with one split.
     """
     groups, queries, _ = query.data.shape
     device, num_splits = query.data.device, planned.num_splits

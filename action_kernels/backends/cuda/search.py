@@ -88,5 +88,5 @@ class Search:
         """Similarities and rows, both [G, N, k], once verdicts have become keys."""
         keys = self.words and self.words.words
         labels = self.query_labels, self.bank_labels
-        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, keys, self.found, self.floors)
+        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, self.floors, keys, self.found)
         return in_order(keys, self.k, self._planned.keys, self.found)
