@@ -3,8 +3,8 @@
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
 // keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk: a group
-// is what one lane holds of some tiles in succession. Splits are merged afterwards (statistics.cu), so that few queries
-// against a long bank still fill a GPU.
+// is what one lane holds of some tiles in succession. Splits are merged afterwards (merge_and_limit.cu), so that few
+// queries against a long bank still fill a GPU.
 #include <type_traits>
 
 #include "labels.cuh"
@@ -201,22 +201,22 @@ int32_t run(const Pass& p, int64_t blocks, void* stream) {
 
 Plan plan_of(int64_t pitch, bool pair) { return make_plan(pitch, pair ? 2 : 1, 1, false); }
 
-#define BANK_PASS_FIELDS(FIELD)                                                                      \
-  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                                  \
-  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                            \
-  FIELD(Tensor, teacher)       /* [G, N, padded D], or none */                                       \
-  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                                  \
-  FIELD(Tensor, bank)          /* [G, M, padded D] */                                                \
-  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                           \
-  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                            \
-  FIELD(int64_t, num_splits)   /* of the bank */                                                     \
-  FIELD(int64_t, span)         /* bank rows of a split */                                            \
-  FIELD(double, student_temp)                                                                        \
-  FIELD(double, teacher_temp)                                                                        \
-  FIELD(Tensor, query_labels)    /* [G, N] int64, or none */                                         \
-  FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare_rows, or none */ \
-  FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                                  \
-  FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, [2, ...] of one; or none */       \
+#define BANK_PASS_FIELDS(FIELD)                                                                 \
+  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                             \
+  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                       \
+  FIELD(Tensor, teacher)       /* [G, N, padded D], or none */                                  \
+  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                             \
+  FIELD(Tensor, bank)          /* [G, M, padded D] */                                           \
+  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                      \
+  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                       \
+  FIELD(int64_t, num_splits)   /* of the bank */                                                \
+  FIELD(int64_t, span)         /* bank rows of a split */                                       \
+  FIELD(double, student_temp)                                                                   \
+  FIELD(double, teacher_temp)                                                                   \
+  FIELD(Tensor, query_labels)    /* [G, N] int64, or none */                                    \
+  FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare, or none */ \
+  FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                             \
+  FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, [2, ...] of one; or none */  \
   FIELD(Tensor, maxima)          /* [G, N, groups] float32, a result like the last; or none */
 ACTION_PARAMS(BankPassParams, BANK_PASS_FIELDS)
 

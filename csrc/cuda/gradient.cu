@@ -236,7 +236,7 @@ int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
   FIELD(Tensor, teacher)    /* [G, N, padded D], or none: the gradient is of one log-sum-exp */     \
   FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
   FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
-  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of query_terms */                          \
+  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of merge_and_limit, or query_terms */      \
   FIELD(bool, tf32)         /* float32 rows have been rounded to it */                              \
   FIELD(int64_t, span)      /* rows of a split of those that stream by */                           \
   FIELD(double, student_temp)                                                                       \

@@ -1,5 +1,5 @@
 // Bank rows that an index names: a warp handles a query, and eight of its lanes handle a row, so that four rows are
-// loaded at a time. Queries and positives come as prepared float32 rows (rows.cu); bank rows are read in place.
+// loaded at a time. Queries and positives come as prepared float32 rows (prepare.cu); bank rows are read in place.
 #pragma once
 
 #include "launch.cuh"

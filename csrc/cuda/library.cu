@@ -7,15 +7,12 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kPrepareRows,
-    &kFinishGradient,
+    &kPrepare,
     &kBankPass,
-    &kMergeSplits,
-    &kMergeOne,
+    &kMergeAndLimit,
     &kQueryTerms,
-    &kLimits,
     &kVerdicts,
-    &kCollect,
+    &kFinishAndCollect,
     &kBuffered,
     &kOrderKeys,
     &kInfoNce,

@@ -25,7 +25,7 @@ struct Words {
 #define ACTION_WORDS_FIELDS(FIELD)                                                                  \
   FIELD(Tensor, limits)       /* [G, N] float32 what a similarity has to reach; or none */          \
   FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                           \
-  FIELD(Tensor, bank_labels)  /* [G, M padded to whole tiles] float32 of prepare_rows */            \
+  FIELD(Tensor, bank_labels)  /* [G, M padded to whole tiles] float32 of prepare */                 \
   FIELD(int64_t, capacity)    /* words that a split may have for a query */                         \
   FIELD(Tensor, words)        /* [G, N, num_splits capacity or more] int64, a result as the next */ \
   FIELD(Tensor, counts)       /* [num_splits, G, N] int32 words that there would be */

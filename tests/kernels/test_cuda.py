@@ -234,28 +234,35 @@ def test_placed_rows(kernels: None, placement: Placement) -> None:
     """Neighbours come into different tiles; rows behind the last whole tile stay, and so does what a row is."""
     prepare_all = operator_file("cuda", "rows").prepare_all
     bank, labels = torch.randn(2, 270, 24, device=DEVICE), torch.randint(-1, 9, (2, 270), device=DEVICE)
+    labels[:, ::5] += 1 << 24
     (_, plain), _ = prepare_all(True, bank, bank)
     (_, dealt), _ = prepare_all(True, bank, bank, placement=placement, labels=labels)
     assert torch.equal(dealt.data, placed(plain.data, placement))
     assert torch.equal(dealt.scale[:, :270], placed(plain.scale[:, :270, None], placement)[..., 0])
-    narrow = torch.where(labels < 0, torch.nan, labels.float())
+    narrow = torch.where(labels < 0, torch.nan, torch.where(labels > 1 << 24, torch.inf, labels.float()))
     torch.testing.assert_close(
         dealt.labels[:, :270], placed(narrow[..., None], placement)[..., 0], rtol=0, atol=0, equal_nan=True
     )
-    assert dealt.wide.item() == 0
 
 
 def test_limits_leave_k_groups(kernels: None) -> None:
     """The k-th largest maximum, or one that few more groups reach, less the bound; with more than registers hold."""
-    limits_of = operator_file("cuda", "limits").limits_of
+    module = operator_file("cuda", "merge_and_limit")
+    nothing = dict.fromkeys(module.MergeAndLimitParams._fields)
     for groups in (40, 700):
         maxima = torch.randn(1, 9, groups, device=DEVICE)
         maxima[0, 3, 7:] = torch.finfo(torch.float32).min  # fewer than k eligible groups
         maxima[0, 4] = 0.5
         best = maxima.sort(descending=True).values
-        limits, found = limits_of(maxima, 32, 2.0**-10, None, None)
-        enough = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8])
-        assert (found == 0).all() and (limits[0, enough] <= best[0, enough, 31] - 2.0**-9 + 1e-6).all()
+        limits, found = torch.empty(1, 9, device=DEVICE), torch.empty(1, 9, dtype=torch.int32, device=DEVICE)
+        labels = torch.zeros(1, 9, dtype=torch.int64, device=DEVICE)
+        labels[0, 5], labels[0, 6] = 2**24, 2**24 + 1
+        given = {"student_temp": 1.0, "teacher_temp": 1.0, "k": 32, "error": 2.0**-10}
+        tensors = {"maxima": maxima, "query_labels": labels, "limits": limits, "found": found}
+        module._merge_and_limit(module.MergeAndLimitParams(**nothing | given | tensors), maxima)
+        enough = torch.tensor([0, 1, 2, 4, 5, 7, 8])
+        assert found[0].tolist() == [-1 if i == 6 else 0 for i in range(9)] and limits[0, 6] == torch.inf
+        assert (limits[0, enough] <= best[0, enough, 31] - 2.0**-9 + 1e-6).all()
         assert (limits[0, enough] >= best[0, enough, 34] - 2.0**-9 - 1e-6).all()
         assert -3.41e38 < limits[0, 3].item() < -3.39e38
 

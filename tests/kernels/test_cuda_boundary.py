@@ -32,11 +32,11 @@ FILES = (
     "anatomical_contrast",
     "bank_pass",
     "buffered",
-    "collect",
+    "finish_and_collect",
     "gradient",
     "hard_negatives",
     "indexed_rows",
-    "limits",
+    "merge_and_limit",
     "relation_negatives",
     "rows",
     "selection",
@@ -45,42 +45,40 @@ FILES = (
 LAUNCHERS = (
     "bank_pass",
     "buffered",
-    "collect",
     "contrast_gradient",
-    "finish_gradient",
+    "finish_and_collect",
     "indexed_bank_gradient",
     "info_nce",
     "info_nce_gradient",
-    "limits",
-    "merge_one",
-    "merge_splits",
+    "merge_and_limit",
     "order_keys",
-    "prepare_rows",
+    "prepare",
     "query_terms",
     "relation_negatives",
     "selected_query_gradient",
     "verdicts",
 )
 # Raw rows are read in place, whatever their strides.
-IN_PLACE = {("prepare_rows", "x"), ("finish_gradient", "x")} | {
+IN_PLACE = {*(("prepare", name) for name in ("query", "second", "bank")), ("finish_and_collect", "raw")} | {
     (launcher, "bank")
     for launcher in ("info_nce", "info_nce_gradient", "selected_query_gradient", "indexed_bank_gradient")
 }
 # Of another length they are as good: a bank that an index names, or whose scales are padded, rows to draw from, a scale
 # that may be longer, sums of any number of splits.
 ANY_LENGTH = {
-    ("prepare_rows", "scale"),
+    ("prepare", "query_scale"),
+    ("prepare", "second_scale"),
+    ("prepare", "bank_scale"),
     ("relation_negatives", "rows"),
-    ("merge_one", "statistics"),
-    ("merge_splits", "statistics"),
+    ("merge_and_limit", "sums"),
 } | IN_PLACE
-ANY_LENGTH |= {(launcher, "bank") for launcher in ("bank_pass", "collect", "contrast_gradient", "verdicts")}
+ANY_LENGTH |= {(launcher, "bank") for launcher in ("bank_pass", "contrast_gradient", "finish_and_collect", "verdicts")}
 # Their first size is no number of groups, but of blocks or splits.
 ANY_COUNT = {
     ("buffered", "buffer"),
-    ("collect", "counts"),
     ("contrast_gradient", "partial"),
-    ("finish_gradient", "partial"),
+    ("finish_and_collect", "counts"),
+    ("finish_and_collect", "partial"),
 }
 EXCUSED = {
     "with gaps": IN_PLACE,
@@ -125,8 +123,6 @@ def run_every_operator() -> None:
     bank_labels = torch.randint(classes, (groups, rows)).to(DEVICE)
     temps = 0.1, 0.05
     result = kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, True, True)
-    statistics = result.logit_gap, result.student_lse, result.teacher_lse
-    kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
     kernels.hard_negatives_gradient(result.similarity, student, bank, result.index, True, True, True)
     loss, lse = kernels.anatomical_contrast(student, teacher, bank, result.index, 0.5, True)
     kernels.anatomical_contrast_gradient(loss, student, teacher, bank, result.index, lse, 0.5, True, True, True, True)
@@ -136,6 +132,8 @@ def run_every_operator() -> None:
     kernels.relation_negatives(query_labels, thresholds, start, order, k, 1)
     lse, _ = kernels.log_sum_exp(student, bank, 0.1, True, True)
     kernels.log_sum_exp_bank_gradient(lse, student, bank, lse, 0.1, True)
+    statistics = result.logit_gap, result.student_lse, result.teacher_lse
+    kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
     # The last calls are those that are recorded: with everything that a launcher can be given.
     kernels.hard_negatives(student, bank, k, query_labels, bank_labels, True)
     kernels.hard_negatives(student, bank, k, query_labels, bank_labels, False)
@@ -202,11 +200,11 @@ def test_labels_come_in_pairs(launcher: str) -> None:
 
 
 def test_labels_are_narrowed_with_a_place_for_them() -> None:
-    for name in ("labels", "narrow_labels", "wide"):
-        assert f"{name} must be" in refusal("prepare_rows", **{name: None})
+    for name in ("labels", "narrow_labels"):
+        assert f"{name} must be" in refusal("prepare", **{name: None})
 
 
-@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "collect", "contrast_gradient", "verdicts"])
+@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "contrast_gradient", "finish_and_collect", "verdicts"])
 def test_rows_that_are_copied_in_pieces_are_padded_and_aligned(launcher: str) -> None:
     params = recorded()[launcher]
     names = [name for name in ("student", "teacher", "query", "bank") if hasattr(params, name)]
@@ -256,16 +254,42 @@ def test_a_first_pass_has_something_to_do() -> None:
     assert "there must be statistics or maxima" in refusal("bank_pass", **both)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "names"),
+    [
+        ("merge_and_limit", ("sums", "student_lse", "kl", "logit_gap", "maxima", "limits", "found")),
+        ("merge_and_limit", ("student_scale", "teacher_scale")),  # for the terms
+        ("finish_and_collect", ("partial", "raw", "grad", "query", "query_scale", "bank", "counts", "words", "found")),
+    ],
+)
+def test_parts_of_a_launch_are_there_as_a_whole(launcher: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert f"{name} must be" in refusal(launcher, **{name: None})
+
+
+def test_a_launch_of_several_parts_has_one_of_them() -> None:
+    nothing = dict.fromkeys(("sums", "student_lse", "maxima", "limits"))
+    assert "there must be sums or maxima" in refusal("merge_and_limit", **nothing)
+    nothing = dict.fromkeys(("partial", "grad", "words", "found"))
+    assert "there must be partial sums or words" in refusal("finish_and_collect", **nothing)
+
+
+def test_rows_to_finish_are_those_that_were_multiplied() -> None:
+    raw = recorded()["finish_and_collect"].raw
+    assert "raw must be bfloat16" in refusal("finish_and_collect", raw=raw.half())
+    assert "bank must be bfloat16" in refusal("prepare", bank=recorded()["prepare"].bank.float())
+
+
 def test_groups_are_whole() -> None:
     for wrong in (0, -1, 3, 1 << 20):
         assert "tiles_of_group must be a power of two" in refusal("bank_pass", tiles_of_group=wrong)
     fewer = recorded()["bank_pass"].maxima[..., :-1].contiguous()
     assert "maxima must be" in refusal("bank_pass", maxima=fewer)
-    for wrong in (0, recorded()["limits"].maxima.shape[2] + 1):
-        assert "k must be positive and no more than there are groups" in refusal("limits", k=wrong)
+    for wrong in (0, recorded()["merge_and_limit"].maxima.shape[2] + 1):
+        assert "k must be positive and no more than there are groups" in refusal("merge_and_limit", k=wrong)
 
 
-@pytest.mark.parametrize("launcher", ["collect", "contrast_gradient", "verdicts"])
+@pytest.mark.parametrize("launcher", ["contrast_gradient", "finish_and_collect", "verdicts"])
 def test_words_fit_their_lines(launcher: str) -> None:
     for wrong in (0, -1, recorded()[launcher].words.shape[2] + 1, 1 << 62):
         assert "capacity words of every split must fit a line" in refusal(launcher, capacity=wrong)
@@ -281,7 +305,7 @@ def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
     assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
 
 
-@pytest.mark.parametrize("launcher", ["buffered", "collect", "prepare_rows"])
+@pytest.mark.parametrize("launcher", ["buffered", "finish_and_collect", "prepare"])
 def test_places_are_those_of_the_bank(launcher: str) -> None:
     for wrong in ((0, 64), (1, 0), (-2, 64), (2, 1 << 40), (1 << 40, 2), (301, 1), (2, 151)):
         tiles, block = wrong

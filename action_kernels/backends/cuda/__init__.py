@@ -5,19 +5,19 @@ gradient, and warps that read indexed rows in place. Float32 products follow PyT
 products: exact, or on tensor cores in tf32. Kernels run on the tensors' device and its current stream; nothing
 synchronises with the host; the same input gives the same bits.
 
-    library       the library and its launchers
-    rows          preparing rows, finishing gradients
-    plan          how a bank is divided among blocks
-    bank_pass     the first pass over the bank: softmaxes, the divergence, the group maxima
-    gradient      the second pass: a gradient in the student, with verdicts, or in the whole bank
-    search        a selection from start to end
-    limits        what a similarity has to reach, from the group maxima
-    verdicts      the second pass, where no gradient is wanted: which rows reach it
-    words         where verdicts are kept
-    collect       their similarities, in one defined rounding
-    buffered      the selection that takes anything, for queries that limits do not serve
-    selection     sorting what was selected
-    indexed_rows  the gradient of indexed rows in the bank
+    library             the library and its launchers
+    rows                preparing rows
+    plan                how a bank is divided among blocks
+    bank_pass           the first pass over the bank: softmaxes, the divergence, the group maxima
+    merge_and_limit     what is known after it: the softmaxes of all splits, what a similarity has to reach
+    gradient            the second pass: a gradient in the student, with verdicts, or in the whole bank
+    search              a selection from start to end
+    verdicts            the second pass, where no gradient is wanted: which rows reach it
+    words               where verdicts are kept
+    finish_and_collect  what is known after it: the gradient in raw rows, keys for verdicts in one defined rounding
+    buffered            the selection that takes anything, for queries that limits do not serve
+    selection           sorting what was selected
+    indexed_rows        the gradient of indexed rows in the bank
 
 Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
 selection group maxima, then verdicts on some 2k rows per query, and a buffer per running block (up to 256 MiB

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..gpu import boost
 from ..interface import ContrastResult
 from ..thresholds import AS_THEY_ARE
-from .bank_pass import bank_pass, merge_splits
+from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
 from .gradient import column_blocks, gradient, query_terms
-from .rows import finish_gradient, prepare_all
+from .merge_and_limit import merge_and_limit
+from .rows import Partial, prepare_all
 from .search import Search
 from .verdicts import verdicts
 
@@ -33,34 +35,32 @@ def action_contrast(
 ) -> ContrastResult:
     search = Search(k, student, bank, query_labels, bank_labels, normalize, teacher) if k else None
     limited = search if search and search.by_limits else None
-    placement = search.placement if search else AS_THEY_ARE
+    placement, floors = (search.placement, search.floors) if search else (AS_THEY_ARE, None)
     labels = limited.bank_labels if limited else None
-    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels)
+    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels, floors=floors)
     student_rows, teacher_rows, bank_rows = rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tf32, *temps, limited)
-    assert sums is not None  # there is a teacher
-    statistics = merge_splits(sums, *temps)
-    if limited and maxima is not None:
-        limited.set_limits(student_rows, bank_rows, maxima)
-    del maxima  # their memory is there again for the verdicts
+    merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)
+    assert merged.statistics is not None  # there is a teacher
+    del sums, maxima  # their memory is there again for the verdicts
     # A gradient whose columns are split repeats the products, and would repeat the verdicts.
     along = limited if with_student_grad and column_blocks(student_rows) == 1 else None
     if limited and not along:
         verdicts(student_rows, bank_rows, tf32, limited)
-    student_grad = torch.empty(0, dtype=torch.float32, device=student.device)
-    if with_student_grad:
-        lses = statistics.student_lse, statistics.teacher_lse
-        terms, _ = query_terms(student_rows, teacher_rows, *lses, *temps)
+    partial = None
+    if merged.terms is not None:
         factor = boost(normalize)
-        partial = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, (0.0, 0.0, factor), along)
-        student_grad = finish_gradient(partial, student, normalize, 1.0 / (student_temp * factor))
+        terms, scales = merged.terms, (0.0, 0.0, factor)
+        parts = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, scales, along)
+        partial = Partial(parts, 1.0 / (student_temp * factor))
+    student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, tf32, limited)
     if search:
         similarity, index = search.result(student_rows, bank_rows, tf32)
     else:
         shape = (*student.shape[:2], 0)
         similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
-    return ContrastResult(*statistics, student_grad, similarity, index)
+    return ContrastResult(*merged.statistics, student_grad, similarity, index)
 
 
 def action_contrast_bank_gradient(
@@ -77,9 +77,9 @@ def action_contrast_bank_gradient(
 ) -> Tensor:
     (student_rows, teacher_rows, bank_rows), tf32 = prepare_all(normalize, student, teacher, bank)
     lses, temps = (student_lse.contiguous(), teacher_lse.contiguous()), (student_temp, teacher_temp)
-    saved = grad_kl.contiguous(), logit_gap.contiguous()
-    terms, factor = query_terms(student_rows, teacher_rows, *lses, *temps, *saved)
+    upstream = grad_kl.contiguous()
+    terms, factor = query_terms(upstream, student_rows, teacher_rows, *lses, *temps, logit_gap.contiguous())
     temp = min(temps)  # applied at the end, like the factor
     grad_scales = temp / student_temp, temp / teacher_temp / _LOG2E, boost(normalize)
-    partial = gradient(student_rows, teacher_rows, bank_rows, tf32, True, terms, *temps, grad_scales)
-    return finish_gradient(partial, bank, normalize, 1.0 / (temp * boost(normalize)), factor)
+    parts = gradient(student_rows, teacher_rows, bank_rows, tf32, True, terms, *temps, grad_scales)
+    return finish_and_collect(Partial(parts, 1.0 / (temp * boost(normalize)), factor), bank, normalize)

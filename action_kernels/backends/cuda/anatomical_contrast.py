@@ -61,7 +61,7 @@ def anatomical_contrast(
     temp: float,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, positives = prepare_queries(query, normalize), prepare_queries(positive, normalize)
+    rows, positives = prepare_queries(normalize, query, positive)
     loss = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
     lse = torch.empty(query.shape[:2], dtype=torch.float64, device=query.device)
     _info_nce(
@@ -97,7 +97,7 @@ def anatomical_contrast_gradient(
     with_positive_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, positives = prepare_queries(query, normalize), prepare_queries(positive, normalize)
+    rows, positives = prepare_queries(normalize, query, positive)
     index = index.contiguous()
     query_grad, positive_grad = empty_gradient(query, with_query_grad), empty_gradient(positive, with_positive_grad)
     bank_grad = empty_gradient(bank, False)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..gpu import Statistics, splits
+from ..gpu import splits
 from .library import bind, processors
 from .plan import TILE, sharers, tiles
 from .rows import Rows
@@ -35,29 +35,7 @@ class BankPassParams(NamedTuple):
     maxima: Tensor | None
 
 
-class MergeSplitsParams(NamedTuple):
-    """As ``csrc/cuda/statistics.cu`` has them."""
-
-    statistics: Tensor
-    student_temp: float
-    teacher_temp: float
-    kl: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
-
-
-class MergeOneParams(NamedTuple):
-    """As ``csrc/cuda/statistics.cu`` has them."""
-
-    statistics: Tensor
-    temp: float
-    lse: Tensor
-
-
 _bank_pass = bind("bank_pass", BankPassParams)
-_merge_one = bind("merge_one", MergeOneParams)
-_merge_splits = bind("merge_splits", MergeSplitsParams)
 
 
 def bank_pass(
@@ -70,9 +48,10 @@ def bank_pass(
     search: Search | None = None,
     with_lse: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Sums [6, num_splits, G, N] for :func:`merge_splits`, if there is a teacher; maxima [G, N, groups] of a search.
+    """The sums of the bank's splits, and the best eligible similarity in each group of its rows.
 
-    ``with_lse``: without a teacher and a search, sums [2, num_splits, G, N] for :func:`merge_one`.
+    Sums are [6, num_splits, G, N] where there is a teacher, and [2, num_splits, G, N] with ``with_lse`` where there is
+    none; maxima [G, N, groups] where there is a ``search``.
     """
     groups, queries, _ = student.data.shape
     rows, device = bank.data.shape[1], student.data.device
@@ -108,29 +87,3 @@ def bank_pass(
         student.data,
     )
     return statistics, maxima
-
-
-def merge_one(statistics: Tensor, temp: float) -> Tensor:
-    """The log-sum-exp [G, N] float64 from the splits' sums [2, num_splits, G, N]."""
-    lse = torch.empty(statistics.shape[2:], dtype=torch.float64, device=statistics.device)
-    _merge_one(MergeOneParams(statistics=statistics, temp=temp, lse=lse), statistics)
-    return lse
-
-
-def merge_splits(statistics: Tensor, student_temp: float, teacher_temp: float) -> Statistics:
-    """The splits' sums [6, num_splits, G, N] together."""
-    _, _, groups, queries = statistics.shape
-    merged = Statistics.empty(groups, queries, statistics.device)
-    _merge_splits(
-        MergeSplitsParams(
-            statistics=statistics,
-            student_temp=student_temp,
-            teacher_temp=teacher_temp,
-            kl=merged.kl,
-            logit_gap=merged.logit_gap,
-            student_lse=merged.student_lse,
-            teacher_lse=merged.teacher_lse,
-        ),
-        statistics,
-    )
-    return merged

@@ -47,6 +47,7 @@ def buffered(
     query_labels: Tensor | None,
     bank_labels: Tensor | None,
     placement: Placement,
+    floors: Tensor | None,
     keys: Tensor | None,
     found: Tensor | None,
 ) -> Tensor:
@@ -60,15 +61,13 @@ def buffered(
         query_labels: [G, N] int64.
         bank_labels: [G, M] int64, in the bank's own order.
         placement: how the bank's rows are kept.
+        floors: [G, N, splits] int32, all the lowest; None with one split.
         keys: where to put them; new memory where it is None.
         found: [G, N] negative for the queries to select for; all of them where it is None.
     """
     groups, queries, _ = query.data.shape
     device, num_splits = query.data.device, planned.num_splits
     buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
-    floors = None
-    if num_splits > 1:  # what the splits tell each other
-        floors = torch.full((groups, queries, num_splits), -(2**31), dtype=torch.int32, device=device)
     if keys is None:
         keys = torch.empty((groups, queries, planned.keys), dtype=torch.int64, device=device)
     _buffered(

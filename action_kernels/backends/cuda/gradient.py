@@ -9,23 +9,21 @@ from torch import Tensor
 
 from ..gpu import largest_finite, splits
 from .library import bind, processors
-from .plan import TILE, tiles
+from .plan import TERMS, TILE, tiles
 from .rows import Rows
 from .search import Search
 
-_TERMS = 12  # floats per query from which a gradient takes its probabilities
-
 
 class QueryTermsParams(NamedTuple):
-    """As ``csrc/cuda/statistics.cu`` has them."""
+    """As ``csrc/cuda/query_terms.cu`` has them."""
 
     student_scale: Tensor
     teacher_scale: Tensor | None
     student_lse: Tensor
     teacher_lse: Tensor | None
-    upstream: Tensor | None
+    upstream: Tensor
     logit_gap: Tensor | None
-    largest: Tensor | None
+    largest: Tensor
     student_temp: float
     teacher_temp: float
     terms: Tensor
@@ -62,24 +60,22 @@ _contrast_gradient = bind("contrast_gradient", ContrastGradientParams)
 
 
 def query_terms(
+    upstream: Tensor,
     student: Rows,
     teacher: Rows | None,
     student_lse: Tensor,
     teacher_lse: Tensor | None,
     student_temp: float,
     teacher_temp: float,
-    upstream: Tensor | None = None,
     logit_gap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What a gradient reads of every query [G, N padded, 12], and the factor [1] on all of its sums.
+    """What the bank's gradient reads of every query [G, N padded, 12], and the factor [1] on all of its sums.
 
-    Without a teacher the gradient is that of ``student_lse``, and there is no ``logit_gap``. ``upstream`` [G, N] is for
-    the bank's.
+    Without a teacher the gradient is that of ``student_lse``, and there is no ``logit_gap``.
     """
     device = student_lse.device
-    terms = torch.empty((*student.scale.shape, _TERMS), dtype=torch.float32, device=device)
+    terms = torch.empty((*student.scale.shape, TERMS), dtype=torch.float32, device=device)
     factor = torch.empty(1, dtype=torch.float32, device=device)
-    largest = None if upstream is None else largest_finite(upstream.abs())
     _query_terms(
         QueryTermsParams(
             student_scale=student.scale,
@@ -88,7 +84,7 @@ def query_terms(
             teacher_lse=teacher_lse,
             upstream=upstream,
             logit_gap=logit_gap,
-            largest=largest,
+            largest=largest_finite(upstream.abs()),
             student_temp=student_temp,
             teacher_temp=teacher_temp,
             terms=terms,
@@ -127,7 +123,7 @@ def gradient(
     num_splits, span = splits(processors(terms.device), groups * tiles(kept) * columns, streamed, TILE)
     partial = torch.empty((num_splits, groups, kept, width), dtype=torch.float32, device=terms.device)
     student_grad_scale, teacher_grad_scale, factor = grad_scales
-    words = search.words(num_splits) if search else None
+    words = search.new_words(num_splits) if search else None
     _contrast_gradient(
         ContrastGradientParams(
             for_bank=for_bank,

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from .bank_pass import bank_pass
+from .finish_and_collect import finish_and_collect
 from .indexed_rows import bank_gradient
 from .library import bind
+from .merge_and_limit import merge_and_limit
 from .rows import empty_gradient, prepare_all, prepare_queries
 from .search import Search
 from .verdicts import verdicts
@@ -44,13 +46,14 @@ def hard_negatives(
         return query.new_empty(shape, dtype=torch.float32), query.new_empty(shape, dtype=torch.int64)
     search = Search(k, query, bank, query_labels, bank_labels, normalize)
     labels = search.bank_labels if search.by_limits else None
-    (query_rows, bank_rows), tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels)
+    rows, tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels, floors=search.floors)
+    query_rows, bank_rows = rows
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
-        assert maxima is not None  # there is a search
-        search.set_limits(query_rows, bank_rows, maxima)
+        merge_and_limit(None, maxima, query_rows, None, search=search)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tf32, search)
+        finish_and_collect(None, query, normalize, query_rows, bank_rows, tf32, search)
     return search.result(query_rows, bank_rows, tf32)
 
 
@@ -63,7 +66,7 @@ def hard_negatives_gradient(
     with_query_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows = prepare_queries(query, normalize)
+    (rows,) = prepare_queries(normalize, query)
     grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
     query_grad, bank_grad = empty_gradient(query, with_query_grad), empty_gradient(bank, False)
     if with_query_grad:

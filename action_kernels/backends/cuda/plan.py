@@ -10,6 +10,7 @@ from ..gpu import splits
 from ..thresholds import LARGEST_K
 
 TILE = 64  # rows of a tile, on either side
+TERMS = 12  # floats per query from which a gradient takes its probabilities
 
 _BUFFER_BYTES = 256 << 20
 

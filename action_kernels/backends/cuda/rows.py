@@ -1,4 +1,4 @@
-"""Preparing rows and finishing gradients: what happens once per row, not once per pair."""
+"""Preparing rows: what happens once per row, not once per pair."""
 
 from __future__ import annotations
 
@@ -15,35 +15,30 @@ from .plan import TILE, tiles
 _PART = 32  # bytes to which rows are padded
 
 
-class PrepareRowsParams(NamedTuple):
-    """As ``csrc/cuda/rows.cu`` has them."""
+class PrepareParams(NamedTuple):
+    """As ``csrc/cuda/prepare.cu`` has them."""
 
-    x: Tensor
-    normalize: bool
-    tf32: bool
+    query: Tensor
+    query_data: Tensor
+    query_scale: Tensor
+    query_inverse: Tensor | None
+    second: Tensor | None
+    second_data: Tensor | None
+    second_scale: Tensor | None
+    second_inverse: Tensor | None
+    bank: Tensor | None
+    bank_data: Tensor | None
+    bank_scale: Tensor | None
+    labels: Tensor | None
+    narrow_labels: Tensor | None
     place_tiles: int
     place_block: int
-    labels: Tensor | None
-    data: Tensor
-    scale: Tensor
-    inverse: Tensor | None
-    narrow_labels: Tensor | None
-    wide: Tensor | None
-
-
-class FinishGradientParams(NamedTuple):
-    """As ``csrc/cuda/rows.cu`` has them."""
-
-    partial: Tensor
-    factor: Tensor | None
-    constant: float
-    x: Tensor
     normalize: bool
-    grad: Tensor
+    tf32: bool
+    floors: Tensor | None
 
 
-_prepare_rows = bind("prepare_rows", PrepareRowsParams)
-_finish_gradient = bind("finish_gradient", FinishGradientParams)
+_prepare = bind("prepare", PrepareParams)
 
 
 class Rows(NamedTuple):
@@ -52,7 +47,14 @@ class Rows(NamedTuple):
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N padded to whole tiles] float32
     labels: Tensor | None = None  # the same, as passes over a bank compare them
-    wide: Tensor | None = None  # [1] not 0 where one of the labels does not fit
+
+
+class Partial(NamedTuple):
+    """A gradient in parts, times ``constant`` and ``factor``."""
+
+    sums: Tensor  # [parts, G, N, padded D]
+    constant: float
+    factor: Tensor | None = None  # [1]
 
 
 class IndexedQueries(NamedTuple):
@@ -64,91 +66,94 @@ class IndexedQueries(NamedTuple):
 
 
 def prepare_all(
-    normalize: bool, *tensors: Tensor, placement: Placement = AS_THEY_ARE, labels: Tensor | None = None
+    normalize: bool,
+    *tensors: Tensor,
+    placement: Placement = AS_THEY_ARE,
+    labels: Tensor | None = None,
+    floors: Tensor | None = None,
 ) -> tuple[list[Rows], bool]:
     """All in one dtype for the products, and whether that is tf32.
 
     Args:
         normalize: whether rows are brought to unit length.
-        tensors: rows [G, any number, D]; the last one is the bank.
+        tensors: queries [G, N, D], once or twice, and the bank [G, M, D].
         placement: how the bank's rows are kept.
         labels: [G, M] int64 of the bank's rows, for passes that compare them.
+        floors: [G, N, num_splits] int32 that are set for a selection by a buffer.
     """
     dtype = product_dtype(*tensors)
     tf32 = dtype == torch.float32 and tf32_allowed()
-    rows = [_prepare(x, dtype, normalize, tf32) for x in tensors[:-1]]
-    return [*rows, _prepare(tensors[-1], dtype, normalize, tf32, placement, labels)], tf32
+    rows = [_empty_rows(x, dtype) for x in tensors]
+    if labels is not None:
+        rows[-1] = rows[-1]._replace(labels=torch.empty_like(rows[-1].scale))
+    query, second, bank = rows[0], rows[1] if len(rows) > 2 else None, rows[-1]
+    _prepare(
+        PrepareParams(
+            query=tensors[0],
+            query_data=query.data,
+            query_scale=query.scale,
+            query_inverse=None,
+            second=second and tensors[1],
+            second_data=second and second.data,
+            second_scale=second and second.scale,
+            second_inverse=None,
+            bank=tensors[-1],
+            bank_data=bank.data,
+            bank_scale=bank.scale,
+            labels=labels,
+            narrow_labels=bank.labels,
+            place_tiles=placement.tiles,
+            place_block=placement.block,
+            normalize=normalize,
+            tf32=tf32,
+            floors=floors,
+        ),
+        tensors[0],
+    )
+    return rows, tf32
 
 
-def _prepare(
-    x: Tensor,
-    dtype: torch.dtype,
-    normalize: bool,
-    tf32: bool,
-    placement: Placement = AS_THEY_ARE,
-    labels: Tensor | None = None,
-) -> Rows:
+def _empty_rows(x: Tensor, dtype: torch.dtype) -> Rows:
     groups, rows, features = x.shape
     step = _PART // dtype.itemsize
     data = torch.empty((groups, rows, -(-features // step) * step), dtype=dtype, device=x.device)
-    scale = torch.empty((groups, tiles(rows) * TILE), dtype=torch.float32, device=x.device)
-    narrow_labels = wide = None
-    if labels is not None:
-        narrow_labels = torch.empty_like(scale)
-        wide = torch.zeros(1, dtype=torch.int32, device=x.device)
-    _prepare_rows(
-        PrepareRowsParams(
-            x=x,
-            normalize=normalize,
-            tf32=tf32,
-            place_tiles=placement.tiles,
-            place_block=placement.block,
-            labels=labels,
-            data=data,
-            scale=scale,
-            inverse=None,
-            narrow_labels=narrow_labels,
-            wide=wide,
-        ),
-        x,
-    )
-    return Rows(data, scale, narrow_labels, wide)
+    return Rows(data, torch.empty((groups, tiles(rows) * TILE), dtype=torch.float32, device=x.device))
 
 
-def prepare_queries(x: Tensor, normalize: bool) -> IndexedQueries:
-    """Rows padded to four features."""
-    groups, rows, features = x.shape
-    data = torch.empty((groups, rows, -(-features // 4) * 4), dtype=torch.float32, device=x.device)
-    scale, inverse = torch.empty((2, groups, rows), dtype=torch.float32, device=x.device)
-    _prepare_rows(
-        PrepareRowsParams(
-            x=x,
-            normalize=normalize,
-            tf32=False,
+def prepare_queries(normalize: bool, query: Tensor, positive: Tensor | None = None) -> list[IndexedQueries]:
+    """Rows [G, N, D] padded to four features; the positives as well, where there are some."""
+    rows = [_empty_queries(query)] if positive is None else [_empty_queries(query), _empty_queries(positive)]
+    second = None if positive is None else rows[1]
+    _prepare(
+        PrepareParams(
+            query=query,
+            query_data=rows[0].data,
+            query_scale=rows[0].scale,
+            query_inverse=rows[0].inverse,
+            second=positive,
+            second_data=second and second.data,
+            second_scale=second and second.scale,
+            second_inverse=second and second.inverse,
+            bank=None,
+            bank_data=None,
+            bank_scale=None,
+            labels=None,
+            narrow_labels=None,
             place_tiles=1,
             place_block=1,
-            labels=None,
-            data=data,
-            scale=scale,
-            inverse=inverse,
-            narrow_labels=None,
-            wide=None,
+            normalize=normalize,
+            tf32=False,
+            floors=None,
         ),
-        x,
+        query,
     )
-    return IndexedQueries(data, scale, inverse)
+    return rows
 
 
-def finish_gradient(
-    partial: Tensor, raw: Tensor, normalize: bool, constant: float, factor: Tensor | None = None
-) -> Tensor:
-    """Gradient in the raw rows: partial sums [parts, G, N, padded D] times ``constant * factor``."""
-    grad = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
-    _finish_gradient(
-        FinishGradientParams(partial=partial, factor=factor, constant=constant, x=raw, normalize=normalize, grad=grad),
-        raw,
-    )
-    return grad
+def _empty_queries(x: Tensor) -> IndexedQueries:
+    groups, rows, features = x.shape
+    data = torch.empty((groups, rows, -(-features // 4) * 4), dtype=torch.float32, device=x.device)
+    return IndexedQueries(data, *torch.empty((2, groups, rows), dtype=torch.float32, device=x.device))
 
 
 def empty_gradient(x: Tensor, wanted: bool) -> Tensor:

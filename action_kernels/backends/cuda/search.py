@@ -8,9 +8,7 @@ from torch import Tensor
 from ..gpu import product_dtype, tf32_allowed
 from ..thresholds import AS_THEY_ARE, Placement, capacity, error, longest_products
 from .buffered import buffered
-from .collect import collect
 from .library import processors
-from .limits import limits_of
 from .plan import TILE, plan, sharers, tiles, tiles_of_group
 from .rows import Rows
 from .selection import in_order
@@ -43,6 +41,7 @@ class Search:
         groups, queries, rows = *query.shape[:2], bank.shape[1]
         device = processors(query.device)
         self.k = k
+        self._shape, self._device = query.shape[:2], query.device
         self.query_labels = self.bank_labels = None
         if query_labels is not None and bank_labels is not None:
             self.query_labels, self.bank_labels = query_labels.contiguous(), bank_labels.contiguous()
@@ -50,38 +49,44 @@ class Search:
         self.tiles_of_group = tiles_of_group(device, groups * tiles(queries), rows, k, lanes)
         self.placement = Placement.of(rows, TILE * self.tiles_of_group) if self.by_limits else AS_THEY_ARE
         self._planned = plan(device, groups, queries, rows, k)
-        self._lengths = longest_products(query, bank) if self.by_limits and not normalize else None
-        self._limits: Tensor | None = None
-        self._found: Tensor | None = None
-        self._words: Words | None = None
+        self.floors: Tensor | None = None  # what the buffer's splits tell each other, set with the rows
+        if self._planned.num_splits > 1:
+            shape = (*self._shape, self._planned.num_splits)
+            self.floors = torch.empty(shape, dtype=torch.int32, device=self._device)
+        self.lengths = longest_products(query, bank) if self.by_limits and not normalize else None
+        self.limits: Tensor | None = None  # [G, N] what a similarity has to reach
+        self.found: Tensor | None = None  # [G, N] keys of a query, or -1: the buffer has to select
+        self.words: Words | None = None  # of verdicts, and then the keys in their place
 
     @property
     def by_limits(self) -> bool:
         """Whether the passes over the bank take part; otherwise the buffer does it all."""
         return self.tiles_of_group > 0
 
-    def set_limits(self, query: Rows, bank: Rows, maxima: Tensor) -> None:
-        """From the first pass's maxima."""
+    def error(self, query: Rows) -> float:
+        """Bound of a product's error, relative to the product of the rows' lengths."""
         # Where factors are rounded to tf32, they were when the rows were prepared: the collection has no others.
-        bound = error(query.data.shape[2], rounded=False)
-        self._limits, self._found = limits_of(maxima, self.k, bound, self._lengths, bank.wide)
+        return error(query.data.shape[2], rounded=False)
 
-    def words(self, num_splits: int) -> Words:
+    def new_limits(self) -> tuple[Tensor, Tensor]:
+        """Memory for limits, and for what is found."""
+        self.limits = torch.empty(self._shape, dtype=torch.float32, device=self._device)
+        self.found = torch.empty(self._shape, dtype=torch.int32, device=self._device)
+        return self.limits, self.found
+
+    def new_words(self, num_splits: int) -> Words:
         """Memory for the second pass's verdicts, which comes in so many splits of the bank."""
-        assert self._limits is not None
-        groups, queries = self._limits.shape
+        assert self.limits is not None
         room = capacity(self.k, num_splits)
-        line, device = max(num_splits * room, self._planned.keys), self._limits.device
-        words = torch.empty((groups, queries, line), dtype=torch.int64, device=device)
-        counts = torch.empty((num_splits, groups, queries), dtype=torch.int32, device=device)
-        self._words = Words(self._limits, self.query_labels, words, counts, room)
-        return self._words
+        line = max(num_splits * room, self._planned.keys)
+        words = torch.empty((*self._shape, line), dtype=torch.int64, device=self._device)
+        counts = torch.empty((num_splits, *self._shape), dtype=torch.int32, device=self._device)
+        self.words = Words(self.limits, self.query_labels, words, counts, room)
+        return self.words
 
     def result(self, query: Rows, bank: Rows, tf32: bool) -> tuple[Tensor, Tensor]:
-        """Similarities and rows, both [G, N, k]."""
-        keys = None
-        if self._words is not None and self._found is not None:
-            keys = collect(query, bank, tf32, self.placement, self._words, self._found)
+        """Similarities and rows, both [G, N, k], once verdicts have become keys."""
+        keys = self.words and self.words.words
         labels = self.query_labels, self.bank_labels
-        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, keys, self._found)
-        return in_order(keys, self.k, self._planned.keys, self._found)
+        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, self.floors, keys, self.found)
+        return in_order(keys, self.k, self._planned.keys, self.found)

@@ -38,7 +38,7 @@ def verdicts(query: Rows, bank: Rows, tf32: bool, search: Search) -> None:
     """Take the verdicts in a pass of their own."""
     groups, queries, _ = query.data.shape
     num_splits, span = splits(processors(query.data.device), groups * tiles(queries), bank.data.shape[1], TILE)
-    words = search.words(num_splits)
+    words = search.new_words(num_splits)
     _verdicts(
         VerdictsParams(
             query=query.data,
