@@ -6,17 +6,16 @@ Without a GPU the kernels are those compiled for the CPU.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from kernel_functions import Kernels
+from operations import Operations
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import action_kernels
 
@@ -24,19 +23,6 @@ DEVICE = "cpu" if os.environ.get("ACTION_CUDA_HOST") else "cuda"
 
 pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["cuda"] != "ready", reason="no CUDA kernels")]
 pytestmark += [pytest.mark.gpu] * (DEVICE == "cuda")
-
-
-class Operations(TorchDispatchMode):
-    """Counts PyTorch operations by name, but for those that only ask for memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "empty" not in str(function):
-            self.counts[str(function)] += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture

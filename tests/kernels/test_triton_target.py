@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from operations import Operations
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
@@ -44,19 +43,6 @@ def test_launches_go_to_the_target_and_nothing_runs() -> None:
     assert similarity.shape == index.shape == (1, 300, 4)
     assert len(launched) == 7
     assert all(grid and min(grid) > 0 for _, grid in launched)
-
-
-class Operations(TorchDispatchMode):
-    """Counts PyTorch operations by name, but for those that only ask for memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "empty" not in str(function):
-            self.counts[str(function)] += 1
-        return function(*args, **(kwargs or {}))
 
 
 SELECTION = ["_verdicts", "_finish_and_collect", "_buffered", "_order"]

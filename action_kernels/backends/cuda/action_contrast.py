@@ -54,7 +54,9 @@ def action_contrast(
         terms, scales = merged.terms, (0.0, 0.0, factor)
         parts = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, scales, along)
         partial = Partial(parts, 1.0 / (student_temp * factor))
+        del parts
     student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, tf32, limited)
+    del partial  # likewise, for the buffers
     if search:
         similarity, index = search.result(student_rows, bank_rows, tf32)
     else:
