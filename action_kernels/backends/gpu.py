@@ -25,6 +25,14 @@ class Statistics(NamedTuple):
         return cls(kl, *(torch.empty_like(kl, dtype=torch.float64) for _ in range(3)))
 
 
+class Partial(NamedTuple):
+    """A gradient in parts, times ``constant`` and ``factor``."""
+
+    sums: Tensor  # [parts, G, N, padded D]
+    constant: float
+    factor: Tensor | None = None  # [1]
+
+
 def splits(processors: int, blocks: int, length: int, block: int) -> tuple[int, int]:
     """(number of splits, elements in each) of a walk over ``length`` in blocks, so that two programs a processor run.
 

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..gpu import boost
+from ..gpu import Partial, boost
 from ..interface import ContrastResult
 from ..thresholds import AS_THEY_ARE
 from .bank_pass import bank_pass
 from .finish_and_collect import finish_and_collect
 from .gradient import column_blocks, gradient, query_terms
 from .merge_and_limit import merge_and_limit
-from .rows import Partial, prepare_all
+from .rows import prepare_all
 from .search import Search
 from .verdicts import verdicts
 

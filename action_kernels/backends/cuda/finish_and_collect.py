@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..gpu import Partial
 from .library import bind
-from .rows import Partial, Rows, empty_gradient
+from .rows import Rows, empty_gradient
 from .search import Search
 
 

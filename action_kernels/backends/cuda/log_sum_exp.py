@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..gpu import boost
+from ..gpu import Partial, boost
 from .bank_pass import bank_pass
 from .finish_and_collect import finish_and_collect
 from .gradient import gradient, query_terms
 from .merge_and_limit import merge_and_limit
-from .rows import Partial, prepare_all
+from .rows import prepare_all
 
 
 def log_sum_exp(

@@ -49,14 +49,6 @@ class Rows(NamedTuple):
     labels: Tensor | None = None  # the same, as passes over a bank compare them
 
 
-class Partial(NamedTuple):
-    """A gradient in parts, times ``constant`` and ``factor``."""
-
-    sums: Tensor  # [parts, G, N, padded D]
-    constant: float
-    factor: Tensor | None = None  # [1]
-
-
 class IndexedQueries(NamedTuple):
     """Contiguous float32 rows that are compared with indexed ones: row i stands for ``data[i] * scale[i]``."""
 

@@ -40,8 +40,10 @@ def action_contrast(
         search = Search(k, student, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
     limited = search if search and search.by_limits else None
     placement, labels = (search.placement, search.labels) if search else (AS_THEY_ARE, None)
-    prepared = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels)
-    rows = student_rows, teacher_rows, bank_rows = prepared[0], prepared[1], prepared[2]
+    student_rows, teacher_rows, bank_rows = prepare_all(
+        normalize, student, teacher, bank, placement=placement, labels=labels
+    )
+    rows = student_rows, teacher_rows, bank_rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(*rows, tile, *temps, normalize, limited)
     merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)

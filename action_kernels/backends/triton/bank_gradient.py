@@ -11,11 +11,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import boost, splits
+from ..gpu import Partial, boost, splits
 from .finish_and_collect import finish_and_collect
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, pair_products, weighted
-from .rows import Partial, Rows
+from .rows import Rows
 from .selection import LOWEST
 from .statistics import terms
 from .tiles import bank_grad_tile

@@ -11,9 +11,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu import Partial
 from .collect import collect_block
 from .launch import INTERPRETED, kernel, on_device, power_of_two
-from .rows import Partial, Rows, finish_block, rows_of_program
+from .rows import Rows, finish_block, rows_of_program
 from .search import Search
 
 

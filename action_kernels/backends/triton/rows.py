@@ -35,14 +35,6 @@ class Rows(NamedTuple):
     labels: Tensor | None = None  # [G, N] float32, as passes over a bank compare them
 
 
-class Partial(NamedTuple):
-    """A gradient in parts, times ``constant`` and ``factor``."""
-
-    sums: Tensor  # [parts, G, N, padded D]
-    constant: float
-    factor: Tensor | None = None  # [1]
-
-
 def rows_of_program(width: int, warps: int = 4) -> int:
     """Some thousand elements on a GPU; in the interpreter as many as fit one."""
     return max(1, (1 << 16 if INTERPRETED else warps << 10) // width)

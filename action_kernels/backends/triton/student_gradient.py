@@ -20,11 +20,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import boost, splits
+from ..gpu import Partial, boost, splits
 from .bank_pass import lean
 from .launch import LOG2E, float32_precision, kernel, on_device, processors
 from .products import load_rows, load_vector, products_with_bank, weighted
-from .rows import Partial, Rows
+from .rows import Rows
 from .search import Search
 from .selection import LOWEST
 from .tiles import Tile
