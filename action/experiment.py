@@ -128,8 +128,10 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     return LoadedData(dataset, split, labeled, unlabeled, validation, test, fingerprint)
 
 
-def make_trainer(config: RunConfig, data: LoadedData, run: RunFolder, device: torch.device) -> Trainer:
-    """Initialise the networks from the seed and assemble the trainer.
+def make_trainer(
+    config: RunConfig, data: LoadedData, run: RunFolder, device: torch.device, kind: type[Trainer] = Trainer
+) -> Trainer:
+    """Initialise the networks from the seed and assemble the trainer, which is of the class ``kind``.
 
     Raises:
         InputError: networks and banks larger than the device's memory.
@@ -143,7 +145,7 @@ def make_trainer(config: RunConfig, data: LoadedData, run: RunFolder, device: to
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
     )
     description = describe([*data.labeled, *data.unlabeled, *data.validation, *data.test])
-    return Trainer(config, learner, training, data.validation, names, run, description)
+    return kind(config, learner, training, data.validation, names, run, description)
 
 
 def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from action.choices import METHODS
-from action.cli import Parser, parse_config, run
+from action.cli import parse_config
 from action.config import TrainConfig
 from action.data.phantom import write_phantom
 from action.errors import InputError
@@ -36,6 +35,7 @@ from action.run_folder import RunFolder
 from action.train import check_same
 from tools.figure_style import save
 
+from .command import run
 from .plots import dice, write
 
 
@@ -300,13 +300,5 @@ def compare(
     print(text)
 
 
-def main(argv: list[str]) -> None:
-    own, flags = argv, []
-    if "--" in argv:
-        place = argv.index("--")
-        own, flags = argv[:place], [f"--flags={json.dumps(argv[place + 1 :])}"]
-    auto_cli(compare, args=[*own, *flags], parser_class=Parser)
-
-
 if __name__ == "__main__":
-    run(main)
+    run(compare)

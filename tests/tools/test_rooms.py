@@ -20,6 +20,7 @@ COMMANDS = {
     "benchmarks.small_calls": "main",
     "benchmarks.training_step": "main",
     "studies.curves": "main",
+    "studies.inside": "watch",
     "studies.methods": "compare",
     "studies.overlays": "main",
     "tools.docs.pictures": "pictures",
