@@ -15,12 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import largest_finite
 from .launch import INTERPRETED, LOG2E, kernel, on_device
 
 _LOG2E = tl.constexpr(LOG2E)
 _LN2 = tl.constexpr(math.log(2))
 BLOCK = 1 << 14 if INTERPRETED else 128  # queries of a program
+_TERMS_BLOCK = 1 << 14 if INTERPRETED else 1024  # likewise; each program looks at all queries
 
 
 @triton.jit
@@ -164,7 +164,6 @@ def _terms(
     centers,
     grad,
     logit_gap,
-    largest,
     upstream,
     factor,
     total,
@@ -174,6 +173,18 @@ def _terms(
     teacher_low,
     BLOCK: tl.constexpr,
 ):
+    # A NaN or an infinity does not measure the others.
+    largest = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, total, BLOCK):
+        any = start + tl.arange(0, BLOCK).to(tl.int64)
+        there = any < total
+        weight = tl.abs(tl.load(grad + any, mask=there, other=0.0))
+        if logit_gap is not None:
+            # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
+            gap = tl.load(logit_gap + any, mask=there, other=0.0) - tl.load(teacher_lse + any, mask=there, other=0.0)
+            kl = gap + tl.load(student_lse + any, mask=there, other=0.0)
+            weight *= 1.0 + kl.to(tl.float32)
+        largest = tl.maximum(largest, tl.where(weight < float("inf"), weight, 0.0))
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(total, tl.int64)
@@ -185,7 +196,7 @@ def _terms(
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
-    exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
+    exponent = tl.minimum((tl.max(largest, 0).to(tl.int32, bitcast=True) >> 23) - 126, 126)
     tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
     tl.store(factor, _power_of_two(exponent))
     if logit_gap is not None:
@@ -230,13 +241,9 @@ def terms(
     """
     centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
     scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
-    largest = upstream.abs()
-    if teacher_lse is not None and logit_gap is not None:
-        # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-        largest = largest * (1.0 + (logit_gap - teacher_lse + student_lse).float())
     total = student_lse.numel()
     with on_device(student_lse):
-        _terms[(-(-total // BLOCK),)](
+        _terms[(-(-total // _TERMS_BLOCK),)](
             student_scale,
             teacher_scale,
             student_lse.contiguous(),
@@ -244,13 +251,12 @@ def terms(
             centers,
             upstream.contiguous(),
             None if logit_gap is None else logit_gap.contiguous(),
-            largest_finite(largest),
             scaled,
             factor,
             total,
             *reciprocal(student_temp),
             *reciprocal(teacher_temp),
-            BLOCK=BLOCK,
+            BLOCK=_TERMS_BLOCK,
         )
     return Terms(centers, scaled, factor)
 
