@@ -13,11 +13,11 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 from action_kernels.backends.triton import launch, order, tiles, tuned
-from action_kernels.backends.triton.action_contrast import action_contrast
+from action_kernels.backends.triton.action_contrast import action_contrast, action_contrast_bank_gradient
 from action_kernels.backends.triton.anatomical_contrast import anatomical_contrast, anatomical_contrast_gradient
 from action_kernels.backends.triton.hard_negatives import hard_negatives
 from action_kernels.backends.triton.launch import Target, aimed_at
-from action_kernels.backends.triton.log_sum_exp import log_sum_exp
+from action_kernels.backends.triton.log_sum_exp import log_sum_exp, log_sum_exp_bank_gradient
 from action_kernels.backends.triton.relation_negatives import relation_negatives
 
 META = torch.device("meta")
@@ -50,6 +50,7 @@ ALONG = ["_student_grad", "_finish_and_collect", "_buffered", "_order"]
 
 
 @pytest.mark.usefixtures("sorting")
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(
     ("operator", "queries", "rows", "features", "k", "expected"),
     [
@@ -63,20 +64,33 @@ ALONG = ["_student_grad", "_finish_and_collect", "_buffered", "_order"]
     ],
 )
 def test_a_call_is_so_many_launches_and_asks_pytorch_for_memory_alone(
-    operator: str, queries: int, rows: int, features: int, k: int, expected: list[str]
+    operator: str, queries: int, rows: int, features: int, k: int, expected: list[str], normalize: bool
 ) -> None:
     launched: list[str] = []
     x, bank = (torch.empty(1, n, features, dtype=torch.bfloat16, device=META) for n in (queries, rows))
     labels = [torch.empty(1, n, dtype=torch.int64, device=META) for n in (queries, rows)] if k else [None, None]
     calls = {
-        "action_contrast": lambda: action_contrast(x, x, bank, k, 0.1, 0.05, *labels, True, True),
-        "hard_negatives": lambda: hard_negatives(x, bank, k, *labels, True),
-        "log_sum_exp": lambda: log_sum_exp(x, bank, 0.1, True, True),
+        "action_contrast": lambda: action_contrast(x, x, bank, k, 0.1, 0.05, *labels, normalize, True),
+        "hard_negatives": lambda: hard_negatives(x, bank, k, *labels, normalize),
+        "log_sum_exp": lambda: log_sum_exp(x, bank, 0.1, normalize, True),
     }
     target = Target(90, 132, "ieee", lambda kernel, *_, **__: launched.append(kernel.__name__))
     with aimed_at(target), Operations() as operations:
         calls[operator]()
     assert launched == expected
+    assert not operations.counts
+
+
+def test_the_gradient_in_a_bank_is_so_many_launches_and_asks_pytorch_for_memory_alone() -> None:
+    launched: list[str] = []
+    query, bank = (torch.empty(1, n, 64, dtype=torch.bfloat16, device=META) for n in (256, 2048))
+    upstream = torch.empty(1, 256, device=META)
+    lse = upstream.double()
+    target = Target(90, 132, "ieee", lambda kernel, *_, **__: launched.append(kernel.__name__))
+    with aimed_at(target), Operations() as operations:
+        action_contrast_bank_gradient(upstream, query, query, bank, lse, lse, lse, 0.1, 0.05, True)
+        log_sum_exp_bank_gradient(upstream, query, bank, lse, 0.1, True)
+    assert launched == 2 * ["_prepare", "_terms", "_bank_grad", "_finish_and_collect"]
     assert not operations.counts
 
 

@@ -39,14 +39,16 @@ def action_contrast(
     if k:
         search = Search(k, student, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
     limited = search if search and search.by_limits else None
-    placement, labels = (search.placement, search.labels) if search else (AS_THEY_ARE, None)
+    placement, labels, measured = AS_THEY_ARE, None, False
+    if search:
+        placement, labels, measured = search.placement, search.labels, search.measured
     student_rows, teacher_rows, bank_rows = prepare_all(
-        normalize, student, teacher, bank, placement=placement, labels=labels
+        normalize, student, teacher, bank, placement=placement, labels=labels, measured=measured
     )
     rows = student_rows, teacher_rows, bank_rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(*rows, tile, *temps, normalize, limited)
-    merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)
+    merged = merge_and_limit(sums, maxima, *rows, *temps, with_student_grad, limited)
     assert merged.statistics is not None  # there is a teacher
     del sums, maxima  # their memory is there again for the verdicts
     grad_tile = student_grad_tile(*kind, verdicts=limited is not None)

@@ -28,10 +28,12 @@ def hard_negatives(
     kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
     tile = bank_pass_tile(*kind)
     search = Search(k, query, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
-    query_rows, bank_rows = prepare_all(normalize, query, bank, placement=search.placement, labels=search.labels)
+    query_rows, bank_rows = prepare_all(
+        normalize, query, bank, placement=search.placement, labels=search.labels, measured=search.measured
+    )
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tile, search=search)
-        merge_and_limit(None, maxima, query_rows, None, search=search)
+        merge_and_limit(None, maxima, query_rows, None, bank_rows, search=search)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tile, search)
         finish_and_collect(None, query, normalize, query_rows, bank_rows, search)

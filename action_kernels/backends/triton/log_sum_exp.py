@@ -21,7 +21,7 @@ def log_sum_exp(
     query_rows, bank_rows = prepare_all(normalize, query, bank)
     tile = bank_pass_tile(*kind)
     sums, _ = bank_pass(query_rows, None, bank_rows, tile, temp, temp, normalize, with_lse=True)
-    merged = merge_and_limit(sums, None, query_rows, None, temp, temp, with_query_grad)
+    merged = merge_and_limit(sums, None, query_rows, None, bank_rows, temp, temp, with_query_grad)
     assert merged.lse is not None  # there are sums
     query_grad = query.new_empty(0, dtype=torch.float32)
     if merged.centers is not None:

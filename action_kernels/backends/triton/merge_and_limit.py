@@ -37,10 +37,14 @@ def _merge_and_limit(
     teacher_high=None,
     teacher_low=None,
     maxima=None,
-    lengths=None,
+    largest=None,
+    bank_largest=None,
     query_labels=None,
     limits=None,
     flags=None,
+    queries=None,
+    bank_blocks=None,
+    features=None,
     line=None,
     k=None,
     enough=None,
@@ -80,10 +84,14 @@ def _merge_and_limit(
                 block - merging,
                 maxima,
                 student_scale,
-                lengths,
+                largest,
+                bank_largest,
                 query_labels,
                 limits,
                 flags,
+                queries,
+                bank_blocks,
+                features,
                 total,
                 line,
                 k,
@@ -107,6 +115,7 @@ def merge_and_limit(
     maxima: Tensor | None,
     student: Rows,
     teacher: Rows | None,
+    bank: Rows,
     student_temp: float = 1.0,
     teacher_temp: float = 1.0,
     with_centers: bool = False,
@@ -119,6 +128,7 @@ def merge_and_limit(
         maxima: [G, N, line] of a ``search``.
         student: the queries.
         teacher: likewise.
+        bank: the bank.
         student_temp: of the softmax.
         teacher_temp: likewise.
         with_centers: whether the student's gradient comes next.
@@ -158,10 +168,14 @@ def merge_and_limit(
         limits, flags = search.new_limits()
         arguments |= {
             "maxima": maxima,
-            "lengths": search.lengths,
+            "largest": student.largest,
+            "bank_largest": bank.largest,
             "query_labels": student.labels,
             "limits": limits,
             "flags": flags,
+            "queries": queries,
+            "bank_blocks": 0 if bank.largest is None else bank.largest.shape[1],
+            "features": search.features,
             "line": line,
             "k": search.k,
             "enough": search.k + search.k // 16,

@@ -33,6 +33,7 @@ class Rows(NamedTuple):
     data: Tensor  # [G, N, padded D], contiguous
     scale: Tensor  # [G, N] float32
     labels: Tensor | None = None  # [G, N] float32, as passes over a bank compare them
+    largest: Tensor | None = None  # of rows that keep their length: [G, N] largest element, or of a bank's every block
 
 
 def rows_of_program(width: int, warps: int = 4) -> int:
@@ -72,6 +73,7 @@ def _prepare_block(
     data,
     scale,
     narrow,
+    largest,
     rows,
     features,
     padded,
@@ -104,6 +106,14 @@ def _prepare_block(
     written = (row < rows)[:, None] & (column < padded)[None, :]
     tl.store(data + place[:, None] * padded + column[None, :], value.to(data.dtype.element_ty), mask=written)
     tl.store(scale + place, factor, mask=row < rows)
+    if largest is not None:
+        # A row with NaN is never selected: as a query it has no length, in the bank it takes part in none.
+        number = tl.max((value != value).to(tl.int32), 1) == 0
+        reached = tl.max(tl.where(value == value, tl.abs(value), 0.0), 1)
+        if IN_BANK:
+            tl.store(largest + block, tl.max(tl.where(number, reached, 0.0), 0))
+        else:
+            tl.store(largest + place, tl.where(number, reached, float("nan")), mask=row < rows)
     if labels is not None:
         label = tl.load(labels + group * rows + row, mask=row < rows, other=-1)
         tl.store(narrow + place, narrowed(label, IN_BANK), mask=row < rows)
@@ -119,6 +129,7 @@ def _prepare(
     student_data,
     student_scale,
     student_labels,
+    student_largest,
     teacher,
     teacher_g,
     teacher_n,
@@ -133,6 +144,7 @@ def _prepare(
     bank_data,
     bank_scale,
     bank_labels,
+    bank_largest,
     queries,
     rows,
     features,
@@ -157,6 +169,7 @@ def _prepare(
             student_data,
             student_scale,
             student_labels,
+            student_largest,
             queries,
             features,
             padded,
@@ -177,6 +190,7 @@ def _prepare(
             None,
             teacher_data,
             teacher_scale,
+            None,
             None,
             queries,
             features,
@@ -199,6 +213,7 @@ def _prepare(
             bank_data,
             bank_scale,
             bank_labels,
+            bank_largest,
             rows,
             features,
             padded,
@@ -222,6 +237,7 @@ def prepare_all(
     *tensors: Tensor,
     placement: Placement = AS_THEY_ARE,
     labels: tuple[Tensor, Tensor] | None = None,
+    measured: bool = False,
 ) -> list[Rows]:
     """All in one dtype for the products, features padded to whole blocks.
 
@@ -230,6 +246,7 @@ def prepare_all(
         tensors: queries [G, N, D], once or twice, and the bank [G, M, D].
         placement: how the bank's rows are kept.
         labels: [G, N] of the queries and [G, M] of the bank, int64 and contiguous, for passes that compare them.
+        measured: whether the largest elements of the first queries and of the bank are taken, for a selection.
     """
     student, teacher, bank = tensors[0], tensors[-2], tensors[-1]
     dtype = rows_dtype(normalize, *tensors)
@@ -244,8 +261,12 @@ def prepare_all(
     block = rows_of_program(wide)
     blocks = groups * -(-queries // block)
     query_blocks = blocks * (len(tensors) - 1)
+    bank_blocks = -(-bank.shape[1] // block)
+    if measured:
+        prepared[0] = prepared[0]._replace(largest=torch.empty_like(prepared[0].scale))
+        prepared[-1] = prepared[-1]._replace(largest=prepared[-1].scale.new_empty((groups, bank_blocks)))
     with on_device(student):
-        _prepare[(query_blocks + groups * -(-bank.shape[1] // block),)](
+        _prepare[(query_blocks + groups * bank_blocks,)](
             student,
             *student.stride(),
             query_labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..thresholds import AS_THEY_ARE, Placement, capacity, error, longest_products
+from ..thresholds import AS_THEY_ARE, Placement, capacity, error
 from .buffered import Geometry, buffered
 from .launch import float32_precision
 from .order import in_order
@@ -41,7 +41,7 @@ class Search:
         buffer_tile: Tile,
     ) -> None:
         groups, queries, rows = *query.shape[:2], bank.shape[1]
-        self.k = k
+        self.k, self.features = k, query.shape[2]
         self._shape, self._device = query.shape[:2], query.device
         self._buffer_tile = buffer_tile
         self._keys = Geometry(groups, queries, rows, k, buffer_tile, bank.device).keys
@@ -49,14 +49,12 @@ class Search:
         self.bank_labels = None if bank_labels is None else bank_labels.contiguous()
         self.groups_of_tile = groups_of_tile(k, rows, tile.block_m)
         self.placement = AS_THEY_ARE
-        self.lengths: Tensor | None = None
         self.limits: Tensor | None = None  # [G, N] what a product has to reach
         self.flags: Tensor | None = None  # [G, N] not 0 for queries that the buffer has to select for
         self.words: Words | None = None  # of verdicts, and then the keys in their place
         if self.by_limits:
             self.placement = Placement.of(rows, tile.block_m)
-            if not normalize:
-                self.lengths = longest_products(query, bank)
+        self.measured = self.by_limits and not normalize  # whether the limits need the rows' largest elements
 
     @property
     def labels(self) -> tuple[Tensor, Tensor] | None:

@@ -32,10 +32,14 @@ def find_limits(
     block,
     maxima,
     scale,
-    lengths,
+    largest,
+    bank_largest,
     labels,
     limits,
     flags,
+    queries,
+    bank_blocks,
+    features,
     total,
     line,
     k,
@@ -67,9 +71,18 @@ def find_limits(
         searching = (reach > enough) & (low + 1 < high)
     threshold = (low ^ ((low >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
-    # No product with a unit bank row is longer than this; for rows that are not normalised, with any bank row.
-    if lengths is not None:
-        reached = tl.load(lengths + row, mask=inside, other=0.0)
+    # No product with a unit bank row is longer than this; for rows that are not normalised, with any bank row. Their
+    # squares, which a length would take, may leave float32's range where products do not.
+    if largest is not None:
+        own = tl.load(largest + row, mask=inside, other=0.0)
+        blocks = bank_largest + (row // queries * bank_blocks)[:, None]
+        longest = tl.zeros((BLOCK_Q, COLUMNS), tl.float32)
+        for first in range(0, bank_blocks, COLUMNS):
+            column = first + tl.arange(0, COLUMNS)
+            there = inside[:, None] & (column < bank_blocks)[None, :]
+            longest = tl.maximum(longest, tl.load(blocks + column[None, :], mask=there, other=0.0))
+        reached = own * tl.max(longest, 1) * features
+        reached = tl.where((own == own) & (reached != reached), float("inf"), reached)  # zero times infinity
     else:
         reached = 1.0 / tl.load(scale + row, mask=inside, other=1.0)
     limit = tl.maximum(threshold - 2.0 * (error * reached + _UNDERFLOW), _LOWEST_LIMIT)
