@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from jsonargparse import auto_cli
@@ -12,12 +13,14 @@ from action import cli
 
 
 def run(function: Callable[..., None]) -> NoReturn:
-    """Call ``function`` with the command line's flags; what stands after ``--`` is its parameter ``flags``."""
+    """Call ``function`` with the command line's flags."""
+    cli.run(partial(call, function))
 
-    def main(argv: list[str]) -> None:
-        if "--" in argv:
-            place = argv.index("--")
-            argv = [*argv[:place], f"--flags={json.dumps(argv[place + 1 :])}"]
-        auto_cli(function, args=argv, parser_class=cli.Parser)
 
-    cli.run(main)
+def call(function: Callable[..., None], argv: Sequence[str]) -> None:
+    """Call ``function`` with the flags ``argv``; what stands after ``--`` is its parameter ``flags``."""
+    own = list(argv)
+    if "--" in own:
+        place = own.index("--")
+        own = [*own[:place], f"--flags={json.dumps(own[place + 1 :])}"]
+    auto_cli(function, args=own, parser_class=cli.Parser)

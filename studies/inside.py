@@ -75,10 +75,9 @@ def slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: torch.dev
 
 
 @torch.no_grad()
-def features(trainer: Trainer, shown: Shown) -> tuple[dict[str, Tensor], Tensor]:
+def features(trainer: Trainer, stage: Stage, shown: Shown) -> tuple[dict[str, Tensor], Tensor]:
     """Rows of sampled pixels in the teacher's decoder maps and, with stage 3, its representation; and their classes."""
     network, classes = trainer.learner.network.teacher, len(trainer.class_names)
-    stage = trainer.stages[trainer.stage_index] if trainer.stage_index < len(trainer.stages) else trainer.stages[-1]
     rows: dict[str, list[Tensor]] = {}
     found = []
     rng = np.random.default_rng(0)  # the same pixels every time
@@ -165,7 +164,7 @@ def look(trainer: Trainer, stage: Stage, known: Shown, others: Shown, cases: Seq
         by_class, mean = mean_scores(scores)
         for name, score in zip((*names[1:], "mean"), (*by_class, mean), strict=True):
             yield Finding("Dice of pseudo-labels", name, float("nan") if score is None else score)
-    (ours, labels), (theirs, truth) = features(trainer, known), features(trainer, others)
+    (ours, labels), (theirs, truth) = (features(trainer, stage, shown) for shown in (known, others))
     for space, rows in ours.items():
         recall, share = separation(rows, labels, theirs[space], truth, len(names))
         for name, value in zip((*names, "mean"), (*recall, float(np.mean(recall))), strict=True):

@@ -5,12 +5,13 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from action import train
 from action.cli import parse_config
 from action.errors import InputError
 from action.run_folder import RunFolder
-from studies import curves, overlays, plots
+from studies import command, curves, inside, overlays, plots
 from studies import methods as study
 
 CLASSES = ("liver", "kidneys")
@@ -126,7 +127,19 @@ def test_a_study_trains_every_arm_once_and_goes_on_where_it_stopped(acdc_root, t
 def test_numbers_and_names_are_checked_before_anything_is_trained(flag, monkeypatch):
     monkeypatch.setattr(study, "study", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(InputError, match=flag[2:].partition("=")[0]):
-        study.main(["--data=/", flag])
+        command.call(study.compare, ["--data=/", flag])
+
+
+def test_flags_behind_two_dashes_are_those_of_the_training():
+    seen = {}
+
+    def function(number: int = 1, flags: list[str] = []) -> None:  # noqa: B006
+        seen.update(number=number, flags=flags)
+
+    command.call(function, ["--number=2", "--", "--config", "a b.yaml", "--number=[3]"])
+    assert seen == {"number": 2, "flags": ["--config", "a b.yaml", "--number=[3]"]}
+    command.call(function, [])
+    assert seen == {"number": 1, "flags": []}
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +229,54 @@ def test_overlays_name_what_is_not_there(run, tmp_path):
         overlays.main([str(run)], cases=["patient001_frame01:5"])
     with pytest.raises(InputError, match="patient001_frame01 has the slices 1 to 4, not last"):
         overlays.main([str(run)], cases=["patient001_frame01:last"])
+
+
+def test_classes_that_lie_apart_are_told_from_those_that_do_not():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, 8, generator=generator)
+
+    def pixels(spread):
+        labels = torch.arange(3).repeat(400)
+        return centres[labels] + spread * torch.randn(1200, 8, generator=generator), labels
+
+    apart, share = inside.separation(*pixels(0.01), *pixels(0.01), 3)
+    assert apart == [1.0] * 3 and share > 0.99
+    mixed, share = inside.separation(*pixels(100.0), *pixels(100.0), 3)
+    assert 0.2 < np.mean(mixed) < 0.47 and share < 0.05
+    swapped, _ = inside.separation(*pixels(0.01), pixels(0.01)[0], pixels(0.01)[1].roll(1), 3)
+    assert swapped == [0.0] * 3
+
+
+def test_a_target_is_spread_over_as_many_rows_as_are_alike():
+    similarity = torch.tensor([[1.0, 1.0, 1.0, -1.0], [1.0, -1.0, -1.0, -1.0]])
+    assert inside.softness(similarity, 0.01) == pytest.approx((3 + 1) / 2)
+    assert inside.softness(similarity, 1e6) == pytest.approx(4, rel=1e-4)
+
+
+def test_a_training_is_looked_into_without_a_change_to_it(acdc_root, tmp_path):
+    flags = [
+        f"--data={acdc_root}",
+        "--labeled=2",
+        "--model.channels=[4,6]",
+        "--model.embedding=4",
+        "--input.size=[64,64]",
+        "--device=cpu",
+        *(f"--{stage}.iterations=2" for stage in ("global_distillation", "local_distillation", "anatomical_contrast")),
+    ]
+    train.main([*flags, f"--output={tmp_path / 'plain'}"])
+    inside.watch(tmp_path / "watched", every=2, patients=3, flags=flags)
+    with (tmp_path / "watched" / "inside.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(step) for step in dict.fromkeys(row["step"] for row in rows)] == [2, 4, 6]
+    measures = {step: {row["measure"] for row in rows if row["step"] == step} for step in ("2", "4", "6")}
+    assert "rows of a slice's target" in measures["2"] and "Dice of pseudo-labels" not in measures["2"]
+    assert {"rows of a window's target", "Dice of pseudo-labels"} <= measures["4"]
+    assert {"nearest class mean, representation", "Dice of pseudo-labels"} <= measures["6"]
+    assert all(
+        0 <= float(row["value"]) <= 1 for row in rows if "target" not in row["measure"] and row["value"] != "nan"
+    )
+    assert all(1 <= float(row["value"]) <= 36 for row in rows if "target" in row["measure"])
+    plain, watched = ((tmp_path / name / "metrics.csv").read_text() for name in ("plain", "watched"))
+    assert plain == watched
+    with pytest.raises(InputError, match="watched"):
+        inside.watch(tmp_path / "watched", flags=flags)
