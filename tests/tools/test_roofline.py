@@ -14,11 +14,11 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 from tools.estimates.launch_work import tiles_with_candidates, work
-from tools.estimates.roofline import least, least_time
+from tools.estimates.roofline import CALLS, least, least_time
 from tools.estimates.throughput import RATES, Clocks, clocks, flop, merged
 from tools.machine_code.calls import Call
 from tools.machine_code.chips import A100
-from tools.machine_code.launches import Launch
+from tools.machine_code.launches import Launch, launches
 from tools.machine_code.sass import Instruction, Loop, parse
 
 # Two products of 16 x 8 x 16 a feature block, once as many behind; a selection's branch with a call in a part of it.
@@ -73,13 +73,25 @@ def launch(name: str, **changes: object) -> Launch:
         "BLOCK_N": 4,
         "BLOCK_M": 4,
         "k": 0,
-        "statistics": torch.empty(6, 2, 1, 6, device="meta"),
+        "sums": torch.empty(6, 2, 1, 6, device="meta"),
         "maxima": None,
         "words": None,
         "keys": torch.empty(1, 6, 4, dtype=torch.int64, device="meta"),
         "partial": torch.empty(2, 1, 6, 16, device="meta"),
     }
     return Launch(Function(name), (), (4,), {**values, **changes}, A100)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_launch_of_every_call_has_its_work(name: str) -> None:
+    """A launch is read by the names of its kernel's arguments, which are the kernel's to change."""
+    call = CALLS[name]
+    found = {launch.name: work(launch) for launch in launches(A100, call) if launch.streams}
+    assert all(x.flop > 0 and x.compulsory > 0 for x in found.values())
+    pairs = call.groups * call.queries * call.rows
+    assert all(x.pairs == pairs for x in found.values())
+    gradients = {"student_grad"} if call.student_grad else set()
+    assert {"bank_pass"} | gradients <= set(found)
 
 
 def test_work_of_a_bank_pass_by_hand() -> None:
@@ -91,7 +103,7 @@ def test_work_of_a_bank_pass_by_hand() -> None:
     assert found.compulsory == bank + queries + 6 * 2 * 6 * 4
     assert found.traffic(bank) == found.compulsory and found.traffic(bank - 1) == found.compulsory + bank
     assert found.tile_bytes == 4 * 16 * 2
-    alone = work(launch("_bank_pass", SIDES=0, statistics=None))
+    alone = work(launch("_bank_pass", SIDES=0, sums=None))
     assert (alone.flop, alone.exponentials) == (found.flop // 2, 0)
     one = work(launch("_bank_pass", SIDES=1))
     assert (one.flop, one.exponentials) == (found.flop // 2, 6 * 10)

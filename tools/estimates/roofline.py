@@ -49,6 +49,7 @@ CALLS = {
     "design target, forward, k": replace(TARGET, k=64),
     "design target, gradient": replace(TARGET, student_grad=True),
     "design target, gradient, k": _BOTH,
+    "design target, gradient, k and labels": replace(_BOTH, labelled=True),
     "design target, both gradients": replace(TARGET, student_grad=True, bank_grad=True),
     "D = 64": replace(_BOTH, features=64),
     "D = 256": replace(_BOTH, features=256),
@@ -59,6 +60,9 @@ CALLS = {
     "stage 1": replace(_BOTH, k=0, features=512, queries=6, rows=36),
     "stage 2": replace(_BOTH, k=0, features=256, queries=6, rows=36, groups=49),
     "stage 3, hard negatives": replace(TARGET, k=64, sides=0, features=64, queries=1024, rows=8192),
+    "hard negatives, long bank": replace(TARGET, k=512, sides=0, queries=1024, rows=1 << 20),
+    "a training step's size, k": replace(_BOTH, features=64, queries=1024, rows=8192),
+    "InfoNCE against all": replace(TARGET, dtype=torch.float32, sides=1, student_grad=True, queries=1024, rows=8192),
 }
 
 
