@@ -26,7 +26,7 @@ def hard_negatives(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     kind = query.shape[2], rows_dtype(normalize, query, bank), query.device
-    tile = bank_pass_tile(*kind)
+    tile = bank_pass_tile(*kind, sums=False)
     search = Search(k, query, bank, query_labels, bank_labels, normalize, tile, selection_tile(*kind))
     query_rows, bank_rows = prepare_all(
         normalize, query, bank, placement=search.placement, labels=search.labels, measured=search.measured

@@ -57,8 +57,11 @@ def _by_rows(device: torch.device) -> bool:
     return capability(device) < 90 and not INTERPRETED
 
 
-def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
-    """For a pass over the bank that keeps sums or maxima of a block of queries."""
+def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device, sums: bool = True) -> Tile:
+    """For a pass over the bank that keeps sums or maxima of a block of queries.
+
+    Without ``sums`` it waits for memory where a bank does not fit the L2: more queries read the bank less often.
+    """
     if found := tuned("bank_pass", features, dtype, device):
         return _tile(features, dtype, *found)
     if _exact(dtype):
@@ -68,7 +71,7 @@ def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         spilled = capability(device) >= 100 and dtype != torch.float32  # by 8 warps
         return _tile(features, dtype, 64, 64, 4 if kept or spilled or _by_rows(device) else 8, 2)
     if capability(device) == 90:
-        return _tile(features, dtype, 64, 128, 4, 2)
+        return _tile(features, dtype, 64, 128, 4, 2) if sums else _tile(features, dtype, 128, 64, 4, 3)
     return _tile(features, dtype, 128, 64, 8, 3)
 
 
