@@ -21,7 +21,7 @@ from action.data.dataset import Dataset, open_dataset
 from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
-from action.data.volumes import LoadedCase, load_cases, native_slice
+from action.data.volumes import LoadedCase, load_cases, native_slice, unit_of
 from action.errors import InputError
 from action.experiment import load_network
 from action.figures import plot_overlays
@@ -52,7 +52,7 @@ def _evaluate(
         write_label(_target(folder, case.name), prediction, case.volume)
         results[case.name] = case_metrics(prediction, case.required_truth, len(class_names), case.spacing)
         predictions[case.name] = prediction
-    summary = summarize(results, class_names)
+    summary = summarize(results, class_names, unit_of(cases))
     with write_aside(folder.summary) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     plot_overlays(_panels(cases, predictions, results), class_names, folder.overlays)
@@ -146,10 +146,11 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def _table(summary: dict[str, Any], folder: RunFolder) -> str:
-    titles = "".join(f"{measure.title:>{len(measure.title) + 3}}" for measure in MEASURES.values())
+    heads = {name: f"{m.title} {summary['unit']}" if m.distance else m.title for name, m in MEASURES.items()}
+    titles = "".join(f"{head:>{len(head) + 3}}" for head in heads.values())
     lines = [f"{'class':<16}{titles}{'misses':>8}{'empty':>7}"]
     for name, values in [*summary["classes"].items(), ("mean", summary["mean"])]:
-        cells = (f"{_text(values[key], m.digits):>{len(m.title) + 3}}" for key, m in MEASURES.items())
+        cells = (f"{_text(values[key], m.digits):>{len(heads[key]) + 3}}" for key, m in MEASURES.items())
         lines.append(f"{name:<16}{''.join(cells)}{values['misses']:>8}{values['empty']:>7}")
     return "\n".join([*lines, f"written to {folder.root}"])
 

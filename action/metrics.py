@@ -1,4 +1,6 @@
-"""Overlap and surface distance of segmentations in 3-D, in millimetres, with every empty case accounted for.
+"""Overlap and surface distance of segmentations in 3-D, with every empty case accounted for.
+
+Distances are in millimetres, or in voxels where the files have no voxel size.
 
 A class in neither the truth nor the prediction is ``empty``: nothing can be measured, and it counts towards no mean (as
 in nnU-Net and MONAI); such cases are counted beside the means. A class in one of them alone is a ``miss``: Dice and
@@ -20,7 +22,7 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 Spacing = tuple[float, float, float]
-"""Voxel size (z, y, x) in mm."""
+"""Voxel size (z, y, x) in mm, or 1 where there is none."""
 ClassValues = dict[str, float | None]
 """The measures of a class in a volume, by name, and whether it is a ``miss`` or ``empty``."""
 Compute = Callable[[Tensor, Tensor, Spacing], float]
@@ -33,26 +35,28 @@ class Measure:
 
     Args:
         compute: the function.
-        title: head of its column in the table.
+        title: head of its column in the table, without the unit.
         digits: decimals there.
         on_miss: its value for a miss.
+        distance: whether it has a unit.
     """
 
     compute: Compute
     title: str
     digits: int
     on_miss: float | None
+    distance: bool = False
 
 
 MEASURES: dict[str, Measure] = {}
 """The known measures by their names in ``summary.json``, in the order of the table."""
 
 
-def measure(title: str, digits: int, on_miss: float | None) -> Callable[[Compute], Compute]:
+def measure(title: str, digits: int, on_miss: float | None, distance: bool = False) -> Callable[[Compute], Compute]:
     """Decorator: lists a function in ``MEASURES`` under its name; see ``Measure``."""
 
     def listed(compute: Compute) -> Compute:
-        MEASURES[compute.__name__] = Measure(compute, title, digits, on_miss)
+        MEASURES[compute.__name__] = Measure(compute, title, digits, on_miss, distance)
         return compute
 
     return listed
@@ -70,8 +74,8 @@ def jaccard(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     return float(compute_iou(prediction, truth, include_background=True))
 
 
-@measure("ASD mm", digits=2, on_miss=None)
-def asd_mm(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
+@measure("ASD", digits=2, on_miss=None, distance=True)
+def asd(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     """Mean distance of the surface voxels of both, each to the other surface."""
     distance = compute_average_surface_distance(
         prediction, truth, symmetric=True, spacing=spacing, include_background=True
@@ -79,8 +83,8 @@ def asd_mm(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     return float(distance)
 
 
-@measure("HD95 mm", digits=2, on_miss=None)
-def hd95_mm(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
+@measure("HD95", digits=2, on_miss=None, distance=True)
+def hd95(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     """The larger of both directions' 95th percentiles of the surface distance."""
     distance = compute_hausdorff_distance(prediction, truth, percentile=95, spacing=spacing, include_background=True)
     return float(distance)
@@ -128,7 +132,7 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, classes: int, spacin
         prediction: class indices [Z, Y, X] on the file's own grid.
         truth: the same of the label.
         classes: number of classes, background included.
-        spacing: voxel size (z, y, x) in mm.
+        spacing: voxel size (z, y, x), in the unit of the distances.
 
     Returns:
         By class index the ``MEASURES``, ``miss``, ``empty``.
@@ -140,14 +144,18 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, classes: int, spacin
     return {index: _class_metrics(prediction == index, truth == index, spacing) for index in range(1, classes)}
 
 
-def summarize(cases: Mapping[str, Mapping[int, ClassValues]], class_names: Sequence[str]) -> dict[str, Any]:
+def summarize(
+    cases: Mapping[str, Mapping[int, ClassValues]], class_names: Sequence[str], unit: str = "mm"
+) -> dict[str, Any]:
     """The table of a test set, ready for JSON.
 
     Args:
         cases: ``case_metrics`` by case name.
         class_names: background first.
+        unit: of the distances, mm or voxels.
 
     Returns:
+        ``unit``: of the distances.
         ``cases``: case → class name → measures, as in ``case_metrics``.
         ``classes``: class name → ``MEASURES``: means over the cases that have the measure (``None`` if none has), each
         with its standard deviation over the same cases under ``<measure>_std``; ``misses`` and ``empty``: numbers of
@@ -167,7 +175,7 @@ def summarize(cases: Mapping[str, Mapping[int, ClassValues]], class_names: Seque
         _, mean[f"{name}_std"] = _mean_std(of_cases)
     for count in ("misses", "empty"):
         mean[count] = sum(values[count] or 0 for values in classes.values())
-    return {"classes": classes, "cases": named, "mean": mean}
+    return {"unit": unit, "classes": classes, "cases": named, "mean": mean}
 
 
 def _check(prediction: np.ndarray, truth: np.ndarray) -> None:

@@ -34,13 +34,14 @@ def check(dataset: Dataset) -> str:
     rows: list[list[str]] = []
     facts: list[findings.Facts] = []
     measures: list[Measures] = []
+    sized: dict[str, bool] = {}
     problems: list[str] = []
     warned: list[str] = []
     total = np.zeros(len(names), np.int64)
     with findings.collected(warned):
         for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):
             try:
-                row, fact, measured = _check_case(case, len(names))
+                row, fact, measured, sized[case.name] = _check_case(case, len(names))
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -53,6 +54,7 @@ def check(dataset: Dataset) -> str:
         *findings.notes_on_labels(facts, names),
         *findings.notes_on_learning(facts, names),
         *findings.notes_on_copies(facts),
+        *findings.notes_on_sizes(sized),
         *_notes_on_looks(measures),
         *warned,
     ]
@@ -72,8 +74,8 @@ def check(dataset: Dataset) -> str:
     return table
 
 
-def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Measures]:
-    """A row of the table, and what is compared with other cases."""
+def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Measures, bool]:
+    """A row of the table, what is compared with other cases, and whether the file has a voxel size."""
     image = read_image(case.image)
     check_contrast(image)
     label = None if case.label is None else read_label(case.label, image, classes).array
@@ -85,7 +87,8 @@ def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Me
         " ".join(f"{size:.3g}" for size in image.spacing[::-1]),
         f"{low:g} to {high:g}",
     ]
-    return [*row, *(["no label"] if fact.voxels is None else _shares(fact.voxels))], fact, measure(image)
+    row += ["no label"] if fact.voxels is None else _shares(fact.voxels)
+    return row, fact, measure(image), image.sized
 
 
 def _notes_on_looks(measures: Sequence[Measures]) -> list[str]:

@@ -116,14 +116,16 @@ class Score:
     Args:
         classes: Dice by class; None: no patient has the class.
         mean: Dice.
-        asd_mm: mean average surface distance; None: not measured.
+        asd: mean average surface distance; None: not measured.
         misses: volumes in which a class was not found; None: not counted.
+        unit: of the distance.
     """
 
     classes: dict[str, float | None]
     mean: float
-    asd_mm: float | None = None
+    asd: float | None = None
     misses: int | None = None
+    unit: str = "mm"
 
 
 def train(flags: Sequence[str], run: RunFolder, threads: int) -> None:
@@ -191,7 +193,7 @@ def on_test(run: RunFolder) -> Score:
     summary = json.loads(run.summary.read_text())
     mean = summary["mean"]
     classes = {name: scores["dice"] for name, scores in summary["classes"].items()}
-    return Score(classes, mean["dice"], mean["asd_mm"], mean["misses"])
+    return Score(classes, mean["dice"], mean["asd"], mean["misses"], summary["unit"])
 
 
 def on_validation(run: RunFolder) -> Score:
@@ -214,7 +216,7 @@ def table(scores: Mapping[int, Mapping[str, Sequence[Score]]]) -> str:
     """Markdown: Dice in % per class and mean (± standard deviation over seeds), gap closed; on test ASD and misses."""
     first = next(iter(next(iter(scores.values())).values()))[0]
     classes = list(first.classes)
-    distances = ["ASD mm", "misses"] if first.misses is not None else []
+    distances = [f"ASD {first.unit}", "misses"] if first.misses is not None else []
     head = ["labelled", "", *classes, "mean Dice %", *distances, "gap closed"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for count, arms in scores.items():
@@ -230,7 +232,7 @@ def table(scores: Mapping[int, Mapping[str, Sequence[Score]]]) -> str:
                 _percent([score.mean for score in seeds]),
             ]
             if distances:
-                asd = [score.asd_mm for score in seeds if score.asd_mm is not None]
+                asd = [score.asd for score in seeds if score.asd is not None]
                 cells += [f"{np.mean(asd):.2f}" if asd else "n/a", str(sum(score.misses or 0 for score in seeds))]
             lines.append(f"| {' | '.join([*cells, '' if closed is None else f'{100 * closed:.0f} %'])} |")
     return "\n".join(lines)

@@ -72,6 +72,19 @@ def no_foreground(facts: Sequence[Facts], what: str) -> list[str]:
     ]
 
 
+def notes_on_sizes(sized: Mapping[str, bool]) -> list[str]:
+    """A sentence about volumes that have no voxel size, which is told of all cases by name."""
+    without = [name for name, has_size in sized.items() if not has_size]
+    if not without:
+        return []
+    if len(without) == len(sized):
+        return ["no volume has a voxel size (1 x 1 x 1 without a unit): lengths are in voxels"]
+    return [
+        f"{', '.join(without)} have no voxel size (1 x 1 x 1 without a unit), the others do: their voxels count as "
+        "1 mm; repair their headers"
+    ]
+
+
 def notes_on_labels(facts: Sequence[Facts], class_names: Sequence[str]) -> list[str]:
     """Sentences about classes that a case lacks."""
     notes = []
@@ -150,6 +163,7 @@ def report(
         *notes_on_labels(every, class_names),
         *notes_on_learning(teaching, class_names),
         *notes_on_copies(every, sets),
+        *notes_on_sizes({case.name: case.volume.sized for members in loaded.values() for case in members}),
     ):
         warnings.warn(note, stacklevel=2)
 

@@ -40,7 +40,7 @@ class Volume:
         array: [Z, Y, X]; NIfTI stores x fastest, so this is the file's voxel array with its axes reversed.
         affine: [4, 4], maps the file's voxel indices (x, y, z, 1) to places in the header's units (mm, as a rule).
         header: the NIfTI header, kept for writing (codes, units, offsets).
-        spacing: voxel size (z, y, x) in mm.
+        spacing: voxel size (z, y, x) in mm; 1 where the file has none.
         path: the file.
         turn: what ``array`` and ``spacing`` were turned by; ``affine`` and ``header`` are those of the stored axes.
     """
@@ -51,6 +51,11 @@ class Volume:
     spacing: tuple[float, float, float]
     path: Path
     turn: Turn = Turn()  # noqa: RUF009  frozen, so one may serve all
+
+    @property
+    def sized(self) -> bool:
+        """Whether the file has a voxel size: without a unit, three times 1 is what a writer puts who knows none."""
+        return self.spacing != (1.0, 1.0, 1.0) or self.header.get_xyzt_units()[0] != "unknown"
 
     def turned(self, turn: Turn) -> Volume:
         """This stored volume with its axes in another order and direction; ``write_label`` turns back."""

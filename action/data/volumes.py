@@ -32,7 +32,7 @@ class LoadedCase:
             float32. H and W are as large as the slices are.
         label: uint8 [Z, H, W] at the network's spacing, ``None`` without a label file.
         truth: uint8 [Z, Y, X] of the file's voxels, ``None`` without a label file and in training, which needs none.
-        spacing: voxel size (z, y, x) in mm.
+        spacing: voxel size (z, y, x) in mm; 1 where the file has none.
         volume: geometry for writing; its array is empty, its shape is ``shape``.
         shape: (Z, Y, X) of the file's voxels.
         box: the part of every slice that ``image`` and ``label`` show.
@@ -54,6 +54,11 @@ class LoadedCase:
         if self.truth is None:
             raise ValueError(f"{self.name} has no label to be compared with")
         return self.truth
+
+
+def unit_of(cases: Sequence[LoadedCase]) -> str:
+    """In what distances are given: mm, or voxels if no volume has a voxel size."""
+    return "mm" if any(case.volume.sized for case in cases) else "voxels"
 
 
 def load_case(

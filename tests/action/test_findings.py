@@ -147,3 +147,33 @@ def test_only_warnings_for_the_user_become_notes():
             warnings.warn("odd", stacklevel=1)
         warnings.warn("of a library", DeprecationWarning, stacklevel=1)
     assert notes == ["odd"]
+
+
+def without_size(root, *patients):
+    for patient in patients:
+        for path in (root / patient).glob("*_frame*.nii.gz"):
+            array = np.asarray(nib.load(path).dataobj)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), path)  # as nibabel writes an array alone: without a unit
+
+
+def test_volumes_without_a_voxel_size(root, capsys):
+    without_size(root, *PATIENTS)
+    for notes in said(capsys, root):
+        assert notes == ["note: no volume has a voxel size (1 x 1 x 1 without a unit): lengths are in voxels"]
+
+
+def test_some_volumes_without_a_voxel_size(root, capsys):
+    without_size(root, "patient003")
+    for notes in said(capsys, root):
+        assert any(
+            note.startswith("note: patient003_frame01 have no voxel size") and "repair their headers" in note
+            for note in notes
+        )
+
+
+def test_a_size_of_one_millimetre_is_one(root, capsys):
+    for path in root.glob("*/*_frame*.nii.gz"):
+        image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.eye(4))
+        image.header.set_xyzt_units("mm")
+        nib.save(image, path)
+    assert said(capsys, root) == ([], [])

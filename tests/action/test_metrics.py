@@ -37,15 +37,15 @@ def test_distance_of_two_points_is_in_millimetres_of_its_axis(axis, voxels):
     place[axis] += voxels
     prediction[tuple(place)] = 1
     values = case_metrics(prediction, truth, 2, SPACING)[1]
-    assert values["asd_mm"] == pytest.approx(voxels * SPACING[axis])
-    assert values["hd95_mm"] == pytest.approx(voxels * SPACING[axis])
+    assert values["asd"] == pytest.approx(voxels * SPACING[axis])
+    assert values["hd95"] == pytest.approx(voxels * SPACING[axis])
     assert values["dice"] == 0 and not values["miss"]  # there, but elsewhere: not a miss
 
 
 def test_distance_of_parallel_planes():
     truth, prediction = box((1, 2), (5, 6), (0, 24)), box((1, 2), (9, 10), (0, 24))
     values = case_metrics(prediction, truth, 2, SPACING)[1]
-    assert values["asd_mm"] == pytest.approx(4 * 1.5) and values["hd95_mm"] == pytest.approx(4 * 1.5)
+    assert values["asd"] == pytest.approx(4 * 1.5) and values["hd95"] == pytest.approx(4 * 1.5)
 
 
 def test_average_and_percentile_weigh_both_directions():
@@ -55,10 +55,10 @@ def test_average_and_percentile_weigh_both_directions():
     prediction = truth.copy()
     prediction[2, 10, 11] = 1
     values = case_metrics(prediction, truth, 2, SPACING)[1]
-    assert values["asd_mm"] == pytest.approx(9 / 49)
-    assert values["hd95_mm"] == pytest.approx(0)  # the 95th percentile of 25 values leaves the farthest out
+    assert values["asd"] == pytest.approx(9 / 49)
+    assert values["hd95"] == pytest.approx(0)  # the 95th percentile of 25 values leaves the farthest out
     swapped = case_metrics(truth, prediction, 2, SPACING)[1]
-    assert swapped["asd_mm"] == pytest.approx(values["asd_mm"]) and swapped["hd95_mm"] == values["hd95_mm"]
+    assert swapped["asd"] == pytest.approx(values["asd"]) and swapped["hd95"] == values["hd95"]
 
 
 def test_hd95_is_the_larger_of_both_directions():
@@ -66,15 +66,15 @@ def test_hd95_is_the_larger_of_both_directions():
     # 0 (6 times), then 1, 2, ..., 18 voxels: the 95th percentile of the 24 lies between 16 and 17.
     truth, prediction = box((2, 3), (4, 5), (0, 24)), box((2, 3), (4, 5), (0, 6))
     values = case_metrics(prediction, truth, 2, SPACING)[1]
-    assert values["hd95_mm"] == pytest.approx(1.25 * np.percentile([0] * 6 + list(range(1, 19)), 95))
-    assert values["asd_mm"] == pytest.approx(1.25 * sum(range(1, 19)) / 30)
+    assert values["hd95"] == pytest.approx(1.25 * np.percentile([0] * 6 + list(range(1, 19)), 95))
+    assert values["asd"] == pytest.approx(1.25 * sum(range(1, 19)) / 30)
 
 
 def test_inner_voxels_are_no_surface():
     # Two nested cubes: only surfaces count, and a mean over all voxels would be smaller.
     truth, prediction = box((0, 1), (4, 13), (4, 13)), box((0, 1), (5, 12), (5, 12))
     flat = case_metrics(prediction, truth, 2, (1.0, 1.0, 1.0))[1]
-    assert flat["hd95_mm"] >= 0  # a single slice is all surface
+    assert flat["hd95"] >= 0  # a single slice is all surface
     shape = (13, 13, 13)
     truth = box((2, 11), (2, 11), (2, 11), shape=shape)
     prediction = box((3, 10), (3, 10), (3, 10), shape=shape)
@@ -82,20 +82,20 @@ def test_inner_voxels_are_no_surface():
     # From the inner cube's surface every voxel is 1 from the outer surface; from the outer one: faces 7² · 6 at 1,
     # edges 7 · 12 at √2, corners 8 at √3.
     inner, outer = [1.0] * (7**3 - 5**3), [1.0] * 294 + [2**0.5] * 84 + [3**0.5] * 8
-    assert values["asd_mm"] == pytest.approx(np.mean(inner + outer), rel=1e-5)
-    assert values["hd95_mm"] == pytest.approx(np.percentile(outer, 95), rel=1e-5)
+    assert values["asd"] == pytest.approx(np.mean(inner + outer), rel=1e-5)
+    assert values["hd95"] == pytest.approx(np.percentile(outer, 95), rel=1e-5)
 
 
 def test_a_structure_cut_by_the_volumes_border_has_its_surface_there():
     truth, prediction = box((0, 6), (0, 10), (0, 24)), box((0, 6), (0, 12), (0, 24))
     values = case_metrics(prediction, truth, 2, SPACING)[1]
-    assert 0 < values["asd_mm"] < 3 and values["hd95_mm"] == pytest.approx(3.0)
+    assert 0 < values["asd"] < 3 and values["hd95"] == pytest.approx(3.0)
 
 
 def test_perfect_is_one_and_zero():
     truth = box((1, 4), (2, 9), (3, 9)) + box((1, 4), (12, 15), (3, 9), 2)
     for values in case_metrics(truth.copy(), truth, 3, SPACING).values():
-        assert (values["dice"], values["jaccard"], values["asd_mm"], values["hd95_mm"]) == (1, 1, 0, 0)
+        assert (values["dice"], values["jaccard"], values["asd"], values["hd95"]) == (1, 1, 0, 0)
 
 
 def test_every_empty_case():
@@ -105,8 +105,8 @@ def test_every_empty_case():
     assert both == nowhere | {
         "dice": None,
         "jaccard": None,
-        "asd_mm": None,
-        "hd95_mm": None,
+        "asd": None,
+        "hd95": None,
         "miss": False,
         "empty": True,
     }
@@ -115,8 +115,8 @@ def test_every_empty_case():
         assert alone == on_miss | {
             "dice": 0,
             "jaccard": 0,
-            "asd_mm": None,
-            "hd95_mm": None,
+            "asd": None,
+            "hd95": None,
             "miss": True,
             "empty": False,
         }
@@ -152,7 +152,7 @@ def test_shapes_must_agree(measure):
 def measures(dice=0.5, asd=1.0, miss=False, empty=False):
     distance = None if miss or empty else asd
     dice, jaccard = (None, None) if empty else (dice, dice / 2)
-    values = {"dice": dice, "jaccard": jaccard, "asd_mm": distance, "hd95_mm": distance}
+    values = {"dice": dice, "jaccard": jaccard, "asd": distance, "hd95": distance}
     return {**dict.fromkeys(MEASURES), **values, "miss": miss, "empty": empty}
 
 
@@ -165,24 +165,25 @@ def test_summary_by_hand():
     summary = summarize(cases, ("background", "liver", "tumour"))
     liver, tumour, mean = summary["classes"]["liver"], summary["classes"]["tumour"], summary["mean"]
     assert liver["dice"] == pytest.approx(0.7) and liver["dice_std"] == pytest.approx(np.std([0.8, 0.6, 0.7]))
-    assert liver["asd_mm"] == pytest.approx(2.0) and (liver["misses"], liver["empty"]) == (0, 0)
+    assert liver["asd"] == pytest.approx(2.0) and (liver["misses"], liver["empty"]) == (0, 0)
     assert tumour["dice"] == pytest.approx(0.3)  # the miss counts in full, the empty case not at all
-    assert tumour["asd_mm"] == pytest.approx(4.0) and tumour["asd_mm_std"] == 0
+    assert tumour["asd"] == pytest.approx(4.0) and tumour["asd_std"] == 0
     assert (tumour["misses"], tumour["empty"]) == (1, 1)
     assert mean["dice"] == pytest.approx((0.7 + 0.3) / 2)
     assert mean["dice_std"] == pytest.approx(np.std([0.7, 0.3, 0.7]))
-    assert mean["asd_mm"] == pytest.approx(3.0)  # of the classes' 2 and 4
+    assert mean["asd"] == pytest.approx(3.0)  # of the classes' 2 and 4
     assert (mean["misses"], mean["empty"]) == (1, 1)
     assert summary["cases"]["b"]["tumour"]["miss"] is True
-    assert {"dice", "jaccard", "asd_mm", "hd95_mm"} <= set(MEASURES)
+    assert (summary["unit"], summarize(cases, ("background", "liver", "tumour"), "voxels")["unit"]) == ("mm", "voxels")
+    assert {"dice", "jaccard", "asd", "hd95"} <= set(MEASURES)
     assert set(liver) == {f"{m}{s}" for m in MEASURES for s in ("", "_std")} | {"misses", "empty"}
 
 
 def test_a_class_missed_everywhere_has_no_distance_and_the_json_no_nan():
     cases = {"a": {1: measures(0.8), 2: measures(0, miss=True)}, "b": {1: measures(0.6), 2: measures(0, miss=True)}}
     summary = summarize(cases, ("background", "liver", "tumour"))
-    assert summary["classes"]["tumour"]["asd_mm"] is None and summary["classes"]["tumour"]["misses"] == 2
-    assert summary["mean"]["asd_mm"] == pytest.approx(1.0)
+    assert summary["classes"]["tumour"]["asd"] is None and summary["classes"]["tumour"]["misses"] == 2
+    assert summary["mean"]["asd"] == pytest.approx(1.0)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

@@ -138,3 +138,14 @@ def test_evaluate_refuses_an_image_that_is_its_own_target(copy, acdc_root, tmp_p
     with pytest.raises(InputError, match="would be replaced"):
         evaluate.main([str(copy), "--data", str(data), "--overwrite", "--device=cpu"])
     assert contents(copy) == before
+
+
+def test_distances_are_in_voxels_where_files_have_no_voxel_size(copy, acdc_root, tmp_path, capsys):
+    data = Path(shutil.copytree(acdc_root, tmp_path / "data"))
+    assert json.loads((copy / "summary.json").read_text())["unit"] == "mm"
+    for path in data.glob("*/*_frame*.nii.gz"):
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.eye(4)), path)
+    evaluate.main([str(copy), "--data", str(data), "--overwrite", "--device=cpu"])
+    printed = capsys.readouterr().out
+    assert "ASD voxels" in printed and "HD95 voxels" in printed and " mm" not in printed
+    assert json.loads((copy / "summary.json").read_text())["unit"] == "voxels"

@@ -23,7 +23,7 @@ def score(liver, kidneys, **measured):
 
 @pytest.fixture
 def scores():
-    measured = {"asd_mm": 1.0, "misses": 1}
+    measured = {"asd": 1.0, "misses": 1}
     return {
         "labeled-only": [score(0.5, 0.3, **measured), score(0.7, 0.5, **measured)],
         "action": [score(0.8, 0.6, **measured), score(0.7, 0.5, **measured)],
@@ -41,6 +41,9 @@ def test_table_has_every_arm_and_figures_from_the_scores(scores):
     row = "| ACTION | 75.0 ± 5.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | 1.00 | 2 | 43 % |"
     assert f"| 1 {row}" in lines and f"| 7 {row}" in lines
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| 1", "| 1", "| 7", "| 7", "| all"]
+    assert "| ASD mm |" in lines[0]
+    in_voxels = {1: {"action": [score(0.5, 0.5, asd=1.0, misses=0, unit="voxels")]}}
+    assert "| ASD voxels |" in study.table(in_voxels)
     on_validation = {1: {"action": [score(0.8, 0.6)]}}
     assert study.table(on_validation).splitlines()[-1] == "| 1 | ACTION | 80.0 ± 0.0 | 60.0 ± 0.0 | 70.0 ± 0.0 |  |"
 

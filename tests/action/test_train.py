@@ -75,7 +75,7 @@ def test_a_run_leaves_one_complete_folder(finished, acdc_root):
     assert sorted(summary["cases"]) == cases
     assert {case.split("_")[0] for case in cases} == set(split["test"])
     for values in [*summary["classes"].values(), summary["mean"]]:
-        assert {"dice", "dice_std", "jaccard", "asd_mm", "hd95_mm", "misses"} <= set(values)
+        assert {"dice", "dice_std", "jaccard", "asd", "hd95", "misses"} <= set(values)
     prediction = nib.load(finished / "predictions" / f"{cases[0]}.nii.gz")
     image = nib.load(acdc_root / cases[0].split("_")[0] / f"{cases[0]}.nii.gz")
     assert prediction.shape == image.shape and np.array_equal(prediction.affine, image.affine)
