@@ -147,5 +147,5 @@ def test_distances_are_in_voxels_where_files_have_no_voxel_size(copy, acdc_root,
         nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.eye(4)), path)
     evaluate.main([str(copy), "--data", str(data), "--overwrite", "--device=cpu"])
     printed = capsys.readouterr().out
-    assert "ASD voxels" in printed and "HD95 voxels" in printed and " mm" not in printed
+    assert "ASD voxels" in printed and "HD95 voxels" in printed and "ASD mm" not in printed
     assert json.loads((copy / "summary.json").read_text())["unit"] == "voxels"
