@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from action.cli import choose_device, command_parser, load_config, run
 from action.config import RunConfig
@@ -29,6 +28,7 @@ from action.files import check_targets, write_aside
 from action.inference import segment
 from action.metrics import MEASURES, ClassValues, case_metrics, mean_dice, summarize
 from action.model.unet import UNet
+from action.progress import track
 from action.run_folder import RunFolder
 
 
@@ -47,7 +47,7 @@ def _evaluate(
     folder.predictions.mkdir(exist_ok=True)
     results: dict[str, dict[int, ClassValues]] = {}
     predictions: dict[str, np.ndarray] = {}
-    for case in tqdm(cases, desc="test", unit="volume", dynamic_ncols=True):
+    for case in track(cases, "test", "volume"):
         prediction = segment(network, case, config.input.size, config.evaluation.batch)
         write_label(_target(folder, case.name), prediction, case.volume)
         results[case.name] = case_metrics(prediction, case.required_truth, len(class_names), case.spacing)

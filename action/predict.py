@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
 from action.cli import choose_device, command_parser, load_config, run
 from action.data import findings
 from action.data.cases import Case
@@ -17,6 +15,7 @@ from action.data.volumes import load_cases
 from action.experiment import load_network
 from action.files import check_targets
 from action.inference import segment
+from action.progress import track
 from action.run_folder import RunFolder
 
 
@@ -46,7 +45,7 @@ def predict(
     with findings.printed():
         loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
     output.mkdir(parents=True, exist_ok=True)
-    for case, target in zip(tqdm(loaded, desc="predict", unit="volume"), targets, strict=True):
+    for case, target in zip(track(loaded, "predict", "volume"), targets, strict=True):
         prediction = segment(network, case, config.input.size, config.evaluation.batch)
         check_targets([target], [], overwrite=overwrite)  # again: it took a while
         write_label(target, prediction, case.volume)

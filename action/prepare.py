@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from action.choices import FormatName
 from action.cli import Parser, command_parser, run
@@ -18,6 +17,7 @@ from action.data.fingerprint import Measures, make_fingerprint, measure, unlike
 from action.data.nifti import check_contrast, read_image, read_label
 from action.data.phantom import write_phantom
 from action.errors import InputError
+from action.progress import track
 
 
 def check(dataset: Dataset) -> str:
@@ -39,7 +39,7 @@ def check(dataset: Dataset) -> str:
     warned: list[str] = []
     total = np.zeros(len(names), np.int64)
     with findings.collected(warned):
-        for case in tqdm(dataset.cases, desc="checking", unit="volume", leave=False):
+        for case in track(dataset.cases, "checking", "volume", leave=False):
             try:
                 row, fact, measured, sized[case.name] = _check_case(case, len(names))
             except InputError as error:

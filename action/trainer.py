@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from action.checkpoint import FORMAT, checked_state, without_unused
 from action.config import RunConfig
@@ -20,6 +19,7 @@ from action.figures import plot_progress
 from action.inference import segment
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
+from action.progress import track
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
 from action.stages.base import TrainingData
@@ -109,12 +109,11 @@ class Trainer:
     def _run_stage(self, stage: Stage, log: StepLog) -> None:
         self.learner.train()
         settings = self.config.evaluation
-        bar = tqdm(
+        bar = track(
             range(self.stage_step, stage.iterations),
+            f"{stage.name} ({self.stage_index + 1}/{len(self.stages)})",
             initial=self.stage_step,
             total=stage.iterations,
-            desc=f"{stage.name} ({self.stage_index + 1}/{len(self.stages)})",
-            dynamic_ncols=True,
         )
         for step in bar:
             self.unread.append(self.train_step(stage, step))

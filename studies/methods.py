@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from tqdm import tqdm
 
 from action.choices import METHODS
 from action.cli import parse_config
@@ -31,6 +30,7 @@ from action.data.phantom import write_phantom
 from action.errors import InputError
 from action.experiment import PHANTOM, open_split, resolve
 from action.figures import read_columns
+from action.progress import track
 from action.run_folder import RunFolder
 from action.train import check_same
 from tools.figure_style import save
@@ -150,8 +150,9 @@ def study(
     output: Path,
     flags: Sequence[str],
     jobs: int,
+    threads: int = 1,
 ) -> dict[int, dict[str, list[RunFolder]]]:
-    """Train every arm with every number of labelled patients and every seed, ``jobs`` at a time.
+    """Train every arm with every number of labelled patients and every seed, ``jobs`` at a time with ``threads`` each.
 
     Returns:
         Number of labelled patients -> arm name -> finished runs, in the order of the seeds.
@@ -181,10 +182,9 @@ def study(
             check_same(resolve(parse_config(own)), run)
         else:
             todo[run.root] = own
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     with ThreadPoolExecutor(jobs) as pool:
         steps = pool.map(lambda root: train(todo[root], RunFolder(root), threads), todo)
-        list(tqdm(steps, total=len(todo), desc="study", unit="run"))
+        list(track(steps, "study", "run", total=len(todo)))
     return runs
 
 
@@ -266,6 +266,7 @@ def compare(
     on: Literal["test", "validation"] = "test",
     output: str | None = None,
     jobs: PositiveInt | None = None,
+    threads: PositiveInt = 1,
     flags: Sequence[str] = (),
 ) -> None:
     """Train every arm with every number of labelled patients and every seed, write the tables and the figure.
@@ -277,7 +278,8 @@ def compare(
         arms: rows of the table.
         on: whose scores are shown; settings are chosen on validation patients.
         output: folder; none: results/study-<data>.
-        jobs: runs at a time; none: one a core.
+        jobs: runs at a time; none: one for every so many cores.
+        threads: of a run; one is the least work in all, and other programs on the cores do not slow it down much.
         flags: for every action.train; also what stands after --.
 
     Raises:
@@ -288,7 +290,9 @@ def compare(
             raise InputError(f"--{name} is empty: name at least one, or leave it out")
     folder = Path(data) if data else write_phantom(PHANTOM)
     results_folder = Path(output or f"results/study-{folder.resolve().name}")
-    runs = study(folder, labeled, seeds, arms, results_folder, flags, jobs or os.cpu_count() or 1)
+    runs = study(
+        folder, labeled, seeds, arms, results_folder, flags, jobs or max(1, (os.cpu_count() or 1) // threads), threads
+    )
     read = on_test if on == "test" else on_validation
     scores = {
         count: {name: [read(run) for run in folders] for name, folders in by_arm.items()}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
@@ -20,6 +19,7 @@ from action.data.intensities import scale_intensity
 from action.data.nifti import Volume, check_contrast, read_image, read_label
 from action.data.scale import pixels
 from action.errors import InputError
+from action.progress import track
 
 
 @dataclass
@@ -121,7 +121,7 @@ def load_cases(
     """
     fingerprint = fingerprint or fingerprint_of(cases, config.intensity)
     loaded, problems = [], []
-    for case in tqdm(cases, desc="reading", unit="volume", disable=not progress, leave=False):
+    for case in track(cases, "reading", "volume", leave=False, disable=not progress):
         try:
             keep_truth = case.patient not in training
             loaded.append(load_case(case, classes, config, fingerprint, keep_truth=keep_truth))
