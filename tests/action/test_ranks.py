@@ -6,7 +6,6 @@ import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,21 +24,37 @@ from action.stages import make_learner
 from action.stages.base import TrainingData
 from action.trainer import Trainer
 
-SHARES = {"even": (1.0, 1.0), "uneven": (5.0, 1.0), "one without slices": (4.0, 0.0, 2.0)}
+METHODS = {(5.0, 1.0): ("action", "supervised"), (4.0, 0.0, 2.0): ("action", "mean-teacher")}  # by shares
 
 
-def _process(rank, check, file, weights, arguments):
+def _process(rank, file, weights, data, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=len(weights))
     try:
-        check(Ranks(rank, len(weights), weights), *arguments)
+        ranks = Ranks(rank, len(weights), weights)
+        layers_see_one_batch(ranks)
+        blocks_fail_together(ranks)
+        for method in METHODS[weights]:
+            updates(ranks, method, data, folder / method)
     finally:
         dist.destroy_process_group()
 
 
-def on_processes(check, tmp_path: Path, weights, *arguments):
-    file = tmp_path / f"rendezvous-{check.__name__}"
-    mp.start_processes(_process, (check, file, weights, arguments), len(weights), start_method="spawn")
+@pytest.mark.parametrize("weights", METHODS, ids=("uneven shares", "one without slices"))
+def test_several_processes_are_as_one(weights, acdc_root, tmp_path):
+    """All checks in one start of the processes, which takes longer than they do."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    arguments = tmp_path / "rendezvous", weights, acdc_root, folder
+    mp.start_processes(_process, arguments, len(weights), start_method="spawn")
+    for method in METHODS[weights]:
+        updates(ALONE, method, acdc_root, tmp_path / method)
+        files = [tmp_path / f"{method}-0.pt", *(folder / f"{method}-{rank}.pt" for rank in range(len(weights)))]
+        alone, first, *others = map(torch.load, files)
+        assert list(alone) == list(first)
+        for name, value in alone.items():
+            assert all(torch.equal(first[name], other[name]) for other in others), name
+            torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9, msg=lambda text, at=name: f"{at}: {text}")
 
 
 def test_shares_are_neighbours_and_cover_the_batch():
@@ -104,15 +119,6 @@ def blocks_fail_together(ranks):
     assert ranks.share_out(list("abcde"), str.upper) == list("ABCDE") and ranks.share_out([], str.upper) == []
 
 
-@pytest.mark.parametrize("weights", SHARES.values(), ids=SHARES)
-def test_layers_see_the_shares_as_one_batch(weights, tmp_path):
-    on_processes(layers_see_one_batch, tmp_path, weights)
-
-
-def test_what_fails_on_one_process_fails_on_all(tmp_path):
-    on_processes(blocks_fail_together, tmp_path, (1.0, 1.0, 1.0))
-
-
 FLAGS = [
     "--labeled=2",
     "--model.channels=[4,6,8]",
@@ -128,44 +134,22 @@ FLAGS = [
 ]
 
 
-def updates(ranks, flags, output):
-    """The networks, heads and banks after a few updates of every stage in double precision, saved by each process."""
-    config = resolve(parse_config([*flags, f"--output={output}"]))
+def updates(ranks, method, data_root, output):
+    """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
+    flags = [*FLAGS, f"--data={data_root}", f"--method={method}", f"--output={output}"]
+    config = resolve(parse_config(flags))
     data = load_data(config)
+    names = data.dataset.class_names
     torch.manual_seed(0)
-    learner = make_learner(config, len(data.dataset.class_names), ranks).double().train()
+    learner = make_learner(config, len(names), ranks).double().train()
     pools = (SlicePool(cases, labels=labels, seed=labels) for cases, labels in ((data.labeled, 1), (data.unlabeled, 0)))
-    trainer = Trainer(
-        config, learner, TrainingData(*pools), [], data.dataset.class_names, RunFolder(output), ranks=ranks
-    )
+    trainer = Trainer(config, learner, TrainingData(*pools), [], names, RunFolder(output), ranks=ranks)
     for index, stage in enumerate(trainer.stages):
         trainer.stage_index, single = index, stage.batch
         stage.batch = lambda *a, single=single: {name: x.double() for name, x in single(*a).items()}
         for trainer.stage_step in range(stage.iterations):
             trainer.train_step(stage, trainer.stage_step)
-    torch.save(learner.state_dict(), output.with_name(f"{output.name}-{ranks.rank}.pt"))
-
-
-@pytest.mark.parametrize(
-    ("method", "weights"),
-    [
-        ("action", SHARES["uneven"]),
-        ("action", SHARES["one without slices"]),
-        ("mean-teacher", SHARES["one without slices"]),
-        ("supervised", SHARES["even"]),
-    ],
-)
-def test_several_processes_make_the_updates_of_one(method, weights, acdc_root, tmp_path):
-    flags = [*FLAGS, f"--data={acdc_root}", f"--method={method}"]
-    updates(ALONE, flags, tmp_path / "one")
-    on_processes(updates, tmp_path, weights, flags, tmp_path / "several")
-    alone, first, *others = (
-        torch.load(tmp_path / f"{name}.pt") for name in ("one-0", *(f"several-{i}" for i in range(len(weights))))
-    )
-    assert list(alone) == list(first)
-    for name, value in alone.items():
-        assert all(torch.equal(first[name], other[name]) for other in others), name
-        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9, msg=lambda text, at=name: f"{at}: {text}")
+    torch.save(learner.state_dict(), f"{output}-{ranks.rank}.pt")
 
 
 def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_path):
