@@ -21,6 +21,7 @@ from action.config import RunConfig, TrainConfig, fill_in
 from action.errors import InputError
 from action.files import write_aside
 from action.help_pages import HelpPage, MainPage, ShowAll
+from action.ranks import OtherRankFailed
 from action.suggestions import did_you_mean
 
 
@@ -132,6 +133,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         sys.stdout.flush()  # a full disk or a closed pipe must be noticed here, not at exit
     except InputError as error:
         _fail(str(error))
+    except OtherRankFailed:
+        sys.exit(2)
     except BrokenPipeError:  # the program that read our output has ended
         _discard_output()
         sys.exit(1)
@@ -261,7 +264,9 @@ def choose_device(name: str) -> torch.device:
         InputError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # each process of torchrun's has a GPU of its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -22,6 +22,7 @@ from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.memory import check_memory
 from action.model.unet import UNet
+from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, load_checkpoint
 from action.stages import make_learner
 from action.stages.base import TrainingData
@@ -129,7 +130,12 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
 
 
 def make_trainer(
-    config: RunConfig, data: LoadedData, run: RunFolder, device: torch.device, kind: type[Trainer] = Trainer
+    config: RunConfig,
+    data: LoadedData,
+    run: RunFolder,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    kind: type[Trainer] = Trainer,
 ) -> Trainer:
     """Initialise the networks from the seed and assemble the trainer, which is of the class ``kind``.
 
@@ -139,13 +145,13 @@ def make_trainer(
     names = data.dataset.class_names
     check_memory(config, len(names), device)
     torch.manual_seed(config.seed)
-    learner = make_learner(config, len(names)).to(device)
+    learner = make_learner(config, len(names), ranks).to(device)
     training = TrainingData(
         SlicePool(data.labeled, labels=True, seed=config.seed, device=device),
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
     )
     description = describe([*data.labeled, *data.unlabeled, *data.validation, *data.test])
-    return kind(config, learner, training, data.validation, names, run, description)
+    return kind(config, learner, training, data.validation, names, run, description, ranks)
 
 
 def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:

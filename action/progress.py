@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ def track(
         leave: whether the end is shown, too.
         disable: show nothing.
     """
+    disable = disable or int(os.environ.get("RANK", "0")) > 0  # of several processes the first one tells
     look: dict[str, Any] = {"dynamic_ncols": True}
     if not sys.stderr.isatty():
         look = {

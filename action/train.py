@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -18,56 +19,75 @@ from action.errors import InputError
 from action.evaluate import evaluate
 from action.experiment import choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
+from action.ranks import Ranks, restarted, started
 from action.run_folder import RunFolder
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+def train(
+    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, ranks: Ranks | None = None
+) -> RunFolder:
     """One run from data to summary.
 
     Args:
         config: settings; what is left open is filled in.
         resume: continue the run in ``config.output`` from its latest checkpoint.
         overwrite: replace the run in ``config.output``.
+        ranks: the processes that train it together; none: those of ``torchrun``, or this one alone.
 
     Raises:
         InputError: see the message; nothing has been written then.
+        OtherRankFailed: another process says why.
     """
     if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     device = choose_device(config.device)
-    return _train(resolve(config), device, resume=resume, overwrite=overwrite)
+    if ranks is not None:
+        return _train(config, device, ranks, resume=resume, overwrite=overwrite)
+    with started(device) as found:
+        return _train(config, device, found, resume=resume, overwrite=overwrite)
 
 
-def _train(config: RunConfig, device: torch.device, *, resume: bool, overwrite: bool) -> RunFolder:
+def _train(open_config: TrainConfig, device: torch.device, ranks: Ranks, *, resume: bool, overwrite: bool) -> RunFolder:
+    with ranks.in_turn():  # the first one may have to write the phantom
+        config = resolve(open_config)
     folder = RunFolder(config.output)
-    folder.check_free(resume=resume, overwrite=overwrite)
-    with folder.owned():
-        folder.check_free(resume=resume, overwrite=overwrite)  # again: another process may have been faster
-        if overwrite:
-            check_replaceable(folder, _inputs(config))
+    with ExitStack() as stack:
+        with ranks.together():
+            if ranks.first:
+                folder.check_free(resume=resume, overwrite=overwrite)
+                stack.enter_context(folder.owned())
+                folder.check_free(resume=resume, overwrite=overwrite)  # again: another process may have been faster
+                if overwrite:
+                    check_replaceable(folder, _inputs(config))
+        with ranks.together():
+            if resume:
+                check_same(config, folder, moved=True)
+            begun = resume and (folder.latest.is_file() or folder.previous.is_file())
+            data = load_data(config, load_fingerprint(folder.fingerprint) if begun else None)
+            if resume and folder.split.is_file() and load_split(folder.split) != data.split:
+                raise InputError(
+                    f"{folder.split} differs from the split of {config.data} now: the data set has changed"
+                )
+            trainer = make_trainer(config, data, folder, device, ranks)
         if resume:
-            check_same(config, folder, moved=True)
-        begun = resume and (folder.latest.is_file() or folder.previous.is_file())
-        data = load_data(config, load_fingerprint(folder.fingerprint) if begun else None)
-        if resume and folder.split.is_file() and load_split(folder.split) != data.split:
-            raise InputError(f"{folder.split} differs from the split of {config.data} now: the data set has changed")
-        trainer = make_trainer(config, data, folder, device)
-        if resume:
-            trainer.resume()
-        if overwrite:
-            clear(folder)
-        folder.remove_partials()
-        folder.checkpoints.mkdir(exist_ok=True)
-        save_config(config, folder.config)
-        save_split(data.split, folder.split)
-        save_fingerprint(data.fingerprint, folder.fingerprint)
+            with ranks.in_turn():  # a damaged checkpoint is replaced by the one before it
+                trainer.resume()
+        if ranks.first:
+            if overwrite:
+                clear(folder)
+            folder.remove_partials()
+            folder.checkpoints.mkdir(exist_ok=True)
+            save_config(config, folder.config)
+            save_split(data.split, folder.split)
+            save_fingerprint(data.fingerprint, folder.fingerprint)
         print(
             f"{config.method} on {config.data}: {len(data.split.labeled)} labelled ({', '.join(data.split.labeled)}), "
             f"{len(data.split.unlabeled)} unlabelled, {len(data.split.validation)} validation, "
             f"{len(data.split.test)} test patients; {device}; run folder {folder.root}"
         )
         trainer.fit()
-        evaluate(config, folder, data.test, device)
+        if ranks.first:
+            evaluate(config, folder, data.test, device)
     return folder
 
 
@@ -118,10 +138,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     parsed = parser.parse_args(arguments)
+    if restarted() and RunFolder(choose_output(to_config(parser, parsed))).config.is_file():
+        parsed.resume = True
     if parsed.resume and (saved := RunFolder(choose_output(to_config(parser, parsed))).config).is_file():
         # The run's own settings are the defaults of its continuation.
         parsed = parser.parse_args(["--config", str(saved), *arguments])
-    train(to_config(parser, parsed), resume=parsed.resume, overwrite=parsed.overwrite)
+        parsed.resume = True
+    train(to_config(parser, parsed), resume=parsed.resume, overwrite=parsed.overwrite and not restarted())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from action.inference import segment
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
 from action.progress import track
+from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
 from action.stages.base import TrainingData
@@ -59,6 +61,7 @@ class Trainer:
         validation: cases by which the best checkpoint is chosen.
         class_names: including background.
         run: folder of the run.
+        ranks: the processes that train; the first of them writes the files.
         data_description: of every case, by ``action.data.identity.describe``: a resumed run recognises its data.
     """
 
@@ -71,14 +74,16 @@ class Trainer:
         class_names: Sequence[str],
         run: RunFolder,
         data_description: Mapping[str, list[float]] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.config, self.learner, self.data = config, learner, data
         stages = (stage for stage in learner.stages.values() if isinstance(stage, Stage))
         self.stages = [stage for stage in stages if stage.iterations > 0]
         self.validation, self.class_names, self.run = validation, tuple(class_names), run
         self.data_description = dict(data_description or {})
         self.device = next(learner.parameters()).device
-        self.update = Update(config, learner.trained(), self.device)
+        self.update = Update(config, learner.trained(), self.device, ranks)
         if config.compile:
             for network in (learner.network.student, learner.network.teacher):
                 network.compile()
@@ -97,16 +102,17 @@ class Trainer:
         """Train from wherever the state stands to the end of the last stage."""
         scores = [f"val_dice_{name}" for name in self.class_names[1:]]
         losses = dict.fromkeys(name for stage in self.stages for name in stage.loss_names)
-        log = StepLog(self.run, ["lr", *losses, "val_dice", *scores], self.step)
+        log = StepLog(self.run, ["lr", *losses, "val_dice", *scores], self.step) if self.ranks.first else None
         try:
             while self.stage_index < len(self.stages):
                 self._run_stage(self.stages[self.stage_index], log)
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
                 self.save_latest()
         finally:
-            log.close()
+            if log:
+                log.close()
 
-    def _run_stage(self, stage: Stage, log: StepLog) -> None:
+    def _run_stage(self, stage: Stage, log: StepLog | None) -> None:
         self.learner.train()
         settings = self.config.evaluation
         bar = track(
@@ -124,18 +130,19 @@ class Trainer:
             if not (validates or saves or len(self.unread) == READ_EVERY):
                 continue
             *earlier, (number, values) = self._read(stage)
-            for row in earlier:
-                log.write(row[0], stage.name, row[1])
+            _write(log, stage, earlier)
             if validates:
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
-            log.write(number, stage.name, values)
+            _write(log, stage, [(number, values)])
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
             if saves:
-                log.flush()  # no checkpoint without the rows before it
+                if log:
+                    log.flush()  # no checkpoint without the rows before it
                 self.save_latest()
-                plot_progress(self.run.metrics, self.run.progress)
+                if self.ranks.first:
+                    plot_progress(self.run.metrics, self.run.progress)
 
     def train_step(self, stage: Stage, step: int) -> Step:
         """One update. Every random choice follows from (seed, stage, step), dropout included."""
@@ -182,12 +189,12 @@ class Trainer:
         """
         size, batch = self.config.input.size, self.config.evaluation.batch
         classes = len(self.class_names)
-        by_class, mean = mean_scores(
-            [
-                dice_scores(segment(self.learner.network.student, case, size, batch), case.required_truth, classes)
-                for case in self.validation
-            ]
-        )
+        network = self.learner.network.student
+
+        def score(case: LoadedCase) -> np.ndarray:
+            return dice_scores(segment(network, case, size, batch), case.required_truth, classes)
+
+        by_class, mean = mean_scores(self.ranks.share_out(self.validation, score))
         if mean is None:
             raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
         names = [f"val_dice_{name}" for name in self.class_names[1:]]
@@ -205,11 +212,16 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint: everything that the rest of the run depends on."""
-        save_checkpoint(self.state_dict(), path)
+        self._save(path)
 
     def save_latest(self) -> None:
         """Write the checkpoint to resume from; the one before it is kept."""
-        save_checkpoint(self.state_dict(), self.run.latest, self.run.previous)
+        self._save(self.run.latest, self.run.previous)
+
+    def _save(self, path: Path, previous: Path | None = None) -> None:
+        state = self.state_dict()
+        if self.ranks.first:
+            save_checkpoint(state, path, previous)
 
     def resume(self) -> None:
         """Continue from the latest checkpoint, if the run has written one.
@@ -269,3 +281,9 @@ class Trainer:
         self.update.load_state_dict(state)
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
         self.smoothed_dice, self.best_dice = state["smoothed_dice"], state["best_dice"]
+
+
+def _write(log: StepLog | None, stage: Stage, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+    if log:
+        for number, values in rows:
+            log.write(number, stage.name, values)

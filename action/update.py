@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from action.config import RunConfig
 from action.errors import InputError
+from action.ranks import ALONE, Ranks
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SMALLEST_SCALE = 2.0**-14
@@ -24,10 +25,14 @@ class Update:
         config: settings of the run.
         parameters: that are trained, on one device.
         device: theirs.
+        ranks: the processes that train.
     """
 
-    def __init__(self, config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.device) -> None:
+    def __init__(
+        self, config: RunConfig, parameters: Iterable[nn.Parameter], device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
         settings = config.optimizer
+        self._ranks = ranks
         self._parameters, self._device, self._settings = list(parameters), device, settings
         self._half = HALF.get(config.precision)
         self.optimizer = torch.optim.SGD(
@@ -62,6 +67,7 @@ class Update:
             group["lr"], group["nesterov"] = lr, nesterov
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self._ranks.sum_gradients(self._parameters)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         self.scaler.step(self.optimizer)

@@ -221,7 +221,7 @@ def watch(
             raise InputError("every training patient is labelled: ask for fewer with --labeled")
         hidden = data.split.unlabeled[:patients]
         cases = [case for case in data.dataset.cases if case.patient in hidden]
-        trainer = make_trainer(config, data, folder, device, WatchedTrainer)
+        trainer = make_trainer(config, data, folder, device, kind=WatchedTrainer)
         assert isinstance(trainer, WatchedTrainer)
         trainer.rows = []
         trainer.cases = load_cases(cases, len(data.dataset.class_names), config.input, data.fingerprint)

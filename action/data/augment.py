@@ -97,8 +97,9 @@ def _sample(batch: Slices, places: Tensor) -> Slices:
     """Values of all tensors at places [B, 2, H, W], rows and columns in pixels; zero outside."""
     extents = torch.tensor(batch["image"].shape[-2:], device=places.device)[:, None, None]
     grid = ((2 * places + 1) / extents - 1).flip(1).movedim(1, -1)  # as grid_sample has it: x first, edges at -1 and 1
+    modes = {key: "nearest" if key in NEAREST else "bilinear" for key in batch}
     return {
-        key: F.grid_sample(value, grid, "nearest" if key in NEAREST else "bilinear", "zeros", align_corners=False)
+        key: F.grid_sample(value, grid.to(value.dtype), modes[key], "zeros", align_corners=False)
         for key, value in batch.items()
     }
 

@@ -40,7 +40,7 @@ class ClassShares(nn.Module):
         """
         # In tensors: the host need not wait until the device has counted.
         weight = 1.0 - (self.batches / (self.batches + 1)).clamp_max(self._momentum)
-        self.labeled.lerp_(one_hot(label, len(self.labeled)).float().mean(dim=(0, 2, 3)), weight)
+        self.labeled.lerp_(one_hot(label, len(self.labeled), self.labeled.dtype).mean(dim=(0, 2, 3)), weight)
         self.unlabeled.lerp_(probability.mean(dim=(0, 2, 3)), weight)
         self.batches += 1
         aligned = probability * (self.labeled / self.unlabeled.clamp_min(TINY))[:, None, None]

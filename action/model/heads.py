@@ -88,7 +88,7 @@ class LocalHead(nn.Module):
         cut = windows(F.avg_pool2d(logits, self.cell), self.pooled, self.stride // self.cell)
         positions, batch = cut.shape[:2]
         rows: Tensor = self.project(cut.flatten(0, 1)).flatten(1)
-        return rows.reshape(positions, batch, -1)
+        return rows.reshape(positions, batch, self.dim)
 
 
 class Pixels(NamedTuple):

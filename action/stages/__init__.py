@@ -12,22 +12,26 @@ from action.config import RunConfig
 from action.data.augment import Augmentation
 from action.model.learner import Learner
 from action.model.unet import UNet
+from action.ranks import ALONE, Ranks
+from action.ranks.layers import spread
 from action.stages.base import Stage, StageParts
 
 __all__ = ["Stage", "make_learner", "make_stages"]
 
 
-def make_stages(config: RunConfig, classes: int) -> dict[str, Stage]:
+def make_stages(config: RunConfig, classes: int, ranks: Ranks = ALONE) -> dict[str, Stage]:
     """The stages of the configured method by name, in order; one of zero iterations is there but never run."""
     augmentation = Augmentation(config.augmentation, config.input.size)
     stages: dict[str, Stage] = {}
     for name in METHODS[config.method]:
         kind: type[Stage] = import_module(f"{__name__}.{name}").STAGE
-        stages[name] = kind(StageParts(config, classes, augmentation, dict(stages)))
+        stages[name] = kind(StageParts(config, classes, augmentation, dict(stages), ranks))
     return stages
 
 
-def make_learner(config: RunConfig, classes: int) -> Learner:
+def make_learner(config: RunConfig, classes: int, ranks: Ranks = ALONE) -> Learner:
     """The network and the stages of the configured method, initialised from PyTorch's global generator."""
     network = UNet(1, classes, config.model.channels, config.model.dropout)
-    return Learner(network, make_stages(config, classes), config.optimizer.teacher_momentum)
+    learner = Learner(network, make_stages(config, classes, ranks), config.optimizer.teacher_momentum)
+    spread(learner, ranks)
+    return learner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -59,13 +59,13 @@ class AnatomicalContrast(Stage):
         config = self._config
         labeled = len(batch["label"])
         with torch.no_grad():
-            teacher: UNetOutput = network.teacher(batch["weak"])
+            teacher = self.segmented(network.teacher, batch["weak"])
         label, confidence = self.pseudo_labels(teacher, batch["weak_label"])
         slices = {"image": batch["weak"], "label": label.float(), "confidence": confidence}
         pseudo = {key: value[labeled:] for key, value in slices.items()}
         pseudo = self.strong_view(pseudo, self.partners(slices, labeled, rng), rng)
 
-        student: UNetOutput = network.student(torch.cat([batch["strong"], pseudo["image"]]))
+        student = self.segmented(network.student, torch.cat([batch["strong"], pseudo["image"]]))
         supervised = segmentation_loss(student.logits[:labeled], batch["label"])
         unsupervised, confident = pseudo_label_loss(
             student.logits[labeled:],
@@ -134,9 +134,9 @@ class AnatomicalContrast(Stage):
         """L_anco = mean over classes of the mean over hard queries of the InfoNCE loss; and the keys for the bank.
 
         Args:
-            student: output for the strong views.
+            student: output for the strong views; the maps are those of this process's share.
             query_class: class of each pixel [B, H, W] there, -1: not valid.
-            teacher: output for the weak views.
+            teacher: output for the weak views, likewise.
             key_class: class of each pixel [B, H, W] there, -1: not valid.
             rng: draws pixels and negatives.
         """
@@ -146,9 +146,9 @@ class AnatomicalContrast(Stage):
             hard = torch.where(probability < config.strong_threshold, query_class, -1)
             queries, query_labels = sample_pixels(hard, classes, config.queries, rng)
             keys, key_labels = sample_pixels(key_class, classes, config.keys, rng)
-            key_rows = F.normalize(self.representation.teacher(teacher.features, keys).float(), dim=1)
+            key_rows = self.represented(self.representation.teacher, teacher.features, keys)
         push = Push(self.pixel_bank, key_rows, key_labels)
-        query = F.normalize(self.representation.student(student.features, queries).float(), dim=1)
+        query = self.represented(self.representation.student, student.features, queries)
 
         # A class takes part when the batch has keys of it: their mean is its positive.
         names = torch.arange(classes, device=key_labels.device)
@@ -179,6 +179,20 @@ class AnatomicalContrast(Stage):
         queries_of_class = ((query_labels[:, None] == names) & usable[:, None]).sum(dim=0)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
         return (loss * weight[query_labels] * usable).sum(), push
+
+    def represented(self, head: RepresentationHead, features: Sequence[Tensor], pixels: Pixels) -> Tensor:
+        """Unit representations [P, dim] of pixels of the whole batch; a process has the maps of its share of it."""
+        order = sizes = None
+        if self.ranks.world > 1:
+            slices = self.ranks.sizes(self.ranks.batch)
+            order = pixels.image.argsort(stable=True)
+            ends = torch.tensor(slices, device=order.device).cumsum(0)
+            sizes = torch.searchsorted(pixels.image[order], ends).diff(prepend=ends.new_zeros(1)).tolist()
+            own = order.split(sizes)[self.ranks.rank]
+            pixels = Pixels(pixels.image[own] - sum(slices[: self.ranks.rank]), pixels.y[own], pixels.x[own])
+        rows: Tensor = head(features, pixels)
+        rows = F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+        return rows if order is None or sizes is None else self.ranks.join(rows, sizes)[order.argsort()]
 
     def info_nce(self, query: Tensor, positive: Tensor, bank: Tensor, index: Tensor, temp: float) -> Tensor:
         """Loss [Q] of every query against its positive [Q, dim] and the bank rows that its index [Q, k] names.

@@ -16,7 +16,8 @@ from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.slices import Slices
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
+from action.model.unet import UNet, UNetOutput
+from action.ranks import ALONE, Ranks
 from action_kernels import MemoryBank
 
 
@@ -62,12 +63,14 @@ class StageParts:
         classes: number of classes, background included.
         augmentation: random views of slices.
         earlier: the stages before this one, by name.
+        ranks: the processes that train.
     """
 
     config: RunConfig
     classes: int
     augmentation: Augmentation
     earlier: Mapping[str, Stage]
+    ranks: Ranks = ALONE
 
 
 class Stage(nn.Module, ABC):
@@ -91,7 +94,7 @@ class Stage(nn.Module, ABC):
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__()
-        self.augmentation = parts.augmentation
+        self.augmentation, self.ranks = parts.augmentation, parts.ranks
 
     @abstractmethod
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -102,6 +105,11 @@ class Stage(nn.Module, ABC):
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         """The losses of a batch that lies on the network's device. Changes no bank."""
+
+    def segmented(self, network: UNet, images: Tensor) -> UNetOutput:
+        """The network's logits of all images of a batch, and the decoder maps of this process's share."""
+        output: UNetOutput = network(self.ranks.own(images))
+        return UNetOutput(self.ranks.joined(output.logits), output.features)
 
     def two_views(self, pool: SlicePool, start: int, count: int, rng: np.random.Generator) -> tuple[Slices, Slices]:
         """A weak view for the teacher, and a strong view of it for the student: separate tensors of the same slices."""

@@ -38,16 +38,21 @@ class GlobalDistillation(Stage):
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
-            teacher_map = network.teacher.encode(batch["weak"])[-1]
-        loss, push = self.global_loss(network.student.encode(batch["strong"])[-1], teacher_map)
+            teacher_map = network.teacher.encode(self.ranks.own(batch["weak"]))[-1]
+        loss, push = self.global_loss(network.student.encode(self.ranks.own(batch["strong"]))[-1], teacher_map)
         return StepResult({"loss": loss, "global": loss}, [push])
 
     def global_loss(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Push]:
-        """L_global of the coarsest encoder maps [B, C, h, w], and the teacher's embeddings [B, dim] for the bank."""
+        """L_global of the batch, and the teacher's embeddings [B, dim] for the bank.
+
+        Args:
+            student_map: the coarsest encoder maps of this process's share, [b, C, h, w].
+            teacher_map: likewise.
+        """
         with torch.no_grad():
-            embedding = self.head.teacher(teacher_map)
+            embedding = self.ranks.joined(self.head.teacher(teacher_map))
         loss = contrastive_distillation(
-            self.predictor(self.head.student(student_map)),
+            self.ranks.joined(self.predictor(self.head.student(student_map))),
             embedding,
             self.bank.rows,
             student_temp=self._config.student_temp,

@@ -45,19 +45,19 @@ class LocalDistillation(Stage):
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
-            teacher_maps = network.teacher.encode(batch["weak"])
-            windows = self.head.teacher(network.teacher.decode(teacher_maps).logits)
-        student_maps = network.student.encode(batch["strong"])
+            teacher_maps = network.teacher.encode(self.ranks.own(batch["weak"]))
+            windows = self.ranks.joined(self.head.teacher(network.teacher.decode(teacher_maps).logits), dim=1)
+        student_maps = network.student.encode(self.ranks.own(batch["strong"]))
         logits = network.student.decode(student_maps).logits
         local = contrastive_distillation(
-            self.head.student(logits),
+            self.ranks.joined(self.head.student(logits), dim=1),
             windows,
             self.bank.rows,
             student_temp=self._config.student_temp,
             teacher_temp=self._config.teacher_temp,
         )
         slices, push = self._global_loss(student_maps[-1], teacher_maps[-1])
-        supervised = segmentation_loss(logits[: len(batch["label"])], batch["label"])
+        supervised = segmentation_loss(self.ranks.joined(logits)[: len(batch["label"])], batch["label"])
         loss = supervised + self._global_weight * slices + self._config.weight * local
         losses = {"loss": loss, "supervised": supervised, "global": slices, "local": local}
         return StepResult(losses, [push, Push(self.bank, windows)])

@@ -41,8 +41,8 @@ class MeanTeacher(Stage):
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
-            target = network.teacher(batch["weak"]).logits.softmax(dim=1)
-        logits = network.student(torch.cat([batch["image"], batch["student"]])).logits
+            target = self.segmented(network.teacher, batch["weak"]).logits.softmax(dim=1)
+        logits = self.segmented(network.student, torch.cat([batch["image"], batch["student"]])).logits
         labeled = len(batch["image"])
         supervised = segmentation_loss(logits[:labeled], batch["label"])
         consistency = (logits[labeled:].softmax(dim=1) - target).square().mean()

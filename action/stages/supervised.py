@@ -31,7 +31,7 @@ class Supervised(Stage):
     def losses(
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
-        loss = segmentation_loss(network.student(batch["image"]).logits, batch["label"])
+        loss = segmentation_loss(self.segmented(network.student, batch["image"]).logits, batch["label"])
         return StepResult({"loss": loss, "supervised": loss})
 
 

@@ -1,0 +1,175 @@
+"""Several processes train the run of one: their layers, their batches, their weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from action.cli import parse_config
+from action.data.batches import SlicePool
+from action.errors import InputError
+from action.experiment import load_data, resolve
+from action.ranks import ALONE, OtherRankFailed, Ranks
+from action.ranks.layers import spread
+from action.run_folder import RunFolder
+from action.stages import make_learner
+from action.stages.base import TrainingData
+from action.trainer import Trainer
+
+METHODS = {(5.0, 1.0): ("action", "supervised"), (4.0, 0.0, 2.0): ("action", "mean-teacher")}  # by shares
+
+
+def _process(rank, file, weights, data, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=len(weights))
+    try:
+        ranks = Ranks(rank, len(weights), weights)
+        layers_see_one_batch(ranks)
+        blocks_fail_together(ranks)
+        for method in METHODS[weights]:
+            updates(ranks, method, data, folder / method)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("weights", METHODS, ids=("uneven shares", "one without slices"))
+def test_several_processes_are_as_one(weights, acdc_root, tmp_path):
+    """All checks in one start of the processes, which takes longer than they do."""
+    folder = tmp_path / "several"
+    folder.mkdir()
+    arguments = tmp_path / "rendezvous", weights, acdc_root, folder
+    mp.start_processes(_process, arguments, len(weights), start_method="spawn")
+    for method in METHODS[weights]:
+        updates(ALONE, method, acdc_root, tmp_path / method)
+        files = [tmp_path / f"{method}-0.pt", *(folder / f"{method}-{rank}.pt" for rank in range(len(weights)))]
+        alone, first, *others = map(torch.load, files)
+        assert list(alone) == list(first)
+        for name, value in alone.items():
+            assert all(torch.equal(first[name], other[name]) for other in others), name
+            torch.testing.assert_close(first[name], value, rtol=0, atol=1e-9, msg=lambda text, at=name: f"{at}: {text}")
+
+
+def test_shares_are_neighbours_and_cover_the_batch():
+    assert ALONE.sizes(7) == [7]
+    assert Ranks(0, 3).sizes(7) == [2, 3, 2] and Ranks(0, 4).sizes(2) == [0, 1, 1, 0]
+    assert Ranks(0, 2, (5, 1)).sizes(6) == [5, 1] and Ranks(0, 3, (4, 0, 2)).sizes(6) == [4, 0, 2]
+    x = torch.arange(7)
+    assert torch.equal(torch.cat([Ranks(rank, 3).own(x) for rank in range(3)]), x)
+
+
+class Layers(nn.Module):
+    """Batch norm of maps and of rows, dropout, and convolutions around them."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1, inplace=True), nn.Dropout(0.3)
+        )
+        self.rows = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 5), nn.BatchNorm1d(5))
+
+    def forward(self, x):
+        return self.rows(self.maps(x.contiguous(memory_format=torch.channels_last)))
+
+
+def layers_see_one_batch(ranks):
+    torch.manual_seed(1)
+    alone, x = Layers().double(), torch.randn(6, 2, 6, 6, dtype=torch.float64) * 3 + 100
+    shared, weight = copy.deepcopy(alone), torch.randn(6, 5, dtype=torch.float64)
+    spread(shared, ranks)
+    assert list(shared.state_dict()) == list(alone.state_dict())
+    for _ in range(2):
+        torch.manual_seed(2)
+        expected = alone(x)
+        torch.manual_seed(2)
+        found = ranks.joined(shared(ranks.own(x)))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    ranks.sum_gradients(shared.parameters())
+    for ours, theirs in zip(shared.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-11, atol=1e-11)
+    for ours, theirs in zip(shared.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    alone.eval()
+    shared.eval()
+    torch.testing.assert_close(shared(x), alone(x), rtol=1e-12, atol=1e-12)
+
+
+def blocks_fail_together(ranks):
+    with pytest.raises(InputError if ranks.rank == 1 else OtherRankFailed), ranks.together():
+        if ranks.rank == 1:
+            raise InputError("one")
+    with pytest.raises(InputError if ranks.rank == 0 else OtherRankFailed), ranks.together():
+        raise InputError("all: the first says it")
+    went = []
+    with pytest.raises(InputError if ranks.first else OtherRankFailed), ranks.in_turn():
+        went.append(ranks.rank)
+        raise InputError("the first")
+    assert went == [0] * ranks.first
+    with ranks.in_turn():
+        pass
+    assert ranks.share_out(list("abcde"), str.upper) == list("ABCDE") and ranks.share_out([], str.upper) == []
+
+
+FLAGS = [
+    "--labeled=2",
+    "--model.channels=[4,6,8]",
+    "--model.dropout=[0.1,0.0,0.2]",
+    "--model.embedding=8",
+    "--input.size=[64,64]",
+    "--device=cpu",
+    "--baseline.iterations=4",
+    "--global_distillation.iterations=4",
+    "--local_distillation.iterations=4",
+    "--anatomical_contrast.iterations=4",
+    "--evaluation.every=2",
+]
+
+
+def updates(ranks, method, data_root, output):
+    """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
+    flags = [*FLAGS, f"--data={data_root}", f"--method={method}", f"--output={output}"]
+    config = resolve(parse_config(flags))
+    data = load_data(config)
+    names = data.dataset.class_names
+    torch.manual_seed(0)
+    learner = make_learner(config, len(names), ranks).double().train()
+    pools = (SlicePool(cases, labels=labels, seed=labels) for cases, labels in ((data.labeled, 1), (data.unlabeled, 0)))
+    trainer = Trainer(config, learner, TrainingData(*pools), [], names, RunFolder(output), ranks=ranks)
+    for index, stage in enumerate(trainer.stages):
+        trainer.stage_index, single = index, stage.batch
+        stage.batch = lambda *a, single=single: {name: x.double() for name, x in single(*a).items()}
+        for trainer.stage_step in range(stage.iterations):
+            trainer.train_step(stage, trainer.stage_step)
+    torch.save(learner.state_dict(), f"{output}-{ranks.rank}.pt")
+
+
+def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_path):
+    def command(processes, *more):
+        run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "action.train"]
+        flags = [*FLAGS, f"--data={acdc_root}", f"--output={tmp_path / 'run'}", *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*run, *flags], capture_output=True, text=True, env=environment, timeout=300)
+
+    done = command(2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("labelled (") == 1 and done.stdout.count("written to") == 1
+    assert done.stderr.count("local_distillation (2/3): 4 of 4") == 1
+    run = RunFolder(tmp_path / "run")
+    assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
+    refused = command(2)
+    assert refused.returncode != 0 and refused.stderr.count("error: ") == 1, refused.stderr
+    assert "exists: continue it with --resume" in refused.stderr
+    for path in (run.summary, run.latest):
+        path.unlink()  # as killed before the last checkpoint
+    done = command(3, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
