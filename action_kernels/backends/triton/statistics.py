@@ -162,17 +162,17 @@ def _terms(
     student_lse,
     teacher_lse,
     centers,
-    grad,
-    logit_gap,
-    largest,
-    upstream,
-    factor,
     total,
     student_high,
     student_low,
     teacher_high,
     teacher_low,
-    BLOCK: tl.constexpr,
+    grad=None,
+    logit_gap=None,
+    largest=None,
+    upstream=None,
+    factor=None,
+    BLOCK: tl.constexpr = None,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
@@ -184,10 +184,11 @@ def _terms(
         teacher_inverse = _inverse(tl.load(teacher_scale + row, mask=inside, other=1.0), teacher_high, teacher_low)
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
-    # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
-    exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
-    tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
-    tl.store(factor, _power_of_two(exponent))
+    if grad is not None:
+        # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
+        exponent = tl.minimum((tl.load(largest).to(tl.int32, bitcast=True) >> 23) - 126, 126)
+        tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
+        tl.store(factor, _power_of_two(exponent))
     if logit_gap is not None:
         # The student's logit that lies the mean gap below the teacher's center.
         whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
@@ -242,17 +243,43 @@ def terms(
             student_lse.contiguous(),
             None if teacher_lse is None else teacher_lse.contiguous(),
             centers,
+            total,
+            *reciprocal(student_temp),
+            *reciprocal(teacher_temp),
             upstream.contiguous(),
             None if logit_gap is None else logit_gap.contiguous(),
             largest_finite(largest),
             scaled,
             factor,
+            BLOCK=BLOCK,
+        )
+    return Terms(centers, scaled, factor)
+
+
+def centers_of(
+    student_scale: Tensor,
+    teacher_scale: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+) -> Tensor:
+    """The centers [4, G, N] alone, as the student's gradient reads them; arguments as those of :func:`terms`."""
+    centers = torch.empty((4, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
+    total = student_lse.numel()
+    with on_device(student_lse):
+        _terms[(-(-total // BLOCK),)](
+            student_scale,
+            teacher_scale,
+            student_lse.contiguous(),
+            teacher_lse.contiguous(),
+            centers,
             total,
             *reciprocal(student_temp),
             *reciprocal(teacher_temp),
             BLOCK=BLOCK,
         )
-    return Terms(centers, scaled, factor)
+    return centers
 
 
 def reciprocal(temp: float) -> tuple[float, float]:
