@@ -57,8 +57,8 @@ def exchange(
 
 def _packed(columns: Sequence[Tensor]) -> Tensor:
     """Columns of the same length side by side, as bytes [rows, bytes of a row]."""
-    flat = (x.detach().reshape(len(x), math.prod(x.shape[1:])) for x in columns)
-    return torch.cat([x.contiguous().view(torch.uint8) for x in flat], dim=1)
+    dense = (torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x.detach()) for x in columns)  # any strides
+    return torch.cat([x.view(len(x), math.prod(x.shape[1:])).view(torch.uint8) for x in dense], dim=1)
 
 
 def _unpacked(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -66,7 +66,8 @@ def _unpacked(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     found, start = [], 0
     for x in like:
         width = math.prod(x.shape[1:]) * x.element_size()
-        column = packed[:, start : start + width].contiguous().view(x.dtype)
-        found.append(column.view(len(packed), *x.shape[1:]))
+        # A copy in any case: memory of its own begins where any dtype may.
+        column = packed[:, start : start + width].clone(memory_format=torch.contiguous_format).view(-1)
+        found.append(column.view(x.dtype).view(len(packed), *x.shape[1:]))
         start += width
     return found

@@ -95,8 +95,8 @@ class _HardNegatives(torch.autograd.Function):
             if len(rows):
                 known = (labels[0][None], shard.labels[None]) if shard.labels is not None else (None, None)
                 found, places = (x[0] for x in call("hard_negatives", visiting[None], rows[None], k, *known, normalize))
-            best = merge_candidates(*trip.home(found, shard.slots(places)), k)
-            similarity[trip.own], slots[trip.own] = best
+            candidates, candidate_slots = trip.home(found, shard.slots(places))
+            similarity[trip.own], slots[trip.own] = merge_candidates(candidates, candidate_slots, k)
         ctx.mark_non_differentiable(slots)
         ctx.settings = settings
         keep(ctx, query, rows, slots)

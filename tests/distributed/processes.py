@@ -1,0 +1,37 @@
+"""Processes of gloo for a test: each runs the same checks, in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+Check = Callable[[int, int], None]  # of rank and number of processes
+
+
+def run(checks: Sequence[Check], world: int, folder: Path, detail: bool = False) -> None:
+    """Every check in every process; with ``detail`` PyTorch compares the collectives of the processes.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: a check has failed.
+    """
+    mp.start_processes(_process, (checks, world, folder / "rendezvous", detail), world, start_method="spawn")
+
+
+def _process(rank: int, checks: Sequence[Check], world: int, file: Path, detail: bool) -> None:
+    torch.set_num_threads(1)
+    if detail:
+        os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
+        dist.set_debug_level_from_env()
+    dist.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    for check in checks:
+        torch.manual_seed(20230614)  # the same numbers on all of them
+        check(rank, world)
+    dist.destroy_process_group()
