@@ -114,17 +114,12 @@ class ShardedMemoryBank(nn.Module):
 
         names = (*self._settings(), "dtype")
         table = agree("rows", names, given, device_of(self.group, self.rows), self.group)
-        starts = [self._pushed]
-        for count, _ in table:
-            starts.append(starts[-1] + count)
-        first = max(self._pushed, starts[-1] - self.capacity)  # older ones would give way at once
-        spans = [(max(a, first), max(b, first)) for a, b in itertools.pairwise(starts)]
+        starts = list(itertools.accumulate((count for count, _ in table), initial=self._pushed))
+        spans = list(itertools.pairwise(starts))
         begin, end = spans[self.rank]
         turns = torch.arange(begin, end, dtype=torch.int64, device=rows.device)
         order = (turns % self.capacity % self.world).argsort(stable=True)  # by owner
-        columns = [rows[len(rows) - (end - begin) :][order]]
-        if labels is not None:
-            columns.append(labels.to(torch.int64)[len(rows) - (end - begin) :][order])
+        columns = [rows[order]] if labels is None else [rows[order], labels.to(torch.int64)[order]]
         sent = [self._owned(end, rank) - self._owned(begin, rank) for rank in range(self.world)]
         received = [self._owned(b, self.rank) - self._owned(a, self.rank) for a, b in spans]
         self.shard.push(*exchange(columns, sent, received, self.group))

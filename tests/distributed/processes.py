@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -20,7 +21,9 @@ def run(checks: Sequence[Check], world: int, folder: Path, detail: bool = False)
     Raises:
         torch.multiprocessing.ProcessRaisedException: a check has failed.
     """
-    mp.start_processes(_process, (checks, world, folder / "rendezvous", detail), world, start_method="spawn")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "action_kernels.distributed"])
+    arguments = checks, world, folder / "rendezvous", detail
+    mp.start_processes(_process, arguments, world, start_method="forkserver")  # PyTorch is imported once for all
 
 
 def _process(rank: int, checks: Sequence[Check], world: int, file: Path, detail: bool) -> None:
