@@ -83,6 +83,23 @@ def contrast_in_float32(rank: int, world: int) -> None:
         compare_contrast(p, ROUNDED, labels=True, normalize=normalize, with_bank=True, chunk=4)
 
 
+def sharp_softmaxes(rank: int, world: int) -> None:
+    """At the default temperatures a rounding of a similarity counts a hundred times; it counts as in one process."""
+    p = problem(rank, world, torch.float32)
+    g = torch.randn(len(p.student))
+    truth, whole = leaves(p.student.double(), p.bank.double()), leaves(p.student, p.bank)
+    for rows in (truth, whole):
+        kl = action_kernels.contrastive_distillation(rows[0], p.teacher.to(rows[0].dtype), rows[1], reduction="none")
+        (kl * g).sum().backward()
+    mine = leaves(p.student[p.own], p.part(p.bank))
+    kl = distributed.contrastive_distillation(mine[0], p.teacher[p.own], mine[1], reduction="none", chunk=4)
+    (kl * g[p.own]).sum().backward()
+    for ours, one, exact, cut in zip(mine, whole, truth, (lambda x: x[p.own], p.part), strict=True):
+        scale = exact.grad.abs().max()
+        allowed = 1.5 * (one.grad - exact.grad).abs().max() + ROUNDED * scale
+        assert ((ours.grad - cut(exact.grad)).abs() <= allowed).all()
+
+
 def ties_between_the_parts(rank: int, world: int) -> None:
     """Of whole numbers: nearly every similarity is there many times, in several parts."""
     for dtype in (torch.float64, torch.float32):
@@ -257,6 +274,7 @@ def the_reference_takes_few_queries_at_once(rank: int, world: int) -> None:
 ALL = (
     contrast_in_float64,
     contrast_in_float32,
+    sharp_softmaxes,
     ties_between_the_parts,
     one_result_alone,
     others_in_float64,
