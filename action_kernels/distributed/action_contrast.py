@@ -24,7 +24,7 @@ from .agreement import Given, agree, device_of
 from .bank import ShardedMemoryBank
 from .merge import merge_statistics
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import Shard, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
 from .trips import CHUNK, Trip, summed, trips
 
 SIMILARITIES = 1 << 24
@@ -107,6 +107,7 @@ class Settings(NamedTuple):
     student_grad: bool  # whether it is wanted
 
 
+_STUDENT_GRADIENT = "action_contrast_student_gradient"
 _NAMES = (
     *("D", "dtype of student", "dtype of teacher", "dtype of bank", "k", "student_temp", "teacher_temp"),
     *("with labels", "normalize", "chunk", "gradient in the student", "gradient in the bank"),
@@ -145,6 +146,9 @@ def contrast(
                 f"{tuple(teacher.shape)}{', requiring grad: pass teacher.detach()' if teacher.requires_grad else ''}"
             )
         arguments.check_labels("student", student, query_labels, shard.rows, shard.labels)
+        check_backend("action_contrast", student, teacher, shard.rows)
+        if wants_grad(student):
+            check_backend("action_contrast", student, teacher, shard.rows, function=_STUDENT_GRADIENT)
         values = (
             *(student.shape[1], student.dtype, teacher.dtype, shard.rows.dtype, k or 0),
             *(float(student_temp), float(teacher_temp), query_labels is not None, bool(normalize), chunk),
@@ -262,17 +266,19 @@ def _scan(
 def _contribution(student: Tensor, teacher: Tensor, trip: Trip, lses: Tensor, settings: Settings) -> Tensor:
     """What the rows of this part contribute to the visiting queries' gradients."""
     student_lse, teacher_lse = trip.out(*lses)
-    rows, name = settings.shard.rows, "action_contrast_student_gradient"
+    rows = settings.shard.rows
     dtypes = student.dtype, teacher.dtype, rows.dtype
     if not len(rows):
         return torch.zeros_like(student, dtype=working_dtype(student, teacher, rows))
     at_once = len(student)
-    if select(student.device.type, dtypes, "action_contrast", 0, name) is reference:  # which stores all similarities
+    if (
+        select(student.device.type, dtypes, "action_contrast", 0, _STUDENT_GRADIENT) is reference
+    ):  # which stores all similarities
         at_once = max(1, SIMILARITIES // len(rows))
-    temps = settings.student_temp, settings.teacher_temp
+    after = settings.student_temp, settings.teacher_temp, settings.normalize, chosen() or ""
     queries = (x.split(at_once) for x in (student, teacher, student_lse, teacher_lse))
     parts = [
-        call(name, s[None], t[None], rows[None], s_lse[None], t_lse[None], *temps, settings.normalize, chosen() or "")
+        call(_STUDENT_GRADIENT, s[None], t[None], rows[None], s_lse[None], t_lse[None], *after)
         for s, t, s_lse, t_lse in zip(*queries, strict=True)
     ]
     return torch.cat(parts, dim=1)[0]

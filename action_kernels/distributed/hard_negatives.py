@@ -15,7 +15,7 @@ from ..operators.registration import call, keep, once_differentiable
 from .agreement import Given, agree, device_of
 from .bank import ShardedMemoryBank
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, check_chunk, check_rows, group_of, shard_of, wants_grad
+from .shard import Shard, check_backend, check_chunk, check_rows, group_of, shard_of, wants_grad
 from .trips import CHUNK, trips
 
 
@@ -47,6 +47,7 @@ def hard_negatives(
         shard = shard_of(bank, bank_labels, group, query_labels is not None)
         check_rows(query=query, bank=shard.rows)
         arguments.check_labels("query", query, query_labels, shard.rows, shard.labels)
+        check_backend("hard_negatives", query, shard.rows)
         values = (
             *(query.shape[1], query.dtype, shard.rows.dtype, k, query_labels is not None, bool(normalize), chunk),
             *(wants_grad(query), wants_grad(shard.rows)),

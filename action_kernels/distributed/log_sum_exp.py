@@ -21,7 +21,7 @@ from ..operators.registration import call, keep, once_differentiable
 from ..unit_rows import unit
 from .agreement import Given, agree, device_of
 from .bank import ShardedMemoryBank
-from .shard import Shard, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import Shard, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
 from .trips import CHUNK, summed, trips
 
 
@@ -94,6 +94,7 @@ def lse_of(
                 raise ValueError(
                     f"index must be [N, k] for a query of shape {tuple(query.shape)}, got {tuple(index.shape)}"
                 )
+        check_backend("log_sum_exp" if index is None else "anatomical_contrast", query, shard.rows)
         values = (
             *(query.shape[1], query.dtype, shard.rows.dtype, -1 if index is None else index.shape[1], float(temp)),
             *(bool(normalize), bool(positive_in_bank), chunk, wants_grad(query), wants_grad(shard.rows)),

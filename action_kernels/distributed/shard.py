@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..backends import select
 from ..operators import arguments
 from ..operators.temperature import Temperature, checked
 from .bank import ShardedMemoryBank
@@ -90,6 +91,15 @@ def constant(name: str, temp: Temperature, rows: Tensor) -> float:
     value = checked(name, temp, rows, learnable=False)
     assert isinstance(value, float)
     return value
+
+
+def check_backend(operator: str, *rows: Tensor, function: str = "") -> None:
+    """Whether a backend takes such rows; one that was asked for by name may not, and says so before queries travel.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    select(rows[0].device.type, tuple(x.dtype for x in rows), operator, 0, function)
 
 
 def wants_grad(x: Tensor) -> bool:

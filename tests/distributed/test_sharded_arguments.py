@@ -11,7 +11,8 @@ import pytest
 import torch
 from processes import run
 
-from action_kernels import MemoryBank
+from action_kernels import MemoryBank, use_backend
+from action_kernels.backends import cpu
 from action_kernels.distributed import (
     ShardedMemoryBank,
     action_contrast,
@@ -115,6 +116,15 @@ def what_differs(rank: int, world: int) -> None:
             pytest.fail(f"{loss.__name__}, {change}")
 
 
+def a_backend_that_cannot(rank: int, world: int) -> None:
+    """One process has named a backend that takes no float64: all know before any query travels."""
+    for loss, arguments in ((action_contrast, CONTRAST), (hard_negatives, HARD), (log_sum_exp, LSE)):
+        doubles = {name: x.double() if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+        error, message = (RuntimeError, "takes float32") if rank == 1 else (ValueError, "rank 1 was given")
+        with pytest.raises(error, match=message), use_backend("cpu" if rank == 1 else "reference"):
+            loss(**doubles)
+
+
 def banks_of_their_own_labels(rank: int, world: int) -> None:
     bank, plain = (ShardedMemoryBank(8, D, labeled=labeled) for labeled in (True, False))
     with pytest.raises(ValueError, match="bank_labels must not be given with a ShardedMemoryBank"):
@@ -134,4 +144,7 @@ def all_is_well_afterwards(rank: int, world: int) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    run((what_does_not_fit, what_differs, banks_of_their_own_labels, all_is_well_afterwards), 2, tmp_path, detail=True)
+    checks = [what_does_not_fit, what_differs, banks_of_their_own_labels, all_is_well_afterwards]
+    if cpu.unavailable() is None:
+        checks.insert(0, a_backend_that_cannot)
+    run(checks, 2, tmp_path, detail=True)

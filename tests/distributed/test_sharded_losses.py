@@ -100,6 +100,23 @@ def sharp_softmaxes(rank: int, world: int) -> None:
         assert ((ours.grad - cut(exact.grad)).abs() <= allowed).all()
 
 
+def half_precision(rank: int, world: int) -> None:
+    """Computed in float32; gradients in the rows' own dtype, of memory in any order."""
+    p = problem(rank, world, torch.bfloat16)
+    truth = leaves(p.student.double(), p.bank.double())
+    kl = action_kernels.contrastive_distillation(truth[0], p.teacher.double(), truth[1], **TEMPS, reduction="none")
+    kl.sum().backward()
+    mine = leaves(p.student[p.own], p.part(p.bank))
+    teacher = p.teacher[p.own].mT.contiguous().mT
+    found = distributed.contrastive_distillation(mine[0], teacher, mine[1], **TEMPS, reduction="none", chunk=4)
+    assert found.dtype == torch.float32
+    assert_near(found, kl[p.own], ROUNDED, "kl")
+    found.sum().backward()
+    for ours, exact, cut in zip(mine, truth, (lambda x: x[p.own], p.part), strict=True):
+        assert ours.grad.dtype == torch.bfloat16
+        assert ((ours.grad - cut(exact.grad)).abs() <= exact.grad.abs().max() * 2.0**-8).all()
+
+
 def ties_between_the_parts(rank: int, world: int) -> None:
     """Of whole numbers: nearly every similarity is there many times, in several parts."""
     for dtype in (torch.float64, torch.float32):
@@ -275,6 +292,7 @@ ALL = (
     contrast_in_float64,
     contrast_in_float32,
     sharp_softmaxes,
+    half_precision,
     ties_between_the_parts,
     one_result_alone,
     others_in_float64,
