@@ -20,7 +20,7 @@ from ..dtypes import working_dtype
 from ..operators import ActionContrastResult, arguments
 from ..operators.registration import call, keep, once_differentiable
 from ..operators.shapes import reduce
-from .agreement import Given, agree, device_of
+from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .merge import merge_statistics
 from .selection import merge_candidates, selection_gradient
@@ -157,7 +157,7 @@ def contrast(
         return Given([len(student)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, device_of(members, student, bank), members)
+    table = agree("queries and banks", _NAMES, given, members, student, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     settings = Settings(
         shard._replace(labels=None if shard.labels is None else shard.labels.long()),

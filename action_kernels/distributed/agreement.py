@@ -23,7 +23,7 @@ class Given(NamedTuple):
 
 
 def agree(
-    what: str, names: Sequence[str], given: Callable[[], Given], device: torch.device, group: dist.ProcessGroup | None
+    what: str, names: Sequence[str], given: Callable[[], Given], group: dist.ProcessGroup | None, *values: object
 ) -> list[list[int]]:
     """The counts of every process, by rank. A collective call, which reads a few integers on the host.
 
@@ -31,8 +31,8 @@ def agree(
         what: the arguments, for messages.
         names: of the settings.
         given: checks the arguments of this process; the number of counts is that of every process, 2 at most.
-        device: where the process group's tensors lie.
         group: the processes.
+        values: arguments, checked or not; the tensors among them are where the group's collectives run.
 
     Raises:
         ValueError: another process's check has failed, or the settings differ.
@@ -40,15 +40,19 @@ def agree(
     """
     problem: Exception | None = None
     ours = Given((), {})
+    device = place(group, *values)
     try:
+        strays = [x.device for x in values if isinstance(x, Tensor) and x.device.type != "cuda"]
+        if strays and dist.get_backend(group) == "nccl":
+            raise ValueError(f"{what} must be on a GPU for processes that speak by NCCL, got a tensor on {strays[0]}")
         ours = given()
+        line = [0, *([*ours.counts, 0, 0][:2]), *(_encoded(name, ours.settings[name]) for name in names)]
+        message = torch.tensor(line, dtype=torch.int64, device=device)
     except Exception as error:  # raised again when the others know
         problem = error
-    counts = [*ours.counts, 0, 0][:2]
-    values = [0] * len(names) if problem else [_encoded(ours.settings[name]) for name in names]
-    line = torch.tensor([int(problem is not None), *counts, *values], dtype=torch.int64, device=device)
-    table = torch.empty((dist.get_world_size(group), len(line)), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(table.view(-1), line, group=group)
+        message = torch.tensor([1] + [0] * (2 + len(names)), dtype=torch.int64, device=device)
+    table = torch.empty((dist.get_world_size(group), len(message)), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(table.view(-1), message, group=group)
     lines: list[list[int]] = table.tolist()
     if problem:
         raise problem
@@ -63,24 +67,25 @@ def agree(
                     f"ranks 0 and {rank} must be given {what} alike: {name} is {_decoded(first, like)} and "
                     f"{_decoded(other, like)}"
                 )
-    return [counts for _, *counts in (line[:3] for line in lines)]
+    return [theirs[1:3] for theirs in lines]
 
 
-def device_of(group: dist.ProcessGroup | None, *values: object) -> torch.device:
-    """Of the first tensor among arguments; where there is none, one that the process group can use."""
-    for value in values:
-        if isinstance(value, Tensor):
-            return value.device
-    if "nccl" in dist.get_backend(group):
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def place(group: dist.ProcessGroup | None, *values: object) -> torch.device:
+    """Of the first tensor among arguments, or any that the process group can use."""
+    devices = [x.device for x in values if isinstance(x, Tensor)]
+    if dist.get_backend(group) == "nccl":
+        devices = [device for device in devices if device.type == "cuda"]
+        return devices[0] if devices else torch.device("cuda", torch.cuda.current_device())
+    return devices[0] if devices else torch.device("cpu")
 
 
-def _encoded(value: Setting) -> int:
+def _encoded(name: str, value: Setting) -> int:
     if isinstance(value, torch.dtype):
         return _DTYPES.index(value)
     if isinstance(value, float):
         return int(struct.unpack("<q", struct.pack("<d", value))[0])
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
     return int(value)
 
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..dtypes import INTEGER
-from .agreement import Given, agree, device_of
+from .agreement import Given, agree
 from .exchange import gather
 
 
@@ -39,7 +39,7 @@ def gather_rows(
             )
         return Given([len(rows)], {"D": rows.shape[1], "dtype": rows.dtype, "with labels": labels is not None})
 
-    table = agree("rows", ("D", "dtype", "with labels"), given, device_of(group, rows), group)
+    table = agree("rows", ("D", "dtype", "with labels"), given, group, rows)
     counts = [count for count, _ in table]
     columns = [rows] if labels is None else [rows, labels.to(torch.int64)]
     gathered = gather(columns, counts, group)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dtypes import working_dtype
 from ..operators import arguments
 from ..operators.registration import call, keep, once_differentiable
-from .agreement import Given, agree, device_of
+from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .selection import merge_candidates, selection_gradient
 from .shard import Shard, check_backend, check_chunk, check_rows, group_of, shard_of, wants_grad
@@ -55,7 +55,7 @@ def hard_negatives(
         return Given([len(query)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, device_of(members, query, bank), members)
+    table = agree("queries and banks", _NAMES, given, members, query, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     shard = shard._replace(labels=None if shard.labels is None else shard.labels.long())
     labels = None if query_labels is None else query_labels.long()

@@ -19,7 +19,7 @@ from ..dtypes import working_dtype
 from ..operators import arguments
 from ..operators.registration import call, keep, once_differentiable
 from ..unit_rows import unit
-from .agreement import Given, agree, device_of
+from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .shard import Shard, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
 from .trips import CHUNK, summed, trips
@@ -102,7 +102,7 @@ def lse_of(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, device_of(members, query, bank), members)
+    table = agree("queries and banks", _NAMES, given, members, query, bank)
     if positive_in_bank and any(count for count, _ in table) and not any(rows for _, rows in table):
         raise ValueError("bank is empty on all processes: positive_in_bank says that it has the positives")
     shard = shard_of(bank, None, group, False)

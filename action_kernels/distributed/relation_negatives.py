@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import operators
 from ..operators import arguments
-from .agreement import Given, agree, device_of
+from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .exchange import gather
 from .shard import group_of
@@ -64,7 +64,7 @@ def relation_negatives(
         return Given([len(query_labels), len(labels)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("labels", _NAMES, given, device_of(members, query_labels, bank), members)
+    table = agree("labels", _NAMES, given, members, query_labels, bank)
     labels = labels_of_shard().long()
     lengths = [length for _, length in table]
     everyone = gather([labels], lengths, members)[0].split(lengths)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import run
 
 from action_kernels import MemoryBank, use_backend
@@ -16,6 +17,7 @@ from action_kernels.backends import cpu
 from action_kernels.distributed import (
     ShardedMemoryBank,
     action_contrast,
+    agreement,
     anatomical_contrast,
     contrastive_distillation,
     hard_negatives,
@@ -42,6 +44,7 @@ UNFIT: list[tuple[Callable, dict[str, Any], dict[str, Any], str]] = [
     (action_contrast, CONTRAST, {"k": 0}, "k must be at least 1, got 0"),
     (action_contrast, CONTRAST, {"k": 1.5}, "k must be an integer, got 1.5"),
     (action_contrast, CONTRAST, {"chunk": 0}, "chunk must be at least 1, got 0"),
+    (action_contrast, CONTRAST, {"chunk": 2**70}, "chunk must be an integer of 64 bits"),
     (action_contrast, CONTRAST, {"reduction": "max"}, "reduction must be one of none, mean, sum"),
     (action_contrast, CONTRAST, {"student": ROWS[:, :2]}, "student and teacher must agree in features"),
     (action_contrast, CONTRAST, {"student": "rows"}, "student must be a torch.Tensor, got str"),
@@ -141,6 +144,23 @@ def banks_of_their_own_labels(rank: int, world: int) -> None:
 def all_is_well_afterwards(rank: int, world: int) -> None:
     for loss, arguments in {(x[0], id(x[1])): x[:2] for x in UNFIT}.values():
         loss(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices", "expected"),
+    [
+        ("gloo", [], "cpu"),
+        ("gloo", ["meta", "cpu"], "meta"),
+        ("nccl", [], "cuda:1"),
+        ("nccl", ["cpu"], "cuda:1"),  # which is an error, and all have to know
+    ],
+)
+def test_counts_travel_where_the_group_can_take_them(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[str], expected: str
+) -> None:
+    monkeypatch.setattr(dist, "get_backend", lambda group: backend)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert agreement.place(None, *(torch.empty(1, device=device) for device in devices)) == torch.device(expected)
 
 
 def test_two_processes(tmp_path: Path) -> None:
