@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..backends import chosen, reference, select
+from ..backends import pinned
 from ..dtypes import working_dtype
 from ..operators import ActionContrastResult, arguments
 from ..operators.registration import call, keep, once_differentiable
@@ -24,11 +24,11 @@ from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .merge import merge_statistics
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
 from .trips import CHUNK, Trip, summed, trips
 
 SIMILARITIES = 1 << 24
-"""How many the reference may store at once where a backend has no gradient from given log-sum-exps."""
+"""How many the reference may store at once, where no other backend takes the dtypes or has what is needed."""
 
 
 def action_contrast(
@@ -105,6 +105,13 @@ class Settings(NamedTuple):
     teacher_temp: float
     normalize: bool
     student_grad: bool  # whether it is wanted
+    backend: str
+
+    def at_once(self) -> int:
+        """Visiting queries that a kernel takes at once."""
+        if self.backend == "reference":  # which stores all similarities
+            return max(1, SIMILARITIES // max(1, len(self.shard.rows)))
+        return max(1, self.chunk)
 
 
 _STUDENT_GRADIENT = "action_contrast_student_gradient"
@@ -154,11 +161,12 @@ def contrast(
             *(float(student_temp), float(teacher_temp), query_labels is not None, bool(normalize), chunk),
             *(wants_grad(student), wants_grad(shard.rows)),
         )
-        return Given([len(student)], dict(zip(_NAMES, values, strict=True)))
+        return Given([len(student), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
     table = agree("queries and banks", _NAMES, given, members, student, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
+    rows = student, teacher, shard.rows
     settings = Settings(
         shard._replace(labels=None if shard.labels is None else shard.labels.long()),
         [count for count, _ in table],
@@ -168,10 +176,12 @@ def contrast(
         float(teacher_temp),
         normalize,
         wants_grad(student),
+        backend_for("action_contrast", table, chunk, *rows, function=_STUDENT_GRADIENT if wants_grad(student) else ""),
     )
     labels = None if query_labels is None else query_labels.long()
     function: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Contrast.apply
-    kl, similarity, index = function(student, shard.rows, teacher, labels, settings)
+    with pinned(settings.backend):
+        kl, similarity, index = function(student, shard.rows, teacher, labels, settings)
     return reduce(kl, reduction, 2), similarity, index
 
 
@@ -253,30 +263,36 @@ def _scan(
         lse = torch.full_like(kl, -torch.inf, dtype=torch.float64)
         similarity = torch.full((len(student), k), -torch.inf, dtype=dtype, device=student.device)
         return kl, lse, lse, similarity, torch.full_like(similarity, -1, dtype=torch.int64)
+    labels = [] if query_labels is None else [query_labels]
+    blocks = zip(*(x.split(settings.at_once()) for x in (student, teacher, *labels)), strict=True)
+    found = [_scan_block(*block, settings=settings) for block in blocks]
+    kl, student_lse, teacher_lse, similarity, places = (torch.cat(x) for x in zip(*found, strict=True))
+    return kl, student_lse, teacher_lse, similarity, shard.slots(places)
+
+
+def _scan_block(
+    student: Tensor, teacher: Tensor, query_labels: Tensor | None = None, *, settings: Settings
+) -> tuple[Tensor, ...]:
+    """The same of queries that a kernel takes at once, with places for slots."""
+    shard = settings.shard
     kl, _, student_lse, teacher_lse, _, similarity, places = call(
         "action_contrast",
-        *(student[None], teacher[None], shard.rows[None], k, settings.student_temp, settings.teacher_temp),
+        *(student[None], teacher[None], shard.rows[None], settings.k, settings.student_temp, settings.teacher_temp),
         None if query_labels is None else query_labels[None],
         None if shard.labels is None else shard.labels[None],
         *(settings.normalize, False),
     )
-    return kl[0], student_lse[0], teacher_lse[0], similarity[0], shard.slots(places[0])
+    return kl[0], student_lse[0], teacher_lse[0], similarity[0], places[0]
 
 
 def _contribution(student: Tensor, teacher: Tensor, trip: Trip, lses: Tensor, settings: Settings) -> Tensor:
     """What the rows of this part contribute to the visiting queries' gradients."""
     student_lse, teacher_lse = trip.out(*lses)
     rows = settings.shard.rows
-    dtypes = student.dtype, teacher.dtype, rows.dtype
     if not len(rows):
         return torch.zeros_like(student, dtype=working_dtype(student, teacher, rows))
-    at_once = len(student)
-    if (
-        select(student.device.type, dtypes, "action_contrast", 0, _STUDENT_GRADIENT) is reference
-    ):  # which stores all similarities
-        at_once = max(1, SIMILARITIES // len(rows))
-    after = settings.student_temp, settings.teacher_temp, settings.normalize, chosen() or ""
-    queries = (x.split(at_once) for x in (student, teacher, student_lse, teacher_lse))
+    after = settings.student_temp, settings.teacher_temp, settings.normalize, settings.backend
+    queries = (x.split(settings.at_once()) for x in (student, teacher, student_lse, teacher_lse))
     parts = [
         call(_STUDENT_GRADIENT, s[None], t[None], rows[None], s_lse[None], t_lse[None], *after)
         for s, t, s_lse, t_lse in zip(*queries, strict=True)

@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..backends import pinned
 from ..dtypes import working_dtype
 from ..operators import arguments
 from ..operators.registration import call, keep, once_differentiable
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, check_backend, check_chunk, check_rows, group_of, shard_of, wants_grad
+from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, group_of, shard_of, wants_grad
 from .trips import CHUNK, trips
 
 
@@ -52,7 +53,7 @@ def hard_negatives(
             *(query.shape[1], query.dtype, shard.rows.dtype, k, query_labels is not None, bool(normalize), chunk),
             *(wants_grad(query), wants_grad(shard.rows)),
         )
-        return Given([len(query)], dict(zip(_NAMES, values, strict=True)))
+        return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
     table = agree("queries and banks", _NAMES, given, members, query, bank)
@@ -61,7 +62,8 @@ def hard_negatives(
     labels = None if query_labels is None else query_labels.long()
     settings = Settings(shard, [count for count, _ in table], chunk, k, normalize)
     function: Callable[..., tuple[Tensor, Tensor]] = _HardNegatives.apply
-    return function(query, shard.rows, labels, settings)
+    with pinned(backend_for("hard_negatives", table, chunk, query, shard.rows)):
+        return function(query, shard.rows, labels, settings)
 
 
 _NAMES = (

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..backends import chosen
+from ..backends import chosen, pinned
 from ..backends.reference.rows import raw_gradient
 from ..dtypes import working_dtype
 from ..operators import arguments
@@ -21,7 +21,7 @@ from ..operators.registration import call, keep, once_differentiable
 from ..unit_rows import unit
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
-from .shard import Shard, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
 from .trips import CHUNK, summed, trips
 
 
@@ -75,6 +75,7 @@ def lse_of(
     group: dist.ProcessGroup | None,
 ) -> Tensor:
     """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked."""
+    operator = "log_sum_exp" if index is None else "anatomical_contrast"
 
     def given() -> Given:
         arguments.check_reduction(reduction)
@@ -94,7 +95,7 @@ def lse_of(
                 raise ValueError(
                     f"index must be [N, k] for a query of shape {tuple(query.shape)}, got {tuple(index.shape)}"
                 )
-        check_backend("log_sum_exp" if index is None else "anatomical_contrast", query, shard.rows)
+        check_backend(operator, query, shard.rows)
         values = (
             *(query.shape[1], query.dtype, shard.rows.dtype, -1 if index is None else index.shape[1], float(temp)),
             *(bool(normalize), bool(positive_in_bank), chunk, wants_grad(query), wants_grad(shard.rows)),
@@ -109,7 +110,8 @@ def lse_of(
     counts = [count for count, _ in table]
     settings = Settings(shard, counts, chunk, float(temp), normalize, wants_grad(query))
     function: Callable[..., Tensor] = _LogSumExp.apply
-    return function(query, shard.rows, None if index is None else index.long(), settings)
+    with pinned(backend_for(operator, table, chunk, query, shard.rows)):
+        return function(query, shard.rows, None if index is None else index.long(), settings)
 
 
 class _LogSumExp(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,6 +101,25 @@ def check_backend(operator: str, *rows: Tensor, function: str = "") -> None:
         RuntimeError: it does not.
     """
     select(rows[0].device.type, tuple(x.dtype for x in rows), operator, 0, function)
+
+
+def backend_for(operator: str, table: Sequence[Sequence[int]], chunk: int, *rows: Tensor, function: str = "") -> str:
+    """The backend of all that a call runs, by name: one for all processes, whose machines are alike.
+
+    Scores of one part meet log-sum-exps that others have found: rows must be rounded in the same way everywhere, and in
+    both passes, which a backend may not have both.
+
+    Args:
+        operator: that runs.
+        table: queries of every process, and rows of its part.
+        chunk: queries that visit at once.
+        rows: queries first, the bank last.
+        function: of the operator, that must be there too.
+    """
+    queries, longest = (max(min(chunk, sum(n for n, _ in table)), 1), max(m for _, m in table))
+    work = queries * longest * rows[0].shape[-1] if rows[0].device.type == "cuda" else 0
+    found = select(rows[0].device.type, tuple(x.dtype for x in rows), operator, work, function)
+    return found.__name__.rpartition(".")[2]
 
 
 def wants_grad(x: Tensor) -> bool:

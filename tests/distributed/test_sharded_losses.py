@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import problems
 import pytest
@@ -12,7 +14,9 @@ from problems import K, Problem, assert_near, leaves, problem
 from processes import run
 
 import action_kernels
-from action_kernels import distributed, use_backend
+from action_kernels import backends, distributed, use_backend
+from action_kernels.backends import cpu
+from action_kernels.operators import registration
 
 contrast = import_module("action_kernels.distributed.action_contrast")  # whose name its function has taken
 TEMPS = {"student_temp": 0.2, "teacher_temp": 0.1}
@@ -282,10 +286,37 @@ def the_same_bits_again(rank: int, world: int) -> None:
 
 
 def the_reference_takes_few_queries_at_once(rank: int, world: int) -> None:
-    """As it does where a backend has no gradient from given log-sum-exps."""
     usual, contrast.SIMILARITIES = contrast.SIMILARITIES, 20
-    compare_contrast(problem(rank, world), EXACT, labels=True, normalize=True, with_bank=False, chunk=1000)
+    compare_contrast(problem(rank, world), EXACT, labels=True, normalize=True, with_bank=True, chunk=1000)
     contrast.SIMILARITIES = usual
+
+
+def both_passes_run_on_one_backend(rank: int, world: int) -> None:
+    """Where the usual one lacks the second, another does both, and the bank's gradient."""
+    p = problem(rank, world, torch.float32)
+    ran: set[str] = set()
+
+    def spy(operator: str, name: str, *call: Any) -> Callable[..., Any]:
+        ran.add(backends.select(call[0], call[1], operator, call[2], name).__name__.rpartition(".")[2])
+        return kernel(operator, name, *call)
+
+    kernel, registration.kernel = registration.kernel, spy
+    file = import_module("action_kernels.backends.cpu.action_contrast")
+    lacking = file.action_contrast_student_gradient
+    for wanted in (True, False):
+        mine, part = leaves(p.student[p.own], p.part(p.bank))
+        student = mine if wanted else mine.detach()
+        del file.action_contrast_student_gradient
+        backends._function.cache_clear()
+        backends._automatic.cache_clear()
+        distributed.contrastive_distillation(student, p.teacher[p.own], part, reduction="sum").backward()
+        file.action_contrast_student_gradient = lacking
+        backends._function.cache_clear()
+        backends._automatic.cache_clear()
+        if len(part):
+            assert ran == {"reference" if wanted else "cpu"}
+        ran.clear()
+    registration.kernel = kernel
 
 
 ALL = (
@@ -303,6 +334,7 @@ ALL = (
     second_derivatives,
     the_same_bits_again,
     the_reference_takes_few_queries_at_once,
+    *([both_passes_run_on_one_backend] if cpu.unavailable() is None else []),
 )
 
 
