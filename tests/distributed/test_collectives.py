@@ -56,5 +56,20 @@ def bytes_on_the_way(rank: int, world: int) -> None:
     assert len(calls) == 1 + 4
 
 
+def no_more_than_a_chunk_at_once(rank: int, world: int) -> None:
+    """However many queries there are."""
+    n, d, k = 50, 6, 3
+    p = problem(rank, world, torch.float32, counts=(n,) * 4)
+    arguments = p.teacher[p.own], p.part(p.bank), k
+    with recorded() as calls:
+        result = distributed.action_contrast(
+            p.student[p.own].requires_grad_(), *arguments, reduction="sum", chunk=2 * world
+        )
+        (result.distillation + result.similarity.sum()).backward()
+    widest = max(2 * d * 4, 4 + 8 + 8 + 12 * k, d * 4 + 12 * k)  # bytes of a query: out, home, out to the selected rows
+    assert max(call.sent for call in calls[1:]) == (world - 1) * 2 * widest
+    assert len(calls) == 1 + n // 2 * (4 + 2)
+
+
 def test_four_processes(tmp_path: Path) -> None:
-    run((the_same_on_all, bytes_on_the_way), 4, tmp_path)
+    run((the_same_on_all, bytes_on_the_way, no_more_than_a_chunk_at_once), 4, tmp_path)
