@@ -116,7 +116,7 @@ class MemoryBank(nn.Module):
         Raises:
             ValueError: a shape, dtype or device does not fit, or labels are missing or not expected.
         """
-        self._check(rows, labels)
+        self.check(rows, labels)
         pushed = rows.shape[-2]
         kept = min(pushed, self.capacity)
         first = self._count + pushed - kept
@@ -228,7 +228,12 @@ class MemoryBank(nn.Module):
             )
         return wrong
 
-    def _check(self, rows: Tensor, labels: Tensor | None) -> None:
+    def check(self, rows: Tensor, labels: Tensor | None = None) -> None:
+        """Whether :meth:`push` would take them.
+
+        Raises:
+            ValueError: a shape, dtype or device does not fit, or labels are missing or not expected.
+        """
         for name, value in (("rows", rows), ("labels", labels)):
             if value is not None and not isinstance(value, Tensor):
                 raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")

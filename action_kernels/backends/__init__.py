@@ -121,23 +121,27 @@ def kernel(
     operator: str, name: str, device_type: str, dtypes: tuple[torch.dtype, ...], work: int = 0
 ) -> Callable[..., Any]:
     """The function ``name`` of an operator's file in the backend that a call gets."""
-    found = _function(select(device_type, dtypes, operator, work), operator, name)
-    assert found is not None  # `select` gives a backend that has the operator
+    found = _function(select(device_type, dtypes, operator, work, name), operator, name)
+    assert found is not None  # `select` gives a backend that has the function
     return found
 
 
-def select(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = "", work: int = 0) -> Backend:
+def select(
+    device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = "", work: int = 0, function: str = ""
+) -> Backend:
     """The backend for floating tensors of ``dtypes`` on ``device_type``; one that has the operator, if it is named.
 
-    On a GPU, the one that was measured to be the fastest for about as much ``work`` (``choice.work_of``).
+    And one that has this ``function`` of it, by default the operator's own. On a GPU, the backend that was measured to
+    be the fastest for about as much ``work`` (``choice.work_of``).
     """
+    function = function or operator
     name, source = _chosen.get(), "use_backend"
     if name is None:
         name, source = os.environ.get(ENVIRONMENT_VARIABLE), f"the environment variable {ENVIRONMENT_VARIABLE}"
     if not name:
-        return _automatic(device_type, dtypes, operator, work.bit_length())
+        return _automatic(device_type, dtypes, operator, function, work.bit_length())
     backend = _named(name, source)
-    if reason := _refusal(backend, device_type, dtypes, operator):
+    if reason := _refusal(backend, device_type, dtypes, operator, function):
         raise RuntimeError(
             f"backend {name!r} was asked for by {source} but cannot run this call: {reason}; choose another one or none"
         )
@@ -146,25 +150,29 @@ def select(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str = ""
 
 @cache
 def _function(backend: Backend, operator: str, name: str) -> Callable[..., Any] | None:
-    """A kernel of a backend, or None where the backend does not have the operator."""
+    """A kernel of a backend, or None where the backend does not have the operator, or not this function of it."""
     file = f"{backend.__name__}.{operator}"
     try:
-        return cast("Callable[..., Any]", getattr(importlib.import_module(file), name))
+        return cast("Callable[..., Any] | None", getattr(importlib.import_module(file), name, None))
     except ModuleNotFoundError as error:
         if error.name != file:
             raise
         return None
 
 
-def _refusal(backend: Backend, device_type: str, dtypes: tuple[torch.dtype, ...], operator: str) -> str | None:
+def _refusal(
+    backend: Backend, device_type: str, dtypes: tuple[torch.dtype, ...], operator: str, function: str
+) -> str | None:
     """Why a backend does not take a call, or None."""
     if reason := backend.supports(device_type, dtypes):
         return reason
-    return f"it has no {operator}" if operator and _function(backend, operator, operator) is None else None
+    return f"it has no {function}" if operator and _function(backend, operator, function) is None else None
 
 
 @cache
-def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str, magnitude: int) -> Backend:
+def _automatic(
+    device_type: str, dtypes: tuple[torch.dtype, ...], operator: str, function: str, magnitude: int
+) -> Backend:
     """The first backend for this kind of device that is ready and takes the call, else the reference."""
     names = _order(device_type, dtypes, operator, magnitude)
     reasons = []
@@ -172,7 +180,7 @@ def _automatic(device_type: str, dtypes: tuple[torch.dtype, ...], operator: str,
         backend = _load(name)
         if isinstance(backend, str):
             reasons.append(f"{name}: {backend}")
-        elif not _refusal(backend, device_type, dtypes, operator):
+        elif not _refusal(backend, device_type, dtypes, operator, function):
             return backend
     if reasons or not names:
         _say_fallback(device_type, "; ".join(reasons) or f"no fused backend for {device_type}")

@@ -1,7 +1,8 @@
 """What a backend provides: a package with a file per operator, and there functions from tensors to tensors.
 
 The functions of :mod:`~action_kernels.backends.reference` are the specification: every other backend that has the file
-has the same functions with the same parameters. A backend that lacks an operator's file leaves it to the next one.
+has the same functions with the same parameters. A backend that lacks an operator's file leaves it to the next one, and
+likewise a function of it.
 
 Shapes: G groups (1 for an ungrouped call), N queries, M bank rows, D features, k selected or drawn rows.
 All floating tensors of a call are on one device; float32, float16 or bfloat16 (the reference also takes float64).
@@ -9,6 +10,9 @@ Accumulation, losses, similarities and gradients of a 16-bit input are float32 (
 Log-sum-exps are always float64, a row's maximum plus the logarithm of its float32 sum: at a temperature of 0.01 they
 reach 100, and rounding them to float32 would put one common error into all probabilities of a row. Likewise the losses
 come from logits less their row's maximum. To subtract one in float32: (x - float(lse)) - float(lse - float(lse)).
+``action_contrast_student_gradient`` and the gradients in the bank read log-sum-exps that may run over more rows than
+they are given: those of a bank of which theirs is a part. The gradients of all parts then are those of the whole, or
+add up to them.
 With ``normalize`` the rows are scaled to unit length inside the kernel (norms below 1e-12 count as 1e-12), and
 every gradient is the gradient of the *raw* row. Inputs may be non-contiguous. No kernel synchronises with the host.
 A backend never raises for user errors (the operator has checked everything) and never sees an empty N, M or G.

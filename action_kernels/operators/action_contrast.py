@@ -227,6 +227,30 @@ register(
 )
 
 
+def _student_gradient_fake(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+    backend: str,
+) -> Tensor:
+    return like(student, working_dtype(student, teacher, bank))
+
+
+register_gradient(
+    "action_contrast_student_gradient",
+    "(Tensor student, Tensor teacher, Tensor bank, Tensor student_lse, Tensor teacher_lse, float student_temp,"
+    " float teacher_temp, bool normalize, str backend) -> Tensor",
+    operator="action_contrast",
+    rows=("student", "teacher", "bank"),
+    fake=_student_gradient_fake,
+)
+
+
 def _bank_gradient_fake(
     grad_kl: Tensor,
     student: Tensor,

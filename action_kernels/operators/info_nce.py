@@ -56,10 +56,23 @@ def info_nce(
     if positive_in_bank and query.shape[-2] and not bank.shape[-2]:
         raise ValueError(f"bank of shape {tuple(bank.shape)} is empty: positive_in_bank says that it has the positives")
     lse = log_sum_exp(query, bank, temp=temp, normalize=normalize)
-    dtype = working_dtype(query, positive, bank)
+    loss = loss_of(lse, query, positive, temp, positive_in_bank, normalize, working_dtype(query, positive, bank))
+    return reduce(loss, reduction, query.dim())
+
+
+def loss_of(
+    lse: Tensor,
+    query: Tensor,
+    positive: Tensor,
+    temp: Temperature,
+    positive_in_bank: bool,
+    normalize: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The loss of every query in ``dtype``, from the log-sum-exp of its negatives, or of them and the positive."""
     similarity = (unit(query, normalize, dtype) * unit(positive, normalize, dtype)).sum(-1)
     beyond = (
         lse - (similarity / temperature.scalar(temp, dtype)).double()
     )  # a small loss is the difference of two large numbers
     loss = beyond if positive_in_bank else torch.logaddexp(beyond, torch.zeros_like(beyond))
-    return reduce(loss.to(dtype), reduction, query.dim())
+    return loss.to(dtype)

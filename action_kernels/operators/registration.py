@@ -73,7 +73,7 @@ def register(
         return _run(name, name, positions, args)
 
     _define(name, signature, run, fake)
-    formula = _once_differentiable(backward) if backward else _refuse
+    formula = once_differentiable(backward) if backward else _refuse
     torch.library.register_autograd(f"action_kernels::{name}", formula, setup_context=save, lib=_LIBRARY)
     if save and backward:
         _transformed[name] = transforms.function(name, getattr(torch.ops.action_kernels, name), save, backward)
@@ -163,7 +163,7 @@ def _refuse(ctx: Any, *grads: Tensor) -> Any:
     raise RuntimeError(transforms.NO_SECOND_DERIVATIVE)
 
 
-def _once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gradients]:
+def once_differentiable(formula: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """Run a backward formula outside the graph."""
 
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:

@@ -29,6 +29,20 @@ int32_t action_contrast(const ActionContrastParams& p) {
   return check.status();
 }
 
+int32_t action_contrast_student_gradient(const ActionContrastStudentGradientParams& p) {
+  Checks check(Device::cpu, p.student);
+  const Shape shape = check.shape(p.student, "student", p.bank);
+  const auto [g, n, m, d] = shape;
+  check.rows(p.teacher, "teacher", {g, n, d});
+  BankPass pass{shape, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp};
+  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
+  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  pass.lses_given = true;
+  pass.student_grad = check.contiguous<float>(p.student_grad, "student_grad", {g, n, d});
+  if (check.passed()) run(p.threads, [&] { bank_pass(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
+  return check.status();
+}
+
 int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p) {
   Checks check(Device::cpu, p.student);
   const Shape shape = check.shape(p.student, "student", p.bank);

@@ -6,7 +6,7 @@
 // gradient weights and flow back through the bank.
 // Where there are fewer panels than threads, each thread sweeps a part of the bank, and the parts are merged.
 // Exponentials are kept between the two sweeps where the scratch limit allows (3 products in all), and recomputed where
-// the bank is too long for that (5 products).
+// the bank is too long for that (5 products). Where the log-sum-exps are given, there is the second sweep alone.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -36,7 +36,7 @@ class Pass {
         queries(a.shape.queries),
         rows(a.shape.rows),
         features(a.shape.features),
-        keep_(SIDES > 0 && a.student_grad),
+        keep_(SIDES > 0 && a.student_grad && !a.lses_given),
         entries_(a.k > 0 ? Selection<NV>::entries(a.k, rows) : 0),
         tile_(tile_rows(features, rows)),
         tiles_((rows + tile_ - 1) / tile_),
@@ -55,14 +55,16 @@ class Pass {
 
   void run() {
     Inverses inverse(a.bank, a.normalize);
-    if (a.normalize && !once()) inverse.take_all(a.bank, threads_);
+    if (a.normalize && (!once() || a.lses_given)) inverse.take_all(a.bank, threads_);
     if (parts_ == 1) {
       Scratch scratch(threads_, floats(chunks_.panels));
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
       for (int64_t item = 0; item < chunks_.count; ++item) {
         Part part = open(item, 0, inverse, scratch.thread(thread_number()));
-        sweep(part);
-        finish_rows(&part);
+        if (!a.lses_given) {
+          sweep(part);
+          finish_rows(&part);
+        }
         if constexpr (SIDES > 0) {
           if (!a.student_grad) continue;
           sum_gradient(part);
@@ -77,9 +79,9 @@ class Pass {
 #pragma omp parallel for schedule(static) num_threads(threads_)
       for (int64_t p = 0; p < parts_; ++p) {
         part[p] = open(item, p, inverse, scratch.thread(static_cast<int>(p)));
-        sweep(part[p]);
+        if (!a.lses_given) sweep(part[p]);
       }
-      finish_rows(part.get());
+      if (!a.lses_given) finish_rows(part.get());
       if constexpr (SIDES > 0) {
         if (!a.student_grad) continue;
 #pragma omp parallel for schedule(static) num_threads(threads_)
@@ -186,6 +188,27 @@ class Pass {
     if (a.k > 0)
       q.selection->start(q.candidates, q.candidate_rows, entries_, a.k,
                          a.query_labels ? a.query_labels + group * queries + first : nullptr, q.count);
+    if constexpr (kPair)
+      if (a.lses_given) take_lses(q, group * queries + first);
+  }
+
+  // The softmaxes as a sweep would leave them: with a score near its log-sum-exp for a maximum, no sum is large.
+  void take_lses(Panel& q, int64_t start) const {
+    float student_sum[L], teacher_sum[L];
+    for (int64_t lane = 0; lane < L; ++lane) {
+      const int64_t i = start + std::min(lane, q.count - 1);  // spare lanes do as the last one does
+      const Reference s(a.student_lse[i], a.student_temp), t(a.teacher_lse[i], a.teacher_temp);
+      q.maxima[lane] = s.score;
+      q.maxima[L + lane] = t.score;
+      student_sum[lane] = std::exp2(-s.rest);
+      teacher_sum[lane] = std::exp2(-t.rest);
+    }
+    for (int v = 0; v < NV; ++v) {
+      q.softmax->student_max[v] = load(q.maxima + v * kWidth);
+      q.softmax->teacher_max[v] = load(q.maxima + L + v * kWidth);
+      q.softmax->sums[v].student = load(student_sum + v * kWidth);
+      q.softmax->sums[v].teacher = load(teacher_sum + v * kWidth);
+    }
   }
 
   // Whether every bank row is gone over by a single sweep: then that takes the rows as they lie, and their norms on the

@@ -18,6 +18,7 @@ struct BankPass {
   float* kl = nullptr;                                            // [G, N]
   double* logit_gap = nullptr;                                    // [G, N]
   double *student_lse = nullptr, *teacher_lse = nullptr;          // [G, N]; neither: there is only a selection
+  bool lses_given = false;                                        // they are read: only the gradient is wanted
   float* student_grad = nullptr;                                  // [G, N, D], or nullptr: not wanted
   float* similarity = nullptr;                                    // [G, N, k]
   int64_t* index = nullptr;                                       // [G, N, k]

@@ -10,7 +10,7 @@
 namespace action {
 namespace {
 
-constexpr size_t kLaunchers = 10;
+constexpr size_t kLaunchers = 11;
 
 std::vector<const Variant*> detect() {
   std::vector<const Variant*> found;

@@ -26,6 +26,7 @@ ACTION_PARAMS(Exp2Params, EXP2_FIELDS)
 namespace ACTION_ISA {
 
 int32_t action_contrast(const ActionContrastParams&);
+int32_t action_contrast_student_gradient(const ActionContrastStudentGradientParams&);
 int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams&);
 int32_t hard_negatives(const HardNegativesParams&);
 int32_t hard_negatives_gradient(const HardNegativesGradientParams&);
@@ -75,6 +76,7 @@ const Variant& ACTION_VARIANT(ACTION_ISA)() {
   using namespace ACTION_ISA;
   static const Launcher launchers[] = {
       ACTION_LAUNCHER(action_contrast, ActionContrastParams),
+      ACTION_LAUNCHER(action_contrast_student_gradient, ActionContrastStudentGradientParams),
       ACTION_LAUNCHER(action_contrast_bank_gradient, ActionContrastBankGradientParams),
       ACTION_LAUNCHER(hard_negatives, HardNegativesParams),
       ACTION_LAUNCHER(hard_negatives_gradient, HardNegativesGradientParams),

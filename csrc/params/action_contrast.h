@@ -1,4 +1,4 @@
-// Parameters of action_contrast and of its gradient in the bank.
+// Parameters of action_contrast and of its gradients.
 #pragma once
 
 #include "layout.h"
@@ -24,6 +24,20 @@ namespace action {
   FIELD(int64_t, threads)                                                     \
   FIELD(int64_t, scratch_bytes)
 ACTION_PARAMS(ActionContrastParams, ACTION_CONTRAST_FIELDS)
+
+#define ACTION_CONTRAST_STUDENT_GRADIENT_FIELDS(FIELD)            \
+  FIELD(Tensor, student)     /* [G, N, D] */                      \
+  FIELD(Tensor, teacher)     /* [G, N, D] */                      \
+  FIELD(Tensor, bank)        /* [G, M, D] */                      \
+  FIELD(Tensor, student_lse) /* [G, N] float64 */                 \
+  FIELD(Tensor, teacher_lse) /* [G, N] float64 */                 \
+  FIELD(double, student_temp)                                     \
+  FIELD(double, teacher_temp)                                     \
+  FIELD(bool, normalize)                                          \
+  FIELD(Tensor, student_grad) /* [G, N, D] float32, the result */ \
+  FIELD(int64_t, threads)                                         \
+  FIELD(int64_t, scratch_bytes)
+ACTION_PARAMS(ActionContrastStudentGradientParams, ACTION_CONTRAST_STUDENT_GRADIENT_FIELDS)
 
 #define ACTION_CONTRAST_BANK_GRADIENT_FIELDS(FIELD)            \
   FIELD(Tensor, grad_kl)     /* [G, N] float32 */              \

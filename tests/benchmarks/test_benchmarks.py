@@ -13,7 +13,7 @@ import torch
 
 from action_kernels.backends import cpu
 from benchmarks import __main__ as harness
-from benchmarks import rates, small_calls, table, training_step
+from benchmarks import rates, scaling, small_calls, table, training_step
 from benchmarks.measure import times
 from benchmarks.problems import SWEEPS, Inputs, Problem, make_inputs
 from benchmarks.programs import CHUNK, EAGER, programs
@@ -198,6 +198,15 @@ def test_small_calls_are_counted_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(0 < float(row["enqueue"]) <= float(row["each_call"]) for row in rows)
     shown = capsys.readouterr().out
     assert all(str(problem) in shown for problem in problems)
+
+
+def test_processes_share_a_bank(tmp_path: Path, capsys) -> None:
+    scaling.main(processes=(2,), queries=20, rows=301, features=8, k=3, rounds=1, output=tmp_path)
+    divided, whole = table.read(tmp_path / "scaling.csv")
+    assert float(divided["ms"]) > 0 and float(divided["sent_mib"]) > 0 and float(whole["sent_mib"]) == 0
+    assert (divided["collectives"], whole["collectives"]) == ("5", "0")
+    assert float(divided["bank_mib"]) < float(whole["bank_mib"])
+    assert "2  divided" in capsys.readouterr().out
 
 
 def test_rates_are_those_of_this_machine() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run
 
 from action_kernels import MemoryBank
 from action_kernels.distributed import gather_rows
@@ -27,7 +26,7 @@ def everything(dtype=torch.float32):
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def rows_and_labels(rank):
+def rows_and_labels(rank, world):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         rows, labels = rows_of(rank, COUNTS[rank], dtype)
         every_row, every_label = everything(dtype)
@@ -39,7 +38,7 @@ def rows_and_labels(rank):
     assert torch.equal(gather_rows(columns)[0], columns.repeat(WORLD, 1))
 
 
-def equal_banks(rank):
+def equal_banks(rank, world):
     bank = MemoryBank(6, D, labeled=True, normalize=False)
     for _ in range(2):
         bank.push(*gather_rows(*rows_of(rank, COUNTS[rank])))
@@ -48,12 +47,12 @@ def equal_banks(rank):
     assert torch.equal(bank.rows[order], rows[expected]) and torch.equal(bank.labels[order], labels[expected])
 
 
-def nothing_anywhere(rank):
+def nothing_anywhere(rank, world):
     rows, labels = gather_rows(torch.zeros(0, D), torch.zeros(0, dtype=torch.int64))
     assert rows.shape == (0, D) and labels.shape == (0,)
 
 
-def bad_input_on_one(rank):
+def bad_input_on_one(rank, world):
     """Everyone raises, none waits, and the next collective still works."""
     with pytest.raises(ValueError, match="must be floating" if rank == 1 else "rank 1 was given rows that do not fit"):
         gather_rows(torch.zeros(2, D, dtype=torch.int64 if rank == 1 else torch.float32))
@@ -66,25 +65,16 @@ def bad_input_on_one(rank):
         gather_rows(torch.zeros(2, D), torch.zeros(2, dtype=torch.int64) if rank else None)
     with pytest.raises(ValueError, match=r"labels must be integers \[2\]" if rank == 0 else "rank 0 was given"):
         gather_rows(torch.zeros(2, D), torch.zeros(3 if rank == 0 else 2, dtype=torch.int64))
-    nothing_anywhere(rank)
+    nothing_anywhere(rank, world)
 
 
-def alone(rank):
+def alone(rank, world):
     group = [dist.new_group([other]) for other in range(WORLD)][rank]
     rows, labels = rows_of(rank, 4)
     found = gather_rows(rows, labels, group=group)
     assert torch.equal(found[0], rows) and torch.equal(found[1], labels)
 
 
-def _process(rank, file):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
-    for check in (rows_and_labels, equal_banks, nothing_anywhere, bad_input_on_one, alone):
-        check(rank)
-    dist.destroy_process_group()
-
-
 def test_three_processes(tmp_path: Path):
-    mp.start_processes(_process, (tmp_path / "rendezvous",), WORLD, start_method="spawn")
+    checks = (rows_and_labels, equal_banks, nothing_anywhere, bad_input_on_one, alone)
+    run(checks, WORLD, tmp_path)

@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import warnings
 
@@ -52,9 +53,9 @@ def test_python_blocks_run(page, monkeypatch, tmp_path):
                 exec(code, namespace)
 
 
-def test_only_the_page_on_additions_has_parts_of_files():
+def test_only_pages_with_tests_of_their_own_have_parts_of_files():
     marked = {name_of(page) for page in WITH_PYTHON if not all(block.runs for block in blocks(page, "python"))}
-    assert marked == {"docs/how-to/add.md"}
+    assert marked == {"docs/how-to/add.md", "docs/how-to/processes.md"}
 
 
 def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
@@ -67,6 +68,22 @@ def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
     first, second = namespace["FORMAT"].find_cases(tmp_path)
     assert (first.name, first.label) == ("b9", tmp_path / "labels" / "b9.nii.gz")
     assert (second.name, second.label) == ("b10", None)
+
+
+def test_the_script_of_the_page_on_processes_runs_in_two(tmp_path):
+    page = ROOT / "docs/how-to/processes.md"
+    (code,) = (block.code for block in blocks(page, "python") if "init_process_group" in block.code)
+    (parts,) = (block.code for block in blocks(page, "python") if "bank.gather" in block.code)
+    end = "dist.destroy_process_group()"
+    assert code.endswith(end)
+    (tmp_path / "divided.py").write_text(code.removesuffix(end) + parts + f"\n{end}\n")
+    (command,) = (block.code for block in blocks(page, "bash"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, *shlex.split(command)[1:3], "--standalone", *shlex.split(command)[3:]]
+    run = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 0, run.stderr
+    said = re.findall(r"rank \d: \d+ of \d+ rows", run.stdout)  # both may be in one line
+    assert sorted(said) == ["rank 0: 320 of 640 rows", "rank 1: 320 of 640 rows"]
 
 
 def understood(module, arguments, monkeypatch):
@@ -105,7 +122,8 @@ def test_commands_exist_and_take_their_flags(command, monkeypatch):
     assert importlib.util.find_spec(module) is not None
     if module == "pytest":
         assert all((ROOT / word).exists() for word in arguments if word.startswith("tests/"))
-    elif module not in {"venv", "action_kernels"}:  # which has no flags
+    # The first two have no flags, and what the last starts is tested above.
+    elif module not in {"venv", "action_kernels", "torch.distributed.run"}:
         assert understood(module, arguments, monkeypatch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -139,6 +140,9 @@ def check_contrast(p: Problem) -> None:
         assert_close(getattr(ours, name), getattr(want, name), p.tolerance, name)
     compare_gradients(p, [ours.student_grad], [want.student_grad], (p.queries,))
     assert_selection(p, ours.similarity, ours.index)
+    lses = (lse + math.log(2) for lse in (want.student_lse, want.teacher_lse))  # over a bank of twice these rows
+    got = CPU.action_contrast_student_gradient(p.queries, p.partners, p.bank, *lses, *p.temps, p.normalize)
+    compare_gradients(p, [2 * got], [want.student_grad], (p.queries,))
     upstream = torch.randn(p.queries.shape[:2])
     got = CPU.action_contrast_bank_gradient(upstream, p.queries, p.partners, p.bank, *ours[1:4], *p.temps, p.normalize)
     want = REFERENCE.action_contrast_bank_gradient(upstream.double(), *p.doubles, *want[1:4], *p.temps, p.normalize)

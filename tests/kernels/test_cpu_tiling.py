@@ -43,6 +43,9 @@ def assert_like_reference(student: Tensor, teacher: Tensor, bank: Tensor, k: int
         torch.testing.assert_close(
             got[finite], want[finite], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m
         )
+    lses = exact.student_lse, exact.teacher_lse
+    got = CPU.action_contrast_student_gradient(student, teacher, bank, *lses, *SETTINGS, True).double()
+    torch.testing.assert_close(got, exact.student_grad, rtol=tolerance, atol=tolerance)
     grad = torch.randn(student.shape[:2])
     got = CPU.action_contrast_bank_gradient(grad, student, teacher, bank, *ours[1:4], *SETTINGS, True).double()
     want = REFERENCE.action_contrast_bank_gradient(grad.double(), *doubles, *exact[1:4], *SETTINGS, True)

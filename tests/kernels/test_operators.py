@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from formulas import neighbours
-from kernel_functions import OPERATORS, WHOLE, operator_file
+from kernel_functions import LACKING, OPERATORS, WHOLE, operator_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -79,6 +79,7 @@ def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) ->
 @pytest.mark.parametrize(
     "op",
     [
+        "action_contrast_student_gradient",
         "action_contrast_bank_gradient",
         "hard_negatives_gradient",
         "anatomical_contrast_gradient",
@@ -96,6 +97,9 @@ def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype
         _, lse = OPS.anatomical_contrast(student, teacher, bank, x["index"], 0.5, True)
     upstream = torch.randn(2, 5, device=device)
     arguments = {
+        "action_contrast_student_gradient": [
+            (student, teacher, bank, student_lse, teacher_lse, 0.1, 0.05, True, backend),
+        ],
         "action_contrast_bank_gradient": [
             (upstream, student, teacher, bank, logit_gap, student_lse, teacher_lse, 0.1, 0.05, True, backend),
         ],
@@ -122,7 +126,7 @@ def kernels(operator: str) -> dict[str, Callable]:
 def test_every_kernel_is_an_operator() -> None:
     names = [name for operator in OPERATORS for name in kernels(operator)]
     assert names == [name for name in names if hasattr(OPS, name)]
-    assert len(names) == 9
+    assert len(names) == 10
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -132,7 +136,9 @@ def test_a_backends_file_has_the_references_functions(backend: str, operator: st
         pytest.skip(f"{backend} has no {operator}")
     file = operator_file(backend, operator)
     for name, specification in kernels(operator).items():
-        assert signature(getattr(file, name)) == signature(specification), name
+        assert hasattr(file, name) != ((backend, name) in LACKING)
+        if hasattr(file, name):
+            assert signature(getattr(file, name)) == signature(specification), name
 
 
 # ------------------------------------------------------------------------------------------------------- gradients

@@ -59,6 +59,9 @@ def shapes() -> dict[str, list[list[int]]]:
         pairs = student, teacher, bank, index, lse, 0.5, True, True, True, True
         results = {
             "action_contrast": contrast,
+            "action_contrast_student_gradient": [
+                TRITON.action_contrast_student_gradient(student, teacher, bank, *saved[1:], 0.1, 0.05, True)
+            ],
             "action_contrast_bank_gradient": [
                 TRITON.action_contrast_bank_gradient(line, student, teacher, bank, *saved, 0.1, 0.05, True)
             ],

@@ -34,6 +34,22 @@ class ActionContrastParams(NamedTuple):
     scratch_bytes: int
 
 
+class ActionContrastStudentGradientParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    student_grad: Tensor
+    threads: int
+    scratch_bytes: int
+
+
 class ActionContrastBankGradientParams(NamedTuple):
     """As ``csrc/params/action_contrast.h`` has them."""
 
@@ -53,6 +69,7 @@ class ActionContrastBankGradientParams(NamedTuple):
 
 
 _forward = bind("action_contrast", ActionContrastParams)
+_student_gradient = bind("action_contrast_student_gradient", ActionContrastStudentGradientParams)
 _bank_gradient = bind("action_contrast_bank_gradient", ActionContrastBankGradientParams)
 
 
@@ -101,6 +118,35 @@ def action_contrast(
         )
     )
     return result
+
+
+def action_contrast_student_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    student_grad = empty(student.shape)
+    _student_gradient(
+        ActionContrastStudentGradientParams(
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            student_lse=student_lse.contiguous(),
+            teacher_lse=teacher_lse.contiguous(),
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            student_grad=student_grad,
+            threads=torch.get_num_threads(),
+            scratch_bytes=scratch_limit(),
+        )
+    )
+    return student_grad
 
 
 def action_contrast_bank_gradient(

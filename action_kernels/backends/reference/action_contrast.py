@@ -43,6 +43,26 @@ def action_contrast(
     return ContrastResult(kl, gap, student_lse, teacher_lse, student_grad, similarity, index)
 
 
+def action_contrast_student_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    """What these bank rows contribute to d kl_i / d student_i, where the log-sum-exps run over more rows than these."""
+    dtype = working_dtype(student, teacher, bank)
+    bank_rows = unit(bank, normalize, dtype)
+    student_logits = unit(student, normalize, dtype) @ bank_rows.mT / student_temp
+    teacher_logits = unit(teacher, normalize, dtype) @ bank_rows.mT / teacher_temp
+    ps = log_probability(student_logits, student_lse).exp()
+    pt = log_probability(teacher_logits, teacher_lse).exp()
+    return raw_gradient((ps - pt) @ bank_rows / student_temp, student, normalize)
+
+
 def action_contrast_bank_gradient(
     grad_kl: Tensor,
     student: Tensor,

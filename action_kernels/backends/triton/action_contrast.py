@@ -16,6 +16,7 @@ from .finish_and_collect import finish_and_collect
 from .merge_and_limit import merge_and_limit
 from .rows import prepare_all, rows_dtype
 from .search import Search
+from .statistics import centers_of
 from .student_gradient import student_gradient
 from .tiles import bank_pass_tile, selection_tile, student_grad_tile
 from .verdicts import verdicts
@@ -68,6 +69,24 @@ def action_contrast(
         shape = (*student.shape[:2], 0)
         similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
     return ContrastResult(*merged.statistics, student_grad, similarity, index)
+
+
+def action_contrast_student_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
+    temps = student_temp, teacher_temp
+    centers = centers_of(student_rows.scale, teacher_rows.scale, student_lse, teacher_lse, *temps)
+    tile = student_grad_tile(student.shape[2], rows_dtype(normalize, student, teacher, bank), student.device)
+    partial = student_gradient(student_rows, teacher_rows, bank_rows, tile, student, centers, *temps, normalize)
+    return finish_and_collect(partial, student, normalize)
 
 
 def action_contrast_bank_gradient(

@@ -162,29 +162,17 @@ def _terms(
     student_lse,
     teacher_lse,
     centers,
-    grad,
-    logit_gap,
-    upstream,
-    factor,
     total,
     student_high,
     student_low,
     teacher_high,
     teacher_low,
-    BLOCK: tl.constexpr,
+    grad=None,
+    logit_gap=None,
+    upstream=None,
+    factor=None,
+    BLOCK: tl.constexpr = None,
 ):
-    # A NaN or an infinity does not measure the others.
-    largest = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, total, BLOCK):
-        any = start + tl.arange(0, BLOCK).to(tl.int64)
-        there = any < total
-        weight = tl.abs(tl.load(grad + any, mask=there, other=0.0))
-        if logit_gap is not None:
-            # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-            gap = tl.load(logit_gap + any, mask=there, other=0.0) - tl.load(teacher_lse + any, mask=there, other=0.0)
-            kl = gap + tl.load(student_lse + any, mask=there, other=0.0)
-            weight *= 1.0 + kl.to(tl.float32)
-        largest = tl.maximum(largest, tl.where(weight < float("inf"), weight, 0.0))
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(total, tl.int64)
@@ -195,10 +183,24 @@ def _terms(
         teacher_inverse = _inverse(tl.load(teacher_scale + row, mask=inside, other=1.0), teacher_high, teacher_low)
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
-    # Weights stay of order 1: the power of two of the largest possible one is applied at the end.
-    exponent = tl.minimum((tl.max(largest, 0).to(tl.int32, bitcast=True) >> 23) - 126, 126)
-    tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
-    tl.store(factor, _power_of_two(exponent))
+    if grad is not None:
+        # Weights stay of order 1: the power of two of the largest possible one is applied at the end. Each program finds
+        # it; a NaN or an infinity does not measure the others.
+        largest = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, total, BLOCK):
+            any = start + tl.arange(0, BLOCK).to(tl.int64)
+            there = any < total
+            weight = tl.abs(tl.load(grad + any, mask=there, other=0.0))
+            if logit_gap is not None:
+                # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
+                gap = tl.load(logit_gap + any, mask=there, other=0.0)
+                gap -= tl.load(teacher_lse + any, mask=there, other=0.0)
+                kl = gap + tl.load(student_lse + any, mask=there, other=0.0)
+                weight *= 1.0 + kl.to(tl.float32)
+            largest = tl.maximum(largest, tl.where(weight < float("inf"), weight, 0.0))
+        exponent = tl.minimum((tl.max(largest, 0).to(tl.int32, bitcast=True) >> 23) - 126, 126)
+        tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
+        tl.store(factor, _power_of_two(exponent))
     if logit_gap is not None:
         # The student's logit that lies the mean gap below the teacher's center.
         whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
@@ -249,16 +251,42 @@ def terms(
             student_lse.contiguous(),
             None if teacher_lse is None else teacher_lse.contiguous(),
             centers,
+            total,
+            *reciprocal(student_temp),
+            *reciprocal(teacher_temp),
             upstream.contiguous(),
             None if logit_gap is None else logit_gap.contiguous(),
             scaled,
             factor,
-            total,
-            *reciprocal(student_temp),
-            *reciprocal(teacher_temp),
             BLOCK=_TERMS_BLOCK,
         )
     return Terms(centers, scaled, factor)
+
+
+def centers_of(
+    student_scale: Tensor,
+    teacher_scale: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+) -> Tensor:
+    """The centers [4, G, N] alone, as the student's gradient reads them; arguments as those of :func:`terms`."""
+    centers = torch.empty((4, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
+    total = student_lse.numel()
+    with on_device(student_lse):
+        _terms[(-(-total // BLOCK),)](
+            student_scale,
+            teacher_scale,
+            student_lse.contiguous(),
+            teacher_lse.contiguous(),
+            centers,
+            total,
+            *reciprocal(student_temp),
+            *reciprocal(teacher_temp),
+            BLOCK=BLOCK,
+        )
+    return centers
 
 
 def reciprocal(temp: float) -> tuple[float, float]:

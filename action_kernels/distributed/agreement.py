@@ -1,0 +1,98 @@
+"""Before a collective: every process has arguments that fit, or every process raises."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Setting = bool | int | float | torch.dtype
+
+_DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtype)}, key=str)
+
+
+class Given(NamedTuple):
+    """What this process was given, once it has been found to fit."""
+
+    counts: Sequence[int]  # may differ between the processes
+    settings: Mapping[str, Setting]  # must not; the same names on all of them
+
+
+def agree(
+    what: str, names: Sequence[str], given: Callable[[], Given], group: dist.ProcessGroup | None, *values: object
+) -> list[list[int]]:
+    """The counts of every process, by rank. A collective call, which reads a few integers on the host.
+
+    Args:
+        what: the arguments, for messages.
+        names: of the settings.
+        given: checks the arguments of this process; the number of counts is that of every process, 2 at most.
+        group: the processes.
+        values: arguments, checked or not; the tensors among them are where the group's collectives run.
+
+    Raises:
+        ValueError: another process's check has failed, or the settings differ.
+        Exception: what this process's own check has raised.
+    """
+    problem: Exception | None = None
+    ours = Given((), {})
+    device = place(group, *values)
+    try:
+        strays = [x.device for x in values if isinstance(x, Tensor) and x.device.type != "cuda"]
+        if strays and dist.get_backend(group) == "nccl":
+            raise ValueError(f"{what} must be on a GPU for processes that speak by NCCL, got a tensor on {strays[0]}")
+        ours = given()
+        line = [0, *([*ours.counts, 0, 0][:2]), *(_encoded(name, ours.settings[name]) for name in names)]
+        message = torch.tensor(line, dtype=torch.int64, device=device)
+    except Exception as error:  # raised again when the others know
+        problem = error
+        message = torch.tensor([1] + [0] * (2 + len(names)), dtype=torch.int64, device=device)
+    table = torch.empty((dist.get_world_size(group), len(message)), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(table.view(-1), message, group=group)
+    lines: list[list[int]] = table.tolist()
+    if problem:
+        raise problem
+    for rank, (failed, *_) in enumerate(lines):
+        if failed:
+            raise ValueError(f"rank {rank} was given {what} that do not fit: its own message says why")
+    for rank, (_, _, _, *theirs) in enumerate(lines):
+        for name, first, other in zip(names, lines[0][3:], theirs, strict=True):
+            if other != first:
+                like = ours.settings[name]
+                raise ValueError(
+                    f"ranks 0 and {rank} must be given {what} alike: {name} is {_decoded(first, like)} and "
+                    f"{_decoded(other, like)}"
+                )
+    return [theirs[1:3] for theirs in lines]
+
+
+def place(group: dist.ProcessGroup | None, *values: object) -> torch.device:
+    """Of the first tensor among arguments, or any that the process group can use."""
+    devices = [x.device for x in values if isinstance(x, Tensor)]
+    if dist.get_backend(group) == "nccl":
+        devices = [device for device in devices if device.type == "cuda"]
+        return devices[0] if devices else torch.device("cuda", torch.cuda.current_device())
+    return devices[0] if devices else torch.device("cpu")
+
+
+def _encoded(name: str, value: Setting) -> int:
+    if isinstance(value, torch.dtype):
+        return _DTYPES.index(value)
+    if isinstance(value, float):
+        return int(struct.unpack("<q", struct.pack("<d", value))[0])
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
+    return int(value)
+
+
+def _decoded(code: int, like: Setting) -> Setting:
+    """The value of another process, of the kind of our own."""
+    if isinstance(like, torch.dtype):
+        return _DTYPES[code]
+    if isinstance(like, float):
+        return float(struct.unpack("<d", struct.pack("<q", code))[0])
+    return type(like)(code)
