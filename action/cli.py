@@ -153,7 +153,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
             raise
         _fail(_memory_sentence(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

@@ -7,8 +7,6 @@ import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from action.choices import METHODS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -19,36 +17,29 @@ from action.errors import InputError
 from action.evaluate import evaluate
 from action.experiment import choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
-from action.ranks import Ranks, restarted, started
+from action.ranks import ALONE, Ranks, restarts, started
 from action.run_folder import RunFolder
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, overwrite: bool = False, ranks: Ranks | None = None
+    open_config: TrainConfig, *, resume: bool = False, overwrite: bool = False, ranks: Ranks = ALONE
 ) -> RunFolder:
     """One run from data to summary.
 
     Args:
-        config: settings; what is left open is filled in.
-        resume: continue the run in ``config.output`` from its latest checkpoint.
-        overwrite: replace the run in ``config.output``.
-        ranks: the processes that train it together; none: those of ``torchrun``, or this one alone.
+        open_config: settings; what is left open is filled in.
+        resume: continue the run in ``output`` from its latest checkpoint.
+        overwrite: replace the run in ``output``.
+        ranks: the processes that train it together.
 
     Raises:
         InputError: see the message; nothing has been written then.
         OtherRankFailed: another process says why.
     """
-    if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
-        raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
-    device = choose_device(config.device)
-    if ranks is not None:
-        return _train(config, device, ranks, resume=resume, overwrite=overwrite)
-    with started(device) as found:
-        return _train(config, device, found, resume=resume, overwrite=overwrite)
-
-
-def _train(open_config: TrainConfig, device: torch.device, ranks: Ranks, *, resume: bool, overwrite: bool) -> RunFolder:
     with ranks.in_turn():  # the first one may have to write the phantom
+        if resume and open_config.data is not None and not Path(open_config.data).expanduser().is_dir():
+            raise InputError(f"the run's data folder {open_config.data} does not exist: if it has moved, give --data")
+        device = choose_device(open_config.device)
         config = resolve(open_config)
     folder = RunFolder(config.output)
     with ExitStack() as stack:
@@ -134,17 +125,19 @@ def _comparable(split: RunSplitConfig, moved: bool) -> RunSplitConfig:
 
 def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.train``."""
-    parser = config_parser()
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    parsed = parser.parse_args(arguments)
-    if restarted() and RunFolder(choose_output(to_config(parser, parsed))).config.is_file():
-        parsed.resume = True
-    if parsed.resume and (saved := RunFolder(choose_output(to_config(parser, parsed))).config).is_file():
-        # The run's own settings are the defaults of its continuation.
-        parsed = parser.parse_args(["--config", str(saved), *arguments])
-        parsed.resume = True
-    train(to_config(parser, parsed), resume=parsed.resume, overwrite=parsed.overwrite and not restarted())
+    with started() as ranks:
+        with ranks.together():
+            parser = config_parser()
+            parser.add_argument("--resume", action="store_true", help="continue an interrupted run in --output")
+            parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+            parsed = parser.parse_args(arguments)
+            config = to_config(parser, parsed)
+            saved = RunFolder(choose_output(config)).config
+            resume = parsed.resume or (restarts() > 0 and saved.is_file())
+            if resume and saved.is_file():
+                # The run's own settings are the defaults of its continuation.
+                config = to_config(parser, parser.parse_args(["--config", str(saved), *arguments]))
+        train(config, resume=resume, overwrite=parsed.overwrite, ranks=ranks)
 
 
 if __name__ == "__main__":

@@ -141,24 +141,35 @@ class OtherRankFailed(Exception):
 ALONE = Ranks()
 
 
-def restarted() -> bool:
-    """Whether ``torchrun`` has started the processes again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often ``torchrun`` has started the processes again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
-def started(device: torch.device) -> Iterator[Ranks]:
-    """The processes that ``torchrun`` has started, which meet here, or this one alone."""
+def started() -> Iterator[Ranks]:
+    """The processes that ``torchrun`` has started, which meet here, or this one alone.
+
+    Raises:
+        OtherRankFailed: another one has ended too early.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # By default processes that were started again find the addresses of those before them.
+    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # PyTorch lists neither
+    store = dist.PrefixStore(f"start {restarts()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(store=store, rank=rank, world_size=world)  # GPUs talk by NCCL, CPUs by gloo
+    ranks = Ranks(rank, world)
     try:
-        ranks = Ranks(dist.get_rank(), dist.get_world_size())
         with nullcontext() if ranks.first else redirect_stdout(None):
             yield ranks
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise OtherRankFailed from error
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,24 +156,66 @@ def updates(ranks, method, data_root, output):
     torch.save(learner.state_dict(), f"{output}-{ranks.rank}.pt")
 
 
-def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_path):
-    def command(processes, *more):
-        run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "action.train"]
-        flags = [*FLAGS, f"--data={acdc_root}", f"--output={tmp_path / 'run'}", *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*run, *flags], capture_output=True, text=True, env=environment, timeout=300)
+def torchrun(run, data_root, processes, *more):
+    """A training on several processes, as a started program."""
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=1"]
+    flags = [*FLAGS, f"--data={data_root}", f"--output={run.root}", *more]
+    return subprocess.Popen(
+        [*launch, "-m", "action.train", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
-    done = command(2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("labelled (") == 1 and done.stdout.count("written to") == 1
-    assert done.stderr.count("local_distillation (2/3): 4 of 4") == 1
+
+def process_of(rank, parent):
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            ours = f"PPid:\t{parent}\n" in (folder / "status").read_text()
+            if ours and f"RANK={rank}".encode() in environment:
+                return int(folder.name)
+    return None
+
+
+def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_path):
     run = RunFolder(tmp_path / "run")
+    process = torchrun(run, acdc_root, 2)
+    said, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert said.count("labelled (") == 1 and said.count("written to") == 1
+    assert log.count("local_distillation (2/3): 4 of 4") == 1
     assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
-    refused = command(2)
-    assert refused.returncode != 0 and refused.stderr.count("error: ") == 1, refused.stderr
-    assert "exists: continue it with --resume" in refused.stderr
     for path in (run.summary, run.latest):
         path.unlink()  # as killed before the last checkpoint
-    done = command(3, "--resume")
-    assert done.returncode == 0, done.stderr
+    process = torchrun(run, acdc_root, 3, "--resume")
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
     assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a process by its environment")
+def test_a_killed_process_ends_all_and_torchrun_goes_on(acdc_root, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    process = torchrun(run, acdc_root, 2, "--anatomical_contrast.iterations=60", "--evaluation.checkpoint_every=4")
+    deadline = time.monotonic() + 200
+    while not run.latest.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process_of(1, process.pid), signal.SIGKILL)
+    said, log = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert "error: " not in log and said.count("written to") == 1
+    rows = [line.split(",")[0] for line in run.metrics.read_text().splitlines()[1:]]
+    assert rows == [str(step) for step in range(1, 69)] and run.summary.is_file()
+
+
+def test_what_is_wrong_is_said_once(acdc_root, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    (run.root / "thesis.txt").touch()
+    process = torchrun(run, acdc_root, 2)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode != 0 and "exists: continue it with --resume" in log
+    assert log.count("error: ") == 2, log  # once for each of torchrun's two tries
+    assert [path.name for path in run.root.iterdir()] == ["thesis.txt"]
