@@ -23,6 +23,8 @@ struct Pass {
   const int64_t* query_labels;  // [G, N], or null
   const float* bank_labels;     // [G, M padded to whole tiles], or null
   float* maxima;                // [G, N, line]
+  const float* bank_largest;    // [G, M] a row's largest magnitude, or null: unit rows
+  int* longest;                 // [G] bits of the largest of them
   int64_t line, num_splits, span, total;
   float student_factor, teacher_factor;
   uint32_t tiles_of_group;  // a power of two
@@ -75,6 +77,18 @@ struct Maxima {
   }
 };
 
+/// A block's part in finding the largest magnitude in the bank of its group. Rows with NaN are never selected.
+__device__ void find_longest(const Pass& p, int64_t group, int64_t blocks_of_group) {
+  int longest = 0;
+  for (int64_t row = blockIdx.x % blocks_of_group * kThreads + threadIdx.x; row < p.bank.rows;
+       row += blocks_of_group * kThreads) {
+    const float largest = p.bank_largest[group * p.bank.rows + row];
+    if (largest == largest) longest = max(longest, __float_as_int(largest));
+  }
+  longest = __reduce_max_sync(kAllLanes, longest);
+  if (lane_id() == 0) atomicMax(p.longest + group, longest);
+}
+
 template <class Math, int SIDES, bool MAXIMA>
 __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA>) bank_pass(Pass p) {
   using Block = Scores<Math>;
@@ -85,6 +99,9 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA
   const int64_t first = tile % blocks * kBlock, group = tile / blocks;
   const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
   const int64_t warp_first = first + warp_id() * kWarpRows;
+  if constexpr (MAXIMA) {
+    if (p.longest) find_longest(p, group, blocks * p.num_splits);
+  }
 
   Stream<Math, kPair ? 2 : 1, 1, 1, false, MAXIMA ? 2 : 1> stream;
   stream.plan = p.plan;
@@ -217,7 +234,9 @@ Plan plan_of(int64_t pitch, bool pair) { return make_plan(pitch, pair ? 2 : 1, 1
   FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare, or none */ \
   FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                             \
   FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, [2, ...] of one; or none */  \
-  FIELD(Tensor, maxima)          /* [G, N, groups] float32, a result like the last; or none */
+  FIELD(Tensor, maxima)          /* [G, N, groups] float32, a result like the last; or none */  \
+  FIELD(Tensor, bank_largest)    /* [G, M] float32 of prepare; or none: unit rows */            \
+  FIELD(Tensor, longest)         /* [G] int32 zeros, that become the bits of the largest */
 ACTION_PARAMS(BankPassParams, BANK_PASS_FIELDS)
 
 int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
@@ -246,6 +265,10 @@ int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
     call.line = power ? (tiles + size - 1) / size * lanes : 0;
     call.maxima = check.contiguous<float>(p.maxima, "maxima", {g, n, call.line});
     call.tiles_of_group = static_cast<uint32_t>(size);
+    if (p.bank_largest.given() || p.longest.given()) {
+      call.bank_largest = check.contiguous<float>(p.bank_largest, "bank_largest", {g, m});
+      call.longest = check.contiguous<int32_t>(p.longest, "longest", {g});
+    }
     if (p.query_labels.given() || p.bank_labels.given()) {
       call.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
       call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, call.bank.padded});

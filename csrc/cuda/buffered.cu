@@ -2,11 +2,13 @@
 //
 // A block keeps 64 queries and walks through its split of the bank, in the bank's own order, in which later rows lose
 // ties: a row whose similarity only equals the k-th best so far cannot enter. A block none of whose queries is to be
-// selected for leaves at once.
+// selected for leaves at once. Beside a selection by limits, the last block of a tile of queries puts their keys into
+// order; without, all queries are selected for, and ordered by a block each (order.cu).
+#include "last_block.cuh"
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
-#include "select.cuh"
+#include "order.cuh"
 #include "stream.cuh"
 
 namespace action {
@@ -18,6 +20,8 @@ struct Pass {
   const int64_t* query_labels;  // [G, N], or null
   const int64_t* bank_labels;   // [G, M] in the bank's own order
   const int* found;             // [G, N]: -1 for the queries to select for; or null: all of them
+  int* arrived;                 // [G, tiles of queries] blocks that have come to the end, with `found`
+  Selected out;                 // likewise
   int64_t* keys;                // [G, N, line]
   int64_t* buffer;              // [blocks, 64, capacity]
   int* floors;                  // [G, N, num_splits], or null
@@ -31,6 +35,22 @@ template <class Math>
 constexpr int kResident = 3;
 template <>
 constexpr int kResident<Exact> = 2;
+
+/// Puts the keys of a tile's queries into order, whose first is `q` of all. Work of a block.
+__device__ void order_tile(const Pass& p, int64_t q, int rows, unsigned wanted) {
+  int count = static_cast<int>(p.num_splits) * p.k;
+  if (count > kSorted) {
+    const int k = static_cast<int>(p.out.k);
+    for (; wanted; wanted &= wanted - 1) {
+      shorten(p.keys + (q + warp_id() * kWarpRows + __ffs(wanted) - 1) * p.line, count, k);
+    }
+    count = k;
+  }
+  for (int row = 0; row < rows; ++row) {
+    if (p.found[q + row] < 0) order_line(p.out, q + row, p.keys + (q + row) * p.line, count);
+  }
+  __syncthreads();  // shared memory is the next walk's
+}
 
 template <class Math>
 __global__ void __launch_bounds__(kThreads, kResident<Math>) buffered(Pass p) {
@@ -91,12 +111,16 @@ __global__ void __launch_bounds__(kThreads, kResident<Math>) buffered(Pass p) {
     };
     stream.run(begin, end, use, [](Block&, Block&, const char*, const char*) {});
     selection.finish(p.keys + q * p.line + split * p.k, p.line, wanted);
+    if (p.found && is_last_block(p.arrived + tile, p.num_splits)) {
+      order_tile(p, q - warp_id() * kWarpRows, rows_of_tile(first, p.query.rows), wanted);
+    }
   }
 }
 
 template <class Math>
 int shared_of(const Plan& plan) {
-  return shared_bytes(plan, 1, 4 * Selection<Math>::kShared);
+  const int walking = shared_bytes(plan, 1, 4 * Selection<Math>::kShared), ordering = 8 * kSorted;
+  return walking < ordering ? ordering : walking;
 }
 
 template <class Math>
@@ -106,25 +130,28 @@ int32_t run(const Pass& p, unsigned blocks, void* stream) {
 
 Plan plan_of(int64_t pitch) { return make_plan(pitch, 1, 1, false); }
 
-#define BUFFERED_FIELDS(FIELD)                                                                \
-  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                            \
-  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                      \
-  FIELD(Tensor, bank)         /* [G, M, padded D] */                                          \
-  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                      \
-  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                      \
-  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */             \
-  FIELD(int64_t, place_block)                                                                 \
-  FIELD(int64_t, num_splits)  /* of the bank */                                               \
-  FIELD(int64_t, span)        /* bank rows of a split */                                      \
-  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                     \
-  FIELD(Tensor, bank_labels)  /* [G, M] int64 in the bank's own order, or none */             \
-  FIELD(Tensor, found)        /* [G, N] int32 -1 for the queries to select for; none: all */  \
-  FIELD(int64_t, kept)        /* candidates of a split */                                     \
-  FIELD(int64_t, limit)       /* of what a clearing may leave in a buffer */                  \
-  FIELD(int64_t, quota)       /* this many candidates of every split are enough altogether */ \
-  FIELD(Tensor, buffer)       /* [blocks, 64, capacity] int64 */                              \
-  FIELD(Tensor, floors)       /* [G, N, num_splits] int32, all the lowest; or none */         \
-  FIELD(Tensor, keys)         /* [G, N, num_splits kept or more] int64, the result */
+#define BUFFERED_FIELDS(FIELD)                                                                     \
+  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                                 \
+  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                           \
+  FIELD(Tensor, bank)         /* [G, M, padded D] */                                               \
+  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                           \
+  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                           \
+  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */                  \
+  FIELD(int64_t, place_block)                                                                      \
+  FIELD(int64_t, num_splits)  /* of the bank */                                                    \
+  FIELD(int64_t, span)        /* bank rows of a split */                                           \
+  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                          \
+  FIELD(Tensor, bank_labels)  /* [G, M] int64 in the bank's own order, or none */                  \
+  FIELD(Tensor, found)        /* [G, N] int32 -1 for the queries to select for; none: all */       \
+  FIELD(int64_t, kept)        /* candidates of a split */                                          \
+  FIELD(int64_t, limit)       /* of what a clearing may leave in a buffer */                       \
+  FIELD(int64_t, quota)       /* this many candidates of every split are enough altogether */      \
+  FIELD(Tensor, buffer)       /* [blocks, 64, capacity] int64 */                                   \
+  FIELD(Tensor, floors)       /* [G, N, num_splits] int32, all the lowest; or none */              \
+  FIELD(Tensor, keys)         /* [G, N, num_splits kept or more] int64, the result; with found: */ \
+  FIELD(Tensor, arrived)      /* [G, tiles of queries] int32 zeros */                              \
+  FIELD(Tensor, similarity)   /* [G, N, k] float32 of the queries to select for, as the next */    \
+  FIELD(Tensor, index)        /* [G, N, k] int64 */
 ACTION_PARAMS(BufferedParams, BUFFERED_FIELDS)
 
 int32_t buffered_launcher(const BufferedParams& p, void* stream) {
@@ -145,7 +172,13 @@ int32_t buffered_launcher(const BufferedParams& p, void* stream) {
     call.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     call.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
   }
-  call.found = check.optional<int32_t>(p.found, "found", {g, n});
+  if (p.found.given()) {
+    call.found = check.contiguous<int32_t>(p.found, "found", {g, n});
+    call.arrived = check.contiguous<int32_t>(p.arrived, "arrived", {g, (n + kBlock - 1) / kBlock});
+    call.out = selected_of(check, p.similarity, p.index, g, n);
+    check.require(call.out.k <= kSorted && p.num_splits * p.kept <= INT32_MAX / 2,
+                  "index must have no more places than a block sorts");
+  }
   call.buffer = check.contiguous<int64_t>(p.buffer, "buffer", {blocks, kBlock, capacity});
   call.floors = check.optional<int32_t>(p.floors, "floors", {g, n, p.num_splits});
   call.keys = check.contiguous<int64_t>(p.keys, "keys", {g, n, line});

@@ -1,4 +1,4 @@
-// After the second pass, one launch: partial sums become the gradient in the raw rows, verdicts become keys.
+// After the second pass, one launch: partial sums become the gradient in the raw rows, verdicts a selection.
 //
 // Neither reads what the other writes: the first blocks do the one, the others the other. Without verdicts a kernel of
 // its own finishes the gradient: it needs fewer registers.
@@ -49,27 +49,29 @@ int32_t run(const Finish& gradient, const Collect& search, void* stream) {
   const int threads = search.num_splits * search.capacity <= kFewWords ? 32 : kMostThreads;
   const unsigned finishing = finishing_blocks(gradient, threads);
   return enqueue(finish_and_collect<Math>, finishing + static_cast<unsigned>(search.total), threads,
-                 4 * (search.most + 1), stream, finishing, gradient, search);
+                 8 * (search.most + 1), stream, finishing, gradient, search);
 }
 
-#define FINISH_AND_COLLECT_FIELDS(FIELD)                                                               \
-  FIELD(Tensor, partial) /* [parts, G, rows, padded D] float32 of contrast_gradient, or none */        \
-  FIELD(Tensor, factor)  /* [1] float32, or none */                                                    \
-  FIELD(double, constant)                                                                              \
-  FIELD(Tensor, raw) /* [G, rows, D] as they were before they were prepared */                         \
-  FIELD(bool, normalize)                                                                               \
-  FIELD(Tensor, grad)         /* [G, rows, D] float32, a result */                                     \
-  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                                     \
-  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                               \
-  FIELD(Tensor, bank)         /* [G, M, padded D] */                                                   \
-  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                               \
-  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                               \
-  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */                      \
-  FIELD(int64_t, place_block)                                                                          \
-  FIELD(int64_t, capacity) /* words that a split may have for a query */                               \
-  FIELD(Tensor, counts)    /* [num_splits, G, N] int32 words that there would be */                    \
-  FIELD(Tensor, words)     /* [G, N, line] int64; in the end, keys: a result like the next; or none */ \
-  FIELD(Tensor, found)     /* [G, N] int32 how many; stays -1, or becomes it, where the buffer has to select */
+#define FINISH_AND_COLLECT_FIELDS(FIELD)                                                                   \
+  FIELD(Tensor, partial) /* [parts, G, rows, padded D] float32 of contrast_gradient, or none */            \
+  FIELD(Tensor, factor)  /* [1] float32, or none */                                                        \
+  FIELD(double, constant)                                                                                  \
+  FIELD(Tensor, raw) /* [G, rows, D] as they were before they were prepared */                             \
+  FIELD(bool, normalize)                                                                                   \
+  FIELD(Tensor, grad)         /* [G, rows, D] float32, a result */                                         \
+  FIELD(Tensor, query)        /* [G, N, padded D] prepared rows */                                         \
+  FIELD(Tensor, query_scale)  /* [G, N padded to whole tiles] float32 */                                   \
+  FIELD(Tensor, bank)         /* [G, M, padded D] */                                                       \
+  FIELD(Tensor, bank_scale)   /* [G, M padded to whole tiles] float32 */                                   \
+  FIELD(bool, tf32)           /* float32 rows have been rounded to it */                                   \
+  FIELD(int64_t, place_tiles) /* how the bank's rows are placed, with the next */                          \
+  FIELD(int64_t, place_block)                                                                              \
+  FIELD(int64_t, capacity)  /* words that a split may have for a query */                                  \
+  FIELD(Tensor, counts)     /* [num_splits, G, N] int32 words that there would be */                       \
+  FIELD(Tensor, words)      /* [G, N, line] int64, or none */                                              \
+  FIELD(Tensor, found)      /* [G, N] int32 how many; stays -1, or becomes it, where the buffer selects */ \
+  FIELD(Tensor, similarity) /* [G, N, k] float32 of the others, a result like the next */                  \
+  FIELD(Tensor, index)      /* [G, N, k] int64 */
 ACTION_PARAMS(FinishAndCollectParams, FINISH_AND_COLLECT_FIELDS)
 
 Finish gradient_of(Checks& check, const FinishAndCollectParams& p) {
@@ -105,6 +107,7 @@ Collect search_of(Checks& check, const FinishAndCollectParams& p) {
   call.words = check.contiguous<int64_t>(p.words, "words", {g, n, line});
   call.counts = check.contiguous<int32_t>(p.counts, "counts", {num_splits, g, n});
   call.found = check.contiguous<int32_t>(p.found, "found", {g, n});
+  call.out = selected_of(check, p.similarity, p.index, g, n);
   check.require(p.capacity > 0 && p.capacity <= line && num_splits * p.capacity <= line && line <= INT32_MAX,
                 "capacity words of every split must fit a line");
   call.pitch = width * (dtype == Dtype::float32 ? 4 : 2);
@@ -112,7 +115,7 @@ Collect search_of(Checks& check, const FinishAndCollectParams& p) {
   call.total = g * n;
   call.num_splits = static_cast<int>(num_splits);
   call.capacity = static_cast<int>(p.capacity);
-  call.most = static_cast<int>(line < kMostFound ? line : kMostFound);
+  call.most = static_cast<int>(line < kSorted ? line : kSorted);
   return call;
 }
 

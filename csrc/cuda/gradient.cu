@@ -5,7 +5,8 @@
 // Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
 // 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost
 // to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
-// result's columns and recomputes the similarities over all features. Of one softmax, p_s(j) alone is the weight.
+// result's columns and recomputes the similarities over all features; the first of those blocks takes the selection's
+// verdicts. Of one softmax, p_s(j) alone is the weight.
 #include "launch.cuh"
 #include "library.cuh"
 #include "online_softmax.cuh"
@@ -112,6 +113,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   Verdicts<Math> found;
   const int64_t warp_first = part.first + warp_id() * kWarpRows, own_first = part.group * p.queries + warp_first;
   const int rows_here = rows_of_warp(warp_first, p.queries);
+  const bool first_columns = part.out == 0;
   if constexpr (VERDICTS) {
     char* shared = stream.besides() + beside_sums<Math>() + warp_id() * Verdicts<Math>::kShared;
     found.start(shared, p.words, own_first, rows_here, part.split);
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
 #pragma unroll
         for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
       }
-      found.take(s, p.words, start, rows, scale + kBlock);
+      if (first_columns) found.take(s, p.words, start, rows, scale + kBlock);
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -150,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   };
   stream.run(part.begin, part.end, use, sum);
   store(p, part, p.queries, sums);
-  if constexpr (VERDICTS) found.finish(p.words, own_first, rows_here, part.split);
+  if (VERDICTS && first_columns) found.finish(p.words, own_first, rows_here, part.split);
 }
 
 template <class Math, bool PAIR>
@@ -282,8 +284,7 @@ int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
   call.boost = static_cast<float>(p.boost);
   if (p.limits.given()) {
     call.words = words_of(check, p, g, n, num_splits);
-    check.require(!p.for_bank && p.teacher.given() && call.outs == 1,
-                  "verdicts come with the divergence's gradient in the student, where its columns are whole");
+    check.require(!p.for_bank && p.teacher.given(), "verdicts come with the divergence's gradient in the student");
     if (p.query_labels.given() || p.bank_labels.given()) {
       check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
       call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});

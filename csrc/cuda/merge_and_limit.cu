@@ -35,18 +35,20 @@ unsigned blocks(int64_t count, int of_block) { return static_cast<unsigned>((cou
   FIELD(Tensor, teacher_scale) /* [G, N padded] float32, with terms of two softmaxes */                   \
   FIELD(double, student_temp)                                                                             \
   FIELD(double, teacher_temp)                                                                             \
-  FIELD(Tensor, kl)           /* [G, N] float32, a result like those below; or none, like the next */     \
-  FIELD(Tensor, logit_gap)    /* [G, N] float64 */                                                        \
-  FIELD(Tensor, student_lse)  /* [G, N] float64, or none without sums */                                  \
-  FIELD(Tensor, teacher_lse)  /* [G, N] float64, or none: one softmax alone */                            \
-  FIELD(Tensor, terms)        /* [G, N padded, 12] float32 for the student's gradient, or none */         \
-  FIELD(Tensor, maxima)       /* [G, N, groups] float32 of bank_pass, or none */                          \
-  FIELD(Tensor, lengths)      /* [G, N] float32 what no product is longer than; or none: unit rows */     \
-  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                                 \
-  FIELD(int64_t, k)           /* rows to select */                                                        \
-  FIELD(double, error)        /* bound of a product's error, relative to the rows' lengths */             \
-  FIELD(Tensor, limits)       /* [G, N] float32, a result like the next */                                \
-  FIELD(Tensor, found)        /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
+  FIELD(Tensor, kl)            /* [G, N] float32, a result like those below; or none, like the next */    \
+  FIELD(Tensor, logit_gap)     /* [G, N] float64 */                                                       \
+  FIELD(Tensor, student_lse)   /* [G, N] float64, or none without sums */                                 \
+  FIELD(Tensor, teacher_lse)   /* [G, N] float64, or none: one softmax alone */                           \
+  FIELD(Tensor, terms)         /* [G, N padded, 12] float32 for the student's gradient, or none */        \
+  FIELD(Tensor, maxima)        /* [G, N, groups] float32 of bank_pass, or none */                         \
+  FIELD(Tensor, query_largest) /* [G, N] float32 of prepare; or none: unit rows */                        \
+  FIELD(Tensor, longest)       /* [G] int32 of bank_pass, with the last */                                \
+  FIELD(int64_t, features)     /* of a row */                                                             \
+  FIELD(Tensor, query_labels)  /* [G, N] int64, or none */                                                \
+  FIELD(int64_t, k)            /* rows to select */                                                       \
+  FIELD(double, error)         /* bound of a product's error, relative to the rows' lengths */            \
+  FIELD(Tensor, limits)        /* [G, N] float32, a result like the next */                               \
+  FIELD(Tensor, found)         /* [G, N] int32 -1 where the buffer has to select, 0 elsewhere */
 ACTION_PARAMS(MergeAndLimitParams, MERGE_AND_LIMIT_FIELDS)
 
 Merge merge_of(Checks& check, const MergeAndLimitParams& p) {
@@ -82,14 +84,18 @@ Limits limits_of(Checks& check, const MergeAndLimitParams& p) {
   const int64_t g = check.size(p.maxima, "maxima", 0, 3), n = check.size(p.maxima, "maxima", 1, 3);
   const int64_t line = check.size(p.maxima, "maxima", 2, 3);
   check.require(p.k > 0 && p.k <= line && line <= INT32_MAX, "k must be positive and no more than there are groups");
+  const bool unit = !p.query_largest.given() && !p.longest.given();
   return {check.contiguous<float>(p.maxima, "maxima", {g, n, line}),
-          check.optional<float>(p.lengths, "lengths", {g, n}),
+          unit ? nullptr : check.contiguous<float>(p.query_largest, "query_largest", {g, n}),
+          unit ? nullptr : static_cast<const float*>(check.contiguous(p.longest, "longest", Dtype::int32, {g})),
           check.optional<int64_t>(p.query_labels, "query_labels", {g, n}),
           check.contiguous<float>(p.limits, "limits", {g, n}),
           check.contiguous<int32_t>(p.found, "found", {g, n}),
           g * n,
+          n,
           static_cast<int>(line),
           static_cast<int>(p.k),
+          static_cast<int>(p.features),
           static_cast<float>(p.error)};
 }
 

@@ -21,6 +21,7 @@ struct RowSet {
   void* data;      // [G, rows, width]
   float* scale;    // [G, scale_rows]
   float* inverse;  // [G, rows] 1 / max(|x|, 1e-12), negative where the norm did not count; or null
+  float* largest;  // [G, rows] of a row's magnitudes, NaN for one with NaN; or null
   Placement placement;
   const int64_t* labels;  // [G, rows], or null
   float* narrow_labels;   // [G, scale_rows]
@@ -29,10 +30,17 @@ struct RowSet {
   Dtype dtype;
 };
 
+/// Memory that kernels behind this one begin with.
+struct Fill {
+  int* data;
+  int64_t count;
+  int value;
+};
+constexpr int kMostFills = 3;
+
 struct Prepare {
   RowSet sets[kMostSets];
-  int* floors;  // that a selection by a buffer begins with, or null
-  int64_t num_floors;
+  Fill fills[kMostFills];
   int features, width;
   bool normalize, tf32;
 };
@@ -56,26 +64,33 @@ __device__ void prepare_row(const Prepare& p, const RowSet& set, unsigned block)
     scale = __fdiv_rn(factor, power);
     inverse = norm > kSmallestNorm ? factor : -factor;
   }
+  int largest = 0;  // by its bits, among which those of NaN are the largest
   for (int i = lane; i < p.width; i += 32) {
     const float value = i < p.features ? as_float(x[i * set.x.stride_d]) * power : 0.0f;
+    largest = max(largest, __float_as_int(fabsf(value)));
     data[i] = from_float<Out>(p.tf32 ? __int_as_float(round_to_tf32(value)) : value);
   }
+  if (set.largest) largest = __reduce_max_sync(kAllLanes, largest);
   if (lane == 0) {
+    if (set.largest) set.largest[line] = __int_as_float(largest);
     set.scale[group * set.scale_rows + place] = scale;
     if (set.inverse) set.inverse[line] = inverse;
     if (set.labels) set.narrow_labels[group * set.scale_rows + place] = narrow_in_bank(set.labels[line]);
   }
 }
 
-/// The first blocks take the sets in turn, those behind them the floors.
+/// The first blocks take the sets in turn, those behind them what is to be filled.
 template <class Out>
 __global__ void __launch_bounds__(kBlockThreads) prepare(Prepare p) {
   unsigned block = blockIdx.x;
   int which = 0;
   for (; which < kMostSets && block >= p.sets[which].blocks; ++which) block -= p.sets[which].blocks;
   if (which == kMostSets) {
-    const int64_t i = int64_t{block} * kBlockThreads + threadIdx.x;
-    if (i < p.num_floors) p.floors[i] = INT32_MIN;
+    int64_t i = int64_t{block} * kBlockThreads + threadIdx.x;
+    for (const Fill& fill : p.fills) {
+      if (i >= 0 && i < fill.count) fill.data[i] = fill.value;
+      i -= fill.count;
+    }
     return;
   }
   const RowSet& set = p.sets[which];
@@ -105,8 +120,12 @@ unsigned blocks(int64_t count, int of_block) { return static_cast<unsigned>((cou
   FIELD(int64_t, place_tiles)   /* where the bank's rows are placed, with the next; 1 and 1: as they are */        \
   FIELD(int64_t, place_block)                                                                                      \
   FIELD(bool, normalize)                                                                                           \
-  FIELD(bool, tf32)     /* round float32 rows to it */                                                             \
-  FIELD(Tensor, floors) /* [G, N, num_splits] int32 become the lowest, for `buffered`; or none */
+  FIELD(bool, tf32)            /* round float32 rows to it */                                                      \
+  FIELD(Tensor, floors)        /* [G, N, num_splits] int32 become the lowest, for `buffered`; or none */           \
+  FIELD(Tensor, arrived)       /* [G, tiles of queries] int32 become zero, likewise; or none */                    \
+  FIELD(Tensor, longest)       /* [G] int32 become zero, for `bank_pass`; or none, like the next two */            \
+  FIELD(Tensor, query_largest) /* [G, N] float32 the largest magnitude of every row, NaN for one with NaN */       \
+  FIELD(Tensor, bank_largest)  /* [G, M] float32 */
 ACTION_PARAMS(PrepareParams, PREPARE_FIELDS)
 
 /// How the sets of a call are alike.
@@ -163,15 +182,25 @@ int32_t prepare_launcher(const PrepareParams& p, void* stream) {
   }
   if (p.floors.given()) {
     const int64_t num_splits = check.size(p.floors, "floors", 2, 3);
-    call.floors = check.contiguous<int32_t>(p.floors, "floors", {g, n, num_splits});
-    call.num_floors = g * n * num_splits;
+    call.fills[0] = {check.contiguous<int32_t>(p.floors, "floors", {g, n, num_splits}), g * n * num_splits, INT32_MIN};
+  }
+  if (p.arrived.given()) {
+    const int64_t tiles = (n + kBlock - 1) / kBlock;
+    call.fills[1] = {check.contiguous<int32_t>(p.arrived, "arrived", {g, tiles}), g * tiles, 0};
+  }
+  if (p.longest.given() || p.query_largest.given() || p.bank_largest.given()) {
+    call.fills[2] = {check.contiguous<int32_t>(p.longest, "longest", {g}), g, 0};
+    call.sets[0].largest = check.contiguous<float>(p.query_largest, "query_largest", {g, n});
+    call.sets[2].largest = check.contiguous<float>(p.bank_largest, "bank_largest", {g, call.sets[2].rows});
   }
   call.features = static_cast<int>(d);
   call.width = static_cast<int>(width);
   call.normalize = p.normalize;
   call.tf32 = p.tf32;
   if (!check.passed()) return check.status();
-  unsigned count = blocks(call.num_floors, kBlockThreads);
+  int64_t filled = 0;
+  for (const Fill& fill : call.fills) filled += fill.count;
+  unsigned count = blocks(filled, kBlockThreads);
   for (const RowSet& set : call.sets) count += set.blocks;
   auto* kernel = of_dtype(common.out, prepare<float>, prepare<__half>, prepare<__nv_bfloat16>);
   return enqueue(kernel, count, kBlockThreads, 0, stream, call);

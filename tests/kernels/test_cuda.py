@@ -257,7 +257,7 @@ def test_limits_leave_k_groups(kernels: None) -> None:
         limits, found = torch.empty(1, 9, device=DEVICE), torch.empty(1, 9, dtype=torch.int32, device=DEVICE)
         labels = torch.zeros(1, 9, dtype=torch.int64, device=DEVICE)
         labels[0, 5], labels[0, 6] = 2**24, 2**24 + 1
-        given = {"student_temp": 1.0, "teacher_temp": 1.0, "k": 32, "error": 2.0**-10}
+        given = {"student_temp": 1.0, "teacher_temp": 1.0, "k": 32, "features": 0, "error": 2.0**-10}
         tensors = {"maxima": maxima, "query_labels": labels, "limits": limits, "found": found}
         module._merge_and_limit(module.MergeAndLimitParams(**nothing | given | tensors), maxima)
         enough = torch.tensor([0, 1, 2, 4, 5, 7, 8])

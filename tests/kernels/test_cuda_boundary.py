@@ -134,10 +134,10 @@ def run_every_operator() -> None:
     kernels.log_sum_exp_bank_gradient(lse, student, bank, lse, 0.1, True)
     statistics = result.logit_gap, result.student_lse, result.teacher_lse
     kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
+    kernels.hard_negatives(student, bank, rows, query_labels, bank_labels, True)
     # The last calls are those that are recorded: with everything that a launcher can be given.
-    kernels.hard_negatives(student, bank, k, query_labels, bank_labels, True)
     kernels.hard_negatives(student, bank, k, query_labels, bank_labels, False)
-    kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, True, True)
+    kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, False, True)
 
 
 def refusal(launcher: str, **others: Any) -> str:
@@ -259,7 +259,12 @@ def test_a_first_pass_has_something_to_do() -> None:
     [
         ("merge_and_limit", ("sums", "student_lse", "kl", "logit_gap", "maxima", "limits", "found")),
         ("merge_and_limit", ("student_scale", "teacher_scale")),  # for the terms
+        ("merge_and_limit", ("query_largest", "longest")),
+        ("bank_pass", ("bank_largest", "longest")),
+        ("prepare", ("longest", "query_largest", "bank_largest")),
         ("finish_and_collect", ("partial", "raw", "grad", "query", "query_scale", "bank", "counts", "words", "found")),
+        ("finish_and_collect", ("similarity", "index")),
+        ("buffered", ("arrived", "similarity", "index")),
     ],
 )
 def test_parts_of_a_launch_are_there_as_a_whole(launcher: str, names: tuple[str, ...]) -> None:
@@ -295,12 +300,9 @@ def test_words_fit_their_lines(launcher: str) -> None:
         assert "capacity words of every split must fit a line" in refusal(launcher, capacity=wrong)
 
 
-def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
+def test_verdicts_come_with_the_divergences_gradient_in_the_student() -> None:
     params = recorded()["contrast_gradient"]
-    names = "student", "teacher", "bank", "partial"
-    wide = {name: torch.nn.functional.pad(getattr(params, name), (0, 128)) for name in names}
     said = "verdicts come with the divergence's gradient in the student"
-    assert said in refusal("contrast_gradient", **wide)
     partial = params.bank.new_empty((1, *params.bank.shape), dtype=torch.float32)
     assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
 
@@ -313,12 +315,15 @@ def test_places_are_those_of_the_bank(launcher: str) -> None:
         assert "place_tiles tiles of place_block rows must fit the bank" in said
 
 
-def test_more_keys_than_a_block_sorts_are_left_to_others() -> None:
-    params = recorded()["order_keys"]
-    assert "count must be" in refusal("order_keys", count=params.keys.shape[2] + 1)
-    long = torch.nn.functional.pad(params.keys, (0, 5000))
-    results = {name: torch.nn.functional.pad(getattr(params, name), (0, 5000)) for name in ("similarity", "index")}
-    assert "count must be" in refusal("order_keys", keys=long, count=4097, **results)
+def test_keys_fit_their_lines() -> None:
+    for wrong in (0, -1, recorded()["order_keys"].keys.shape[2] + 1):
+        assert "count must be positive and fit the keys" in refusal("order_keys", count=wrong)
+
+
+def test_what_a_block_selects_beside_others_it_can_sort() -> None:
+    params = recorded()["buffered"]
+    long = {name: torch.nn.functional.pad(getattr(params, name), (0, 4096)) for name in ("similarity", "index")}
+    assert "index must have no more places than a block sorts" in refusal("buffered", **long)
 
 
 def test_a_library_that_was_built_from_other_headers_is_refused() -> None:

@@ -46,31 +46,38 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 FIRST = ["prepare", "bank_pass", "merge_and_limit"]
-SELECTION = ["finish_and_collect", "buffered", "order_keys"]
+SELECTION = ["finish_and_collect", "buffered"]
 
 
 @pytest.mark.parametrize(
-    ("operator", "features", "k", "expected"),
+    ("operator", "features", "k", "normalize", "expected"),
     [
-        ("action_contrast", 24, 3, [*FIRST, "contrast_gradient", *SELECTION]),
-        ("action_contrast", 24, 0, [*FIRST, "contrast_gradient", "finish_and_collect"]),
-        ("action_contrast", 24, 300, [*FIRST, "contrast_gradient", *SELECTION]),
-        # A gradient whose columns are split repeats the products, and would repeat the verdicts.
-        ("action_contrast", 200, 3, [*FIRST, "verdicts", "contrast_gradient", *SELECTION]),
-        ("hard_negatives", 24, 3, [*FIRST, "verdicts", *SELECTION]),
-        ("hard_negatives", 24, 300, ["prepare", "buffered", "order_keys"]),  # no limits for so many
-        ("log_sum_exp", 24, 0, [*FIRST, "contrast_gradient", "finish_and_collect"]),
+        ("action_contrast", 24, 3, True, [*FIRST, "contrast_gradient", *SELECTION]),
+        ("action_contrast", 24, 3, False, [*FIRST, "contrast_gradient", *SELECTION]),
+        ("action_contrast", 24, 0, True, [*FIRST, "contrast_gradient", "finish_and_collect"]),
+        (
+            "action_contrast",
+            24,
+            300,
+            True,
+            [*FIRST, "contrast_gradient", "finish_and_collect", "buffered", "order_keys"],
+        ),
+        ("action_contrast", 200, 3, True, [*FIRST, "contrast_gradient", *SELECTION]),  # columns that blocks share
+        ("hard_negatives", 24, 3, True, [*FIRST, "verdicts", *SELECTION]),
+        ("hard_negatives", 24, 3, False, [*FIRST, "verdicts", *SELECTION]),
+        ("hard_negatives", 24, 300, True, ["prepare", "buffered", "order_keys"]),  # no limits for so many
+        ("log_sum_exp", 24, 0, True, [*FIRST, "contrast_gradient", "finish_and_collect"]),
     ],
 )
 def test_a_call_is_so_many_launches_and_asks_pytorch_for_memory_alone(
-    launched: list[str], operator: str, features: int, k: int, expected: list[str]
+    launched: list[str], operator: str, features: int, k: int, normalize: bool, expected: list[str]
 ) -> None:
     kernels = Kernels("cuda")
     query, bank = (torch.randn(1, n, features, dtype=torch.bfloat16, device=DEVICE) for n in (5, 320))
     labels = [torch.randint(2, (1, n), device=DEVICE) for n in (5, 320)] if k else [None, None]
     calls = {
-        "action_contrast": lambda: kernels.action_contrast(query, query, bank, k, 0.1, 0.05, *labels, True, True),
-        "hard_negatives": lambda: kernels.hard_negatives(query, bank, k, *labels, True),
+        "action_contrast": lambda: kernels.action_contrast(query, query, bank, k, 0.1, 0.05, *labels, normalize, True),
+        "hard_negatives": lambda: kernels.hard_negatives(query, bank, k, *labels, normalize),
         "log_sum_exp": lambda: kernels.log_sum_exp(query, bank, 0.1, True, True),
     }
     with Operations() as operations:

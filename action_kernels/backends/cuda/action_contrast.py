@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..gpu import Partial, boost
 from ..interface import ContrastResult
-from ..thresholds import AS_THEY_ARE
 from .bank_pass import bank_pass
 from .finish_and_collect import finish_and_collect
-from .gradient import column_blocks, gradient, query_terms
+from .gradient import gradient, query_terms
 from .merge_and_limit import merge_and_limit
 from .rows import prepare_all
 from .search import Search
@@ -35,30 +34,26 @@ def action_contrast(
 ) -> ContrastResult:
     search = Search(k, student, bank, query_labels, bank_labels, normalize, teacher) if k else None
     limited = search if search and search.by_limits else None
-    placement, floors = (search.placement, search.floors) if search else (AS_THEY_ARE, None)
-    labels = limited.bank_labels if limited else None
-    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels, floors=floors)
+    rows, tf32 = prepare_all(normalize, student, teacher, bank, **search.prepared() if search else {})
     student_rows, teacher_rows, bank_rows = rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tf32, *temps, limited)
     merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)
     assert merged.statistics is not None  # there is a teacher
     del sums, maxima  # their memory is there again for the verdicts
-    # A gradient whose columns are split repeats the products, and would repeat the verdicts.
-    along = limited if with_student_grad and column_blocks(student_rows) == 1 else None
-    if limited and not along:
+    if limited and not with_student_grad:
         verdicts(student_rows, bank_rows, tf32, limited)
     partial = None
     if merged.terms is not None:
         factor = boost(normalize)
         terms, scales = merged.terms, (0.0, 0.0, factor)
-        parts = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, scales, along)
+        parts = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, scales, limited)
         partial = Partial(parts, 1.0 / (student_temp * factor))
         del parts
     student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, tf32, limited)
     del partial  # likewise, for the buffers
     if search:
-        similarity, index = search.result(student_rows, bank_rows, tf32)
+        similarity, index = search.finish(student_rows, bank_rows, tf32)
     else:
         shape = (*student.shape[:2], 0)
         similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))

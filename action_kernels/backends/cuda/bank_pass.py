@@ -33,6 +33,8 @@ class BankPassParams(NamedTuple):
     tiles_of_group: int
     statistics: Tensor | None
     maxima: Tensor | None
+    bank_largest: Tensor | None
+    longest: Tensor | None
 
 
 _bank_pass = bind("bank_pass", BankPassParams)
@@ -65,6 +67,7 @@ def bank_pass(
     if search:
         line = sharers(student.data.dtype, tf32) * -(-tiles(rows) // size)
         maxima = torch.empty((groups, queries, line), dtype=torch.float32, device=device)
+    lengths = search.lengths if search else None
     _bank_pass(
         BankPassParams(
             student=student.data,
@@ -83,6 +86,8 @@ def bank_pass(
             tiles_of_group=size if search else 0,
             statistics=statistics,
             maxima=maxima,
+            bank_largest=lengths and lengths.bank,
+            longest=lengths and lengths.longest,
         ),
         student.data,
     )

@@ -34,6 +34,9 @@ class BufferedParams(NamedTuple):
     buffer: Tensor
     floors: Tensor | None
     keys: Tensor
+    arrived: Tensor | None
+    similarity: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]  # hides tuple.index
 
 
 _buffered = bind("buffered", BufferedParams)
@@ -48,10 +51,13 @@ def buffered(
     bank_labels: Tensor | None,
     placement: Placement,
     floors: Tensor | None,
-    keys: Tensor | None,
+    keys: Tensor,
+    arrived: Tensor | None,
+    similarity: Tensor,
+    index: Tensor,
     found: Tensor | None,
-) -> Tensor:
-    """Keys [G, N, line], of which the first of a line come from the buffer, where it has selected.
+) -> None:
+    """Select for the queries that limits did not serve; or leave the keys of all of them.
 
     Args:
         query: the queries.
@@ -62,14 +68,14 @@ def buffered(
         bank_labels: [G, M] int64, in the bank's own order.
         placement: how the bank's rows are kept.
         floors: [G, N, splits] int32, all the lowest; None with one split.
-        keys: where to put them; new memory where it is None.
+        keys: [G, N, line], of which the first of a line come from the buffer, where it has selected.
+        arrived: [G, tiles of queries] int32 zeros, with ``found``.
+        similarity: [G, N, k] gets those of the queries to select for, with ``found``.
+        index: [G, N, k], likewise, their rows.
         found: [G, N] negative for the queries to select for; all of them where it is None.
     """
-    groups, queries, _ = query.data.shape
-    device, num_splits = query.data.device, planned.num_splits
+    device = query.data.device
     buffer = torch.empty((planned.running, TILE, planned.capacity), dtype=torch.int64, device=device)
-    if keys is None:
-        keys = torch.empty((groups, queries, planned.keys), dtype=torch.int64, device=device)
     _buffered(
         BufferedParams(
             query=query.data,
@@ -79,7 +85,7 @@ def buffered(
             tf32=tf32,
             place_tiles=placement.tiles,
             place_block=placement.block,
-            num_splits=num_splits,
+            num_splits=planned.num_splits,
             span=planned.span,
             query_labels=query_labels,
             bank_labels=bank_labels,
@@ -90,7 +96,9 @@ def buffered(
             buffer=buffer,
             floors=floors,
             keys=keys,
+            arrived=arrived,
+            similarity=None if found is None else similarity,
+            index=None if found is None else index,
         ),
         query.data,
     )
-    return keys

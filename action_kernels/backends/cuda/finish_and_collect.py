@@ -1,4 +1,4 @@
-"""After the second pass, one launch: partial sums become the gradient in the raw rows, verdicts become keys."""
+"""After the second pass, one launch: partial sums become the gradient in the raw rows, verdicts a selection."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class FinishAndCollectParams(NamedTuple):
     counts: Tensor | None
     words: Tensor | None
     found: Tensor | None
+    similarity: Tensor | None
+    index: Tensor | None  # type: ignore[assignment]  # hides tuple.index
 
 
 _finish_and_collect = bind("finish_and_collect", FinishAndCollectParams)
@@ -46,7 +48,7 @@ def finish_and_collect(
     tf32: bool = False,
     search: Search | None = None,
 ) -> Tensor:
-    """The gradient [G, rows, D] in raw rows, [0] where there is none; the words of a ``search`` become keys.
+    """The gradient [G, rows, D] in raw rows, [0] where there is none; the words of a ``search`` become its result.
 
     Args:
         partial: the gradient in parts.
@@ -80,6 +82,8 @@ def finish_and_collect(
             counts=words and words.counts,
             words=words and words.words,
             found=search.found if search and words else None,
+            similarity=search.result[0] if search and words else None,
+            index=search.result[1] if search and words else None,
         ),
         raw,
     )

@@ -95,11 +95,6 @@ def query_terms(
     return terms, factor
 
 
-def column_blocks(rows: Rows) -> int:
-    """Blocks that share the columns of a gradient of rows of this width."""
-    return -(-rows.data.shape[2] * rows.data.itemsize // 256)
-
-
 def gradient(
     student: Rows,
     teacher: Rows | None,
@@ -119,7 +114,7 @@ def gradient(
     """
     groups, queries, width = student.data.shape
     kept, streamed = (bank.data.shape[1], queries) if for_bank else (queries, bank.data.shape[1])
-    columns = column_blocks(student)
+    columns = -(-width * student.data.itemsize // 256)  # blocks that share them
     num_splits, span = splits(processors(terms.device), groups * tiles(kept) * columns, streamed, TILE)
     partial = torch.empty((num_splits, groups, kept, width), dtype=torch.float32, device=terms.device)
     student_grad_scale, teacher_grad_scale, factor = grad_scales

@@ -45,16 +45,14 @@ def hard_negatives(
         shape = (*query.shape[:2], 0)
         return query.new_empty(shape, dtype=torch.float32), query.new_empty(shape, dtype=torch.int64)
     search = Search(k, query, bank, query_labels, bank_labels, normalize)
-    labels = search.bank_labels if search.by_limits else None
-    rows, tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels, floors=search.floors)
-    query_rows, bank_rows = rows
+    (query_rows, bank_rows), tf32 = prepare_all(normalize, query, bank, **search.prepared())
     if search.by_limits:
         _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
         merge_and_limit(None, maxima, query_rows, None, search=search)
         del maxima  # their memory is there again for the verdicts
         verdicts(query_rows, bank_rows, tf32, search)
         finish_and_collect(None, query, normalize, query_rows, bank_rows, tf32, search)
-    return search.result(query_rows, bank_rows, tf32)
+    return search.finish(query_rows, bank_rows, tf32)
 
 
 def hard_negatives_gradient(

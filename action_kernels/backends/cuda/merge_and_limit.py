@@ -28,7 +28,9 @@ class MergeAndLimitParams(NamedTuple):
     teacher_lse: Tensor | None
     terms: Tensor | None
     maxima: Tensor | None
-    lengths: Tensor | None
+    query_largest: Tensor | None
+    longest: Tensor | None
+    features: int
     query_labels: Tensor | None
     k: int
     error: float
@@ -80,6 +82,7 @@ def merge_and_limit(
         if with_terms:
             terms = torch.empty((*student.scale.shape, TERMS), dtype=torch.float32, device=device)
     limiting = search if maxima is not None else None
+    lengths = limiting.lengths if limiting else None
     if limiting:
         limits, found = limiting.new_limits()
     _merge_and_limit(
@@ -95,7 +98,9 @@ def merge_and_limit(
             teacher_lse=statistics and statistics.teacher_lse,
             terms=terms,
             maxima=maxima,
-            lengths=limiting.lengths if limiting else None,
+            query_largest=lengths and lengths.query,
+            longest=lengths and lengths.longest,
+            features=limiting.features if limiting else 0,
             query_labels=limiting.query_labels if limiting else None,
             k=limiting.k if limiting else 0,
             error=limiting.error(student) if limiting else 0.0,

@@ -36,6 +36,10 @@ class PrepareParams(NamedTuple):
     normalize: bool
     tf32: bool
     floors: Tensor | None
+    arrived: Tensor | None
+    longest: Tensor | None
+    query_largest: Tensor | None
+    bank_largest: Tensor | None
 
 
 _prepare = bind("prepare", PrepareParams)
@@ -47,6 +51,20 @@ class Rows(NamedTuple):
     data: Tensor  # [G, N, padded D]
     scale: Tensor  # [G, N padded to whole tiles] float32
     labels: Tensor | None = None  # the same, as passes over a bank compare them
+
+
+class Lengths(NamedTuple):
+    """How long rows are that are not brought to unit length."""
+
+    query: Tensor  # [G, N] the largest magnitude of every row, NaN for one with NaN
+    bank: Tensor  # [G, M]
+    longest: Tensor  # [G] int32 bits of the largest in the bank
+
+    @classmethod
+    def empty(cls, groups: int, queries: int, rows: int, device: torch.device) -> Lengths:
+        """Memory for them."""
+        query, bank = (torch.empty((groups, n), dtype=torch.float32, device=device) for n in (queries, rows))
+        return cls(query, bank, torch.empty(groups, dtype=torch.int32, device=device))
 
 
 class IndexedQueries(NamedTuple):
@@ -63,6 +81,8 @@ def prepare_all(
     placement: Placement = AS_THEY_ARE,
     labels: Tensor | None = None,
     floors: Tensor | None = None,
+    arrived: Tensor | None = None,
+    lengths: Lengths | None = None,
 ) -> tuple[list[Rows], bool]:
     """All in one dtype for the products, and whether that is tf32.
 
@@ -72,6 +92,8 @@ def prepare_all(
         placement: how the bank's rows are kept.
         labels: [G, M] int64 of the bank's rows, for passes that compare them.
         floors: [G, N, num_splits] int32 that are set for a selection by a buffer.
+        arrived: [G, tiles of queries] int32, likewise.
+        lengths: of queries and bank, which are measured, but for the longest.
     """
     dtype = product_dtype(*tensors)
     tf32 = dtype == torch.float32 and tf32_allowed()
@@ -99,6 +121,10 @@ def prepare_all(
             normalize=normalize,
             tf32=tf32,
             floors=floors,
+            arrived=arrived,
+            longest=lengths and lengths.longest,
+            query_largest=lengths and lengths.query,
+            bank_largest=lengths and lengths.bank,
         ),
         tensors[0],
     )
@@ -136,6 +162,10 @@ def prepare_queries(normalize: bool, query: Tensor, positive: Tensor | None = No
             normalize=normalize,
             tf32=False,
             floors=None,
+            arrived=None,
+            longest=None,
+            query_largest=None,
+            bank_largest=None,
         ),
         query,
     )

@@ -1,17 +1,19 @@
-"""One selection from start to end: the first pass's maxima, limits, verdicts, keys, and what the buffer has to redo."""
+"""One selection from start to end: the first pass's maxima, limits, verdicts, and what the buffer has to redo."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..gpu import product_dtype, tf32_allowed
-from ..thresholds import AS_THEY_ARE, Placement, capacity, error, longest_products
+from ..thresholds import AS_THEY_ARE, Placement, capacity, error
 from .buffered import buffered
 from .library import processors
 from .plan import TILE, plan, sharers, tiles, tiles_of_group
-from .rows import Rows
-from .selection import in_order
+from .rows import Lengths, Rows
+from .selection import empty_selection, put_in_order
 from .words import Words
 
 
@@ -40,7 +42,7 @@ class Search:
     ) -> None:
         groups, queries, rows = *query.shape[:2], bank.shape[1]
         device = processors(query.device)
-        self.k = k
+        self.k, self.features = k, query.shape[2]
         self._shape, self._device = query.shape[:2], query.device
         self.query_labels = self.bank_labels = None
         if query_labels is not None and bank_labels is not None:
@@ -53,10 +55,24 @@ class Search:
         if self._planned.num_splits > 1:
             shape = (*self._shape, self._planned.num_splits)
             self.floors = torch.empty(shape, dtype=torch.int32, device=self._device)
-        self.lengths = longest_products(query, bank) if self.by_limits and not normalize else None
+        self.arrived = self.lengths = None  # set with the rows: blocks that have come to an end, and how long rows are
+        if self.by_limits:
+            self.arrived = torch.empty((groups, tiles(queries)), dtype=torch.int32, device=self._device)
+            self.lengths = None if normalize else Lengths.empty(groups, queries, rows, self._device)
         self.limits: Tensor | None = None  # [G, N] what a similarity has to reach
         self.found: Tensor | None = None  # [G, N] keys of a query, or -1: the buffer has to select
-        self.words: Words | None = None  # of verdicts, and then the keys in their place
+        self.words: Words | None = None  # of verdicts, and of the keys that the buffer puts in their place
+        self.result = empty_selection(self._shape, k, self._device)  # similarities and rows, both [G, N, k]
+
+    def prepared(self) -> dict[str, Any]:
+        """What is prepared with the rows."""
+        return {
+            "placement": self.placement,
+            "labels": self.bank_labels if self.by_limits else None,
+            "floors": self.floors,
+            "arrived": self.arrived,
+            "lengths": self.lengths,
+        }
 
     @property
     def by_limits(self) -> bool:
@@ -84,9 +100,13 @@ class Search:
         self.words = Words(self.limits, self.query_labels, words, counts, room)
         return self.words
 
-    def result(self, query: Rows, bank: Rows, tf32: bool) -> tuple[Tensor, Tensor]:
-        """Similarities and rows, both [G, N, k], once verdicts have become keys."""
+    def finish(self, query: Rows, bank: Rows, tf32: bool) -> tuple[Tensor, Tensor]:
+        """The result, once the verdicts have become one where they do; the buffer selects for all other queries."""
         keys = self.words and self.words.words
-        labels = self.query_labels, self.bank_labels
-        keys = buffered(query, bank, tf32, self._planned, *labels, self.placement, self.floors, keys, self.found)
-        return in_order(keys, self.k, self._planned.keys, self.found)
+        if keys is None:
+            keys = torch.empty((*self._shape, self._planned.keys), dtype=torch.int64, device=self._device)
+        labels, redo = (self.query_labels, self.bank_labels), (self.arrived, *self.result, self.found)
+        buffered(query, bank, tf32, self._planned, *labels, self.placement, self.floors, keys, *redo)
+        if not self.by_limits:
+            put_in_order(keys, *self.result)
+        return self.result
