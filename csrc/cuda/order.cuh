@@ -15,8 +15,11 @@ struct Selected {
   int64_t k;
 };
 
-inline Selected selected_of(Checks& check, const Tensor& similarity, const Tensor& index, int64_t g, int64_t n) {
-  const int64_t k = check.size(index, "index", 2, 3);
+/// Of a selection from a bank. Keys of a query are counted in 31 bits.
+inline Selected selected_of(Checks& check, const Tensor& similarity, const Tensor& index, const Shape& shape) {
+  const int64_t g = shape.groups, n = shape.queries, k = check.size(index, "index", 2, 3);
+  check.require(k <= 1 << 20 || shape.rows < 1 << 30,
+                "index must have no more than 2^20 places where the bank has 2^30 rows or more");
   return {check.contiguous<float>(similarity, "similarity", {g, n, k}),
           check.contiguous<int64_t>(index, "index", {g, n, k}), k};
 }

@@ -64,6 +64,11 @@ int32_t fail(Status status, const char* text) {
   return status;
 }
 
+int32_t fail(Status status, const char* where, const char* what) {
+  Text().add("%s: %s", where, what);
+  return status;
+}
+
 Checks::Checks(Device device, const Tensor& anchor) : device_(device), device_index_(anchor.device_index) {}
 
 int64_t Checks::size(const Tensor& x, const char* name, int dim, int dims) {

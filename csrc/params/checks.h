@@ -17,6 +17,9 @@ const char* last_error();
 // Remembers the text and returns the status.
 int32_t fail(Status status, const char* text);
 
+// The same of a text that says where, and one that says what.
+int32_t fail(Status status, const char* where, const char* what);
+
 template <class T>
 struct DtypeOf;
 template <>
@@ -34,6 +37,10 @@ struct DtypeOf<int64_t> {
 template <>
 struct DtypeOf<int32_t> {
   static constexpr Dtype value = Dtype::int32;
+};
+template <>
+struct DtypeOf<uint8_t> {
+  static constexpr Dtype value = Dtype::uint8;
 };
 
 using Sizes = std::initializer_list<int64_t>;
