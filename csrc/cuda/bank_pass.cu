@@ -3,11 +3,13 @@
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
 // keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk: a group
-// is what one lane holds of some tiles in succession. Splits are merged afterwards (merge_and_limit.cu), so that few
-// queries against a long bank still fill a GPU.
+// is what one lane holds of some tiles in succession. Few queries against a long bank still fill a GPU: splits of the
+// bank are merged, by the last block to come to the end of a tile of queries. Beside maxima that is a launch of its own
+// (merge_and_limit.cu): limits take longer, and that block's warps would have 16 to find each, one after the other.
 #include <type_traits>
 
 #include "labels.cuh"
+#include "last_block.cuh"
 #include "passes.cuh"
 
 namespace action {
@@ -181,6 +183,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA
           place[step] = seen[r].sum;
         }
       }
+    }
+  }
+  if constexpr (!MAXIMA) {
+    if (is_last_block(p.arrived + tile, p.num_splits) && threadIdx.x < rows_of_tile(first, queries)) {
+      merge_row(p.merge, group * queries + first + threadIdx.x);
     }
   }
 }

@@ -19,7 +19,6 @@ struct Search {
   BufferPlan buffer{};
   int* found = nullptr;  // [G, N] keys of a query, or -1: the buffer has to select; with limits, as those below
   float* limits = nullptr;
-  int* arrived = nullptr;
   float* query_largest = nullptr;  // only for rows that are not normalised, as the next two
   float* bank_largest = nullptr;
   int* longest = nullptr;
@@ -43,6 +42,7 @@ class Steps {
 
   void run() {
     if (p_.selected.k > 0) plan_search();
+    arrived_ = memory_.take_if<int>(p_.student_lse || search_.by_limits(), tiles_);
     prepare_rows();
     const bool limited = search_.by_limits();
     if (p_.student_lse || limited) first_pass();
@@ -59,7 +59,6 @@ class Steps {
       search_.placement = placement_of(m_, kBlock * search_.tiles_of_group);
       search_.found = memory_.take<int>(g_ * n_);  // first of all: tests look there
       search_.limits = memory_.take<float>(g_ * n_);
-      search_.arrived = memory_.take<int>(tiles_);
       search_.query_largest = memory_.take_if<float>(!p_.normalize, g_ * n_);
       search_.bank_largest = memory_.take_if<float>(!p_.normalize, g_ * m_);
       search_.longest = memory_.take_if<int>(!p_.normalize, g_);
@@ -87,7 +86,7 @@ class Steps {
       all.sets[2].narrow_labels = search_.bank_labels;
     }
     if (search_.floors) all.fills[0] = {search_.floors, g_ * n_ * search_.buffer.splits.count, INT32_MIN};
-    if (search_.arrived) all.fills[1] = {search_.arrived, tiles_, 0};
+    if (arrived_) all.fills[1] = {arrived_, tiles_, 0};
     if (search_.longest) all.fills[2] = {search_.longest, g_, 0};
     all.features = static_cast<int>(p_.shape.features);
     all.width = static_cast<int>(format_.width);
@@ -120,22 +119,22 @@ class Steps {
       pass.bank_largest = search_.bank_largest;
       pass.longest = search_.longest;
     }
+    pass.arrived = arrived_;
+    if (p_.student_lse) {
+      pass.merge.sums = pass.statistics;
+      pass.merge.scales = {student_.scale, teacher_.scale, n_, student_.padded, p_.student_temp, p_.teacher_temp};
+      pass.merge.kl = p_.kl;
+      pass.merge.logit_gap = p_.logit_gap;
+      pass.merge.student_lse = p_.student_lse;
+      pass.merge.teacher_lse = p_.teacher_lse;
+      pass.merge.terms = terms_;
+      pass.merge.num_splits = parts.count;
+      pass.merge.total = g_ * n_;
+    }
     bank_pass(queue_, pass, format_, g_);
 
-    Merge merge{};
-    if (p_.student_lse) {
-      merge.sums = pass.statistics;
-      merge.scales = {student_.scale, teacher_.scale, n_, student_.padded, p_.student_temp, p_.teacher_temp};
-      merge.kl = p_.kl;
-      merge.logit_gap = p_.logit_gap;
-      merge.student_lse = p_.student_lse;
-      merge.teacher_lse = p_.teacher_lse;
-      merge.terms = terms_;
-      merge.num_splits = parts.count;
-      merge.total = g_ * n_;
-    }
-    Limits limits{};
     if (limited) {
+      Limits limits{};
       limits.maxima = pass.maxima;
       limits.query_largest = search_.query_largest;
       limits.longest = reinterpret_cast<const float*>(search_.longest);
@@ -148,8 +147,8 @@ class Steps {
       limits.k = static_cast<int>(p_.selected.k);
       limits.features = static_cast<int>(p_.shape.features);
       limits.error = product_error(format_.width);
+      merge_and_limit(queue_, pass.merge, limits);
     }
-    merge_and_limit(queue_, merge, limits);
     memory_.release(before);
   }
 
@@ -249,7 +248,7 @@ class Steps {
     pass.query_labels = p_.query_labels;
     pass.bank_labels = p_.bank_labels;
     pass.found = search_.found;
-    pass.arrived = search_.arrived;
+    pass.arrived = arrived_;
     pass.out = p_.selected;
     pass.line = search_.by_limits() ? words_.line : plan.keys();
     pass.keys = search_.by_limits() ? words_.words : memory_.take<int64_t>(g_ * n_ * pass.line);
@@ -273,6 +272,7 @@ class Steps {
   const int64_t g_, n_, m_, tiles_;  // the last: of queries, in all groups
   const Format format_;
   Search search_;
+  int* arrived_ = nullptr;  // [tiles] zeros, for the last block of a tile in the one step that has such
   Side student_{}, teacher_{}, bank_{};
   float* terms_ = nullptr;  // [G, N padded, kTerms]
   Words words_{};

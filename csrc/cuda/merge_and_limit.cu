@@ -12,12 +12,7 @@ constexpr int kWarps = kBlockThreads / 32;
 __global__ void __launch_bounds__(kBlockThreads) merge_and_limit_rows(unsigned merging, Merge merge, Limits limits) {
   if (blockIdx.x < merging) {
     const int64_t row = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
-    if (row >= merge.total) return;
-    if (merge.teacher_lse) {
-      merge_pair(merge, row);
-    } else {
-      merge_one(merge, row);
-    }
+    if (row < merge.total) merge_row(merge, row);
   } else {
     const int64_t row = int64_t{blockIdx.x - merging} * kWarps + threadIdx.x / 32;
     if (row < limits.total) find_limit(limits, row);  // whole warps

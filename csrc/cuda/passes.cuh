@@ -18,6 +18,8 @@ struct BankPass {
   Plan plan;
   Side student, teacher, bank;
   float* statistics;            // [6, num_splits, G, N], of one softmax [2, ...], or null
+  Merge merge;                  // what they become, where there are no maxima
+  int* arrived;                 // [G, tiles of queries] blocks that have come to the end; zeros at first
   const int64_t* query_labels;  // [G, N], or null
   const float* bank_labels;     // [G, M padded to whole tiles], or null
   float* maxima;                // [G, N, line]
@@ -28,11 +30,12 @@ struct BankPass {
   uint32_t tiles_of_group;  // a power of two
 };
 
-/// The first pass over the bank (bank_pass.cu).
+/// The first pass over the bank (bank_pass.cu). Without maxima its last block of a tile of queries merges their
+/// statistics.
 void bank_pass(Queue& queue, BankPass p, const Format& format, int64_t groups);
 
-/// Between the passes: statistics from the splits' sums, and limits from the group maxima (merge_and_limit.cu). Either
-/// is left out where its total is zero.
+/// Between the passes, where there are maxima: limits from them, and statistics, if any, from the splits' sums
+/// (merge_and_limit.cu).
 void merge_and_limit(Queue& queue, const Merge& merge, const Limits& limits);
 
 struct QueryTerms {

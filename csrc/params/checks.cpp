@@ -119,13 +119,6 @@ void Checks::refuse(const Tensor& x, const char* name, const char* expected, Siz
   if (!placed(x)) text.add(x.data ? " in another device's memory" : " without memory");
 }
 
-void Checks::aligned(const Tensor& x, const char* name, int bytes) {
-  if (reinterpret_cast<uintptr_t>(x.data) % bytes == 0) return;
-  char expected[48];
-  std::snprintf(expected, sizeof expected, "aligned to %d bytes", bytes);
-  refuse(x, name, expected);
-}
-
 void Checks::require(bool holds, const char* text) {
   if (holds || !passed_) return;
   passed_ = false;

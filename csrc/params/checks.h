@@ -35,10 +35,6 @@ struct DtypeOf<int64_t> {
   static constexpr Dtype value = Dtype::int64;
 };
 template <>
-struct DtypeOf<int32_t> {
-  static constexpr Dtype value = Dtype::int32;
-};
-template <>
 struct DtypeOf<uint8_t> {
   static constexpr Dtype value = Dtype::uint8;
 };
@@ -83,9 +79,6 @@ class Checks {
   }
 
   void refuse(const Tensor& x, const char* name, const char* expected, Sizes sizes = {});
-
-  // A vector load needs its address to be a multiple of so many bytes.
-  void aligned(const Tensor& x, const char* name, int bytes);
 
   // For what no single tensor shows, such as a number that has to agree with sizes; `text` is the whole message.
   void require(bool holds, const char* text);

@@ -152,6 +152,29 @@ def test_wide_rows(kernels: None, features: int, dtype: torch.dtype) -> None:
         assert max(formulas.errors(x, y)) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_selection_beside_a_gradient_whose_columns_blocks_share(kernels: None, dtype: torch.dtype) -> None:
+    """One of them takes the verdicts; what is selected is what a pass of their own selects."""
+    query, bank = (torch.randint(-2, 3, (n, 300)).to(dtype) for n in (70, 700))
+    labels = torch.randint(3, (70,)), torch.randint(-1, 3, (700,))
+    student = query.to(DEVICE, copy=True).requires_grad_()
+    expected = torch.tensor(formulas.selection(query.double() @ bank.double().T, 20, *labels))
+    for rows, verdicts in ((student, False), (student.detach(), True)):
+        _, _, index = action_contrast(
+            rows,
+            query.to(DEVICE),
+            bank.to(DEVICE),
+            20,
+            student_temp=300.0,
+            teacher_temp=150.0,
+            query_labels=labels[0].to(DEVICE),
+            bank_labels=labels[1].to(DEVICE),
+            normalize=False,
+        )
+        assert ("verdicts" in launches()) == verdicts
+        assert torch.equal(index.cpu(), expected)
+
+
 def test_more_work_than_blocks(kernels: None) -> None:
     """Blocks that walk through several queries' tiles start each selection and each sum afresh."""
     student, teacher, bank = (x.to(DEVICE) for x in neighbours(3, 70, 16, groups=40))

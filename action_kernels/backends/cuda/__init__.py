@@ -11,7 +11,7 @@ allocated here; what is launched, and what lies where in the workspace, is decid
     whole_bank          operators over a whole bank (forward.cu, bank_gradient.cu), whose steps passes.cuh declares
     prepare             preparing all rows
     bank_pass           the first pass over the bank: softmaxes, the divergence, the group maxima
-    merge_and_limit     what is known after it: the softmaxes of all splits, what a similarity has to reach
+    merge_and_limit     what is known after it, with a selection: the softmaxes, what a similarity has to reach
     gradient            the second pass: a gradient in the student, with verdicts, or in the whole bank
     verdicts            the second pass, where no gradient is wanted: which rows reach it
     finish_and_collect  what is known after it: the gradient in raw rows, a selection from verdicts, rounded once
