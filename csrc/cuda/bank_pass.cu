@@ -15,11 +15,13 @@
 namespace action {
 namespace {
 
-/// Blocks that a multiprocessor's registers have room for: two with exact products, or with everything at once.
-template <class Math, bool BOTH>
-constexpr int kResident = BOTH ? 2 : 3;
-template <bool BOTH>
-constexpr int kResident<Exact, BOTH> = 2;
+/// Blocks that a multiprocessor's registers have room for: four with one softmax alone, two with everything at once.
+template <class Math, int SIDES, bool MAXIMA>
+constexpr int kResident = SIDES == 1             ? 4
+                          : SIDES == 2 && MAXIMA ? 2
+                                                 : 3;
+template <int SIDES, bool MAXIMA>
+constexpr int kResident<Exact, SIDES, MAXIMA> = SIDES == 1 ? 4 : 2;
 
 /// The best eligible similarity of each of a warp's 16 queries in each group.
 template <class Math>
@@ -75,7 +77,7 @@ __device__ void find_longest(const BankPass& p, int64_t group, int64_t blocks_of
 }
 
 template <class Math, int SIDES, bool MAXIMA>
-__global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA>) bank_pass(BankPass p) {
+__global__ void __launch_bounds__(kThreads, kResident<Math, SIDES, MAXIMA>) bank_pass(BankPass p) {
   using Block = Scores<Math>;
   constexpr bool kPair = SIDES == 2;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
