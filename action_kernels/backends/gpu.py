@@ -1,4 +1,7 @@
-"""What both GPU backends decide and do with PyTorch alone, around their kernels."""
+"""What the Triton backend decides and does with PyTorch alone, around its kernels.
+
+The setting of tf32 and the sorting of entries are the CUDA backend's, too; the rest is done in ``csrc/cuda`` there.
+"""
 
 from __future__ import annotations
 

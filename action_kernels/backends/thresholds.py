@@ -4,7 +4,7 @@ k groups have a row that reaches the k-th largest of the group maxima; so the k-
 bank holds. A second pass takes every product that reaches it less twice the error bound, and few others do: with 4k
 groups about 1.15 k rows where the bank is in random order. Infinite products, labels beyond float32's whole numbers,
 more rows than a line of verdicts holds: such queries are flagged, and selected for by the buffer that takes anything.
-Both GPU backends select like this.
+Both GPU backends select like this; the CUDA backend has these numbers in ``csrc/cuda/search.cuh`` and ``limits.cuh``.
 
 Error bound. Let B = sum of |q_d b_d| over the D features, at most |q| |b|. A tensor core adds the K products of a step
 to the accumulator after aligning all of them to the largest, and cuts what lies below 2**-23 of it; so does the

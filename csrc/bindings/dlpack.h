@@ -9,7 +9,7 @@ namespace action::dlpack {
 
 constexpr uint32_t kMajor = 1;  // layouts differ in another major version
 constexpr int32_t kCpu = 1, kCuda = 2;
-constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4;
+constexpr uint8_t kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4;
 
 struct Tensor {
   void* data;

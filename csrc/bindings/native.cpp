@@ -41,15 +41,23 @@ class BoundLauncher {
 
   void call(const py::tuple& values, uintptr_t stream) const {
     alignas(16) unsigned char params[kMostBytes];
-    std::memset(params, 0, static_cast<size_t>(launcher_.layout.size));
-    if (values.size() != fields_.size()) throw py::type_error(name() + ": another number of parameters");
-    for (size_t i = 0; i < fields_.size(); ++i) write(i, PyTuple_GET_ITEM(values.ptr(), i), params + fields_[i].offset);
+    read(values, params);
     int32_t status;
     {
       const py::gil_scoped_release unlocked;
       status = launcher_.function(params, reinterpret_cast<void*>(stream));
     }
     if (status != kDone) raise(status);
+  }
+
+  // Bytes of workspace that a call with these parameters takes; their own workspace does not count.
+  int64_t workspace(const py::tuple& values) const {
+    if (!launcher_.workspace) return 0;
+    alignas(16) unsigned char params[kMostBytes];
+    read(values, params);
+    const int64_t bytes = launcher_.workspace(params);
+    if (bytes < 0) raise(static_cast<int32_t>(-bytes));
+    return bytes;
   }
 
  private:
@@ -64,6 +72,12 @@ class BoundLauncher {
     if (kind == KindOf<double>::value) return Kind::real;
     if (kind == KindOf<int64_t>::value) return Kind::integer;
     return Kind::truth;
+  }
+
+  void read(const py::tuple& values, unsigned char* params) const {
+    std::memset(params, 0, static_cast<size_t>(launcher_.layout.size));
+    if (values.size() != fields_.size()) throw py::type_error(name() + ": another number of parameters");
+    for (size_t i = 0; i < fields_.size(); ++i) write(i, PyTuple_GET_ITEM(values.ptr(), i), params + fields_[i].offset);
   }
 
   void write(size_t i, PyObject* value, void* place) const {
@@ -132,7 +146,8 @@ PYBIND11_MODULE(_native, m) {
   py::class_<BoundLauncher>(m, "Launcher")
       .def_property_readonly("name", &BoundLauncher::name)
       .def_property_readonly("parameters", &BoundLauncher::parameters)
-      .def("__call__", &BoundLauncher::call, py::arg("params"), py::arg("stream") = 0);
+      .def("__call__", &BoundLauncher::call, py::arg("params"), py::arg("stream") = 0)
+      .def("workspace", &BoundLauncher::workspace, py::arg("params"));
   m.def("cpu_launchers", [] { return launchers(cpu_library()); });
   m.def(
       "launchers_at", [](uintptr_t address) { return launchers(*reinterpret_cast<const Library*>(address)); },

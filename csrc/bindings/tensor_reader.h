@@ -60,6 +60,7 @@ class TensorReader {
       case dlpack::kFloat << 8 | 64: return Dtype::float64;
       case dlpack::kInt << 8 | 64: return Dtype::int64;
       case dlpack::kInt << 8 | 32: return Dtype::int32;
+      case dlpack::kUint << 8 | 8: return Dtype::uint8;
       default: return Dtype::other;
     }
   }

@@ -1,5 +1,7 @@
 // InfoNCE over the bank rows that an index names, and its gradients in query and positive. (That in the bank is
 // indexed_rows.cu's.)
+#include "../params/anatomical_contrast.h"
+
 #include "indexed_rows.cuh"
 #include "library.cuh"
 
@@ -112,73 +114,73 @@ __global__ void __launch_bounds__(32 * kWarps, 4) info_nce_grad(InfoNce p) {
   }
 }
 
+/// Checks what both directions are given, as they are given it.
 template <class Params>
-InfoNce call_of(const Params& p, Checks& check) {
-  InfoNce call{};
-  call.in = indexed_of(p, check);
-  const int64_t n = call.in.queries, g = n ? call.in.total / n : 0;
-  call.positive = {check.contiguous<float>(p.positive, "positive", {g, n, call.in.width}),
-                   check.contiguous<float>(p.positive_scale, "positive_scale", {g, n}),
-                   check.contiguous<float>(p.positive_inverse, "positive_inverse", {g, n})};
-  call.temp = p.temp;
-  call.inverse = 1.0 / p.temp;
-  call.inverse_temp = static_cast<float>(1.0 / p.temp);
-  call.lse = check.contiguous<double>(p.lse, "lse", {g, n});
-  return call;
+Shape shape_of(const Params& p, Checks& check) {
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  check.rows(p.positive, "positive", {shape.groups, shape.queries, shape.features});
+  return shape;
 }
 
-#define INFO_NCE_FIELDS(FIELD)                                                 \
-  FIELD(Tensor, query)            /* [G, N, padded D] prepared float32 rows */ \
-  FIELD(Tensor, query_scale)      /* [G, N] float32 */                         \
-  FIELD(Tensor, query_inverse)    /* [G, N] float32 */                         \
-  FIELD(Tensor, positive)         /* [G, N, padded D] prepared float32 rows */ \
-  FIELD(Tensor, positive_scale)   /* [G, N] float32 */                         \
-  FIELD(Tensor, positive_inverse) /* [G, N] float32 */                         \
-  FIELD(Tensor, bank)             /* [G, M, D] */                              \
-  FIELD(Tensor, index)            /* [G, N, k] int64 */                        \
-  FIELD(double, temp)                                                          \
-  FIELD(bool, normalize)
-#define INFO_NCE_LOSS_FIELDS(FIELD)                           \
-  INFO_NCE_FIELDS(FIELD)                                      \
-  FIELD(Tensor, loss) /* [G, N] float32, a result like lse */ \
-  FIELD(Tensor, lse)  /* [G, N] float64 */
-ACTION_PARAMS(InfoNceParams, INFO_NCE_LOSS_FIELDS)
+/// Prepares what both directions compare.
+template <class Params>
+InfoNce start(const Params& p, const Shape& shape, int64_t k, Call& call) {
+  InfoNce all{};
+  const auto* index = static_cast<const int64_t*>(p.index.data);
+  all.in = prepare_indexed(call, shape, p.query, p.positive, p.bank, index, k, p.normalize, &all.positive);
+  all.temp = p.temp;
+  all.inverse = 1.0 / p.temp;
+  all.inverse_temp = static_cast<float>(1.0 / p.temp);
+  return all;
+}
 
-int32_t info_nce_launcher(const InfoNceParams& p, void* stream) {
-  Checks check(kDevice, p.bank);
-  InfoNce call = call_of(p, check);
-  const int64_t n = call.in.queries, g = n ? call.in.total / n : 0;
-  call.loss = check.contiguous<float>(p.loss, "loss", {g, n});
-  if (!check.passed()) return check.status();
+void anatomical_contrast(const AnatomicalContrastParams& p, Checks& check, Call& call) {
+  const Shape shape = shape_of(p, check);
+  const auto [g, n, m, d] = shape;
+  const int64_t k = check.size(p.index, "index", 2, 3);
+  check.contiguous<int64_t>(p.index, "index", {g, n, k});
+  float* loss = check.contiguous<float>(p.loss, "loss", {g, n});
+  double* lse = check.contiguous<double>(p.lse, "lse", {g, n});
+  if (!check.passed()) return;
+  InfoNce all = start(p, shape, k, call);
+  all.loss = loss;
+  all.lse = lse;
   auto* kernel = of_dtype(p.bank.dtype, info_nce<float>, info_nce<__half>, info_nce<__nv_bfloat16>);
-  return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
+  call.queue.enqueue("info_nce", kernel, warp_blocks(all.in.total), 32 * kWarps, 0, all);
 }
 
-#define INFO_NCE_GRADIENT_FIELDS(FIELD)                                                                \
-  INFO_NCE_FIELDS(FIELD)                                                                               \
-  FIELD(Tensor, lse)           /* [G, N] float64 */                                                    \
-  FIELD(Tensor, grad_loss)     /* [G, N] float32 */                                                    \
-  FIELD(Tensor, weights)       /* [G, N, k] float32 of the entries, a result like the next; or none */ \
-  FIELD(Tensor, query_grad)    /* [G, N, D] float32, or none: not wanted */                            \
-  FIELD(Tensor, positive_grad) /* [G, N, D] float32, or none */
-ACTION_PARAMS(InfoNceGradientParams, INFO_NCE_GRADIENT_FIELDS)
-
-int32_t info_nce_gradient(const InfoNceGradientParams& p, void* stream) {
-  Checks check(kDevice, p.bank);
-  InfoNce call = call_of(p, check);
-  const int64_t n = call.in.queries, g = n ? call.in.total / n : 0;
-  call.grad_loss = check.contiguous<float>(p.grad_loss, "grad_loss", {g, n});
-  call.weights = check.optional<float>(p.weights, "weights", {g, n, call.in.k});
-  call.query_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, call.in.features});
-  call.positive_grad = check.optional<float>(p.positive_grad, "positive_grad", {g, n, call.in.features});
-  if (!check.passed()) return check.status();
+void anatomical_contrast_gradient(const AnatomicalContrastGradientParams& p, Checks& check, Call& call) {
+  const Shape shape = shape_of(p, check);
+  const auto [g, n, m, d] = shape;
+  const int64_t k = check.size(p.index, "index", 2, 3);
+  check.contiguous<int64_t>(p.index, "index", {g, n, k});
+  double* lse = check.contiguous<double>(p.lse, "lse", {g, n});
+  const float* grad_loss = check.contiguous<float>(p.grad_loss, "grad_loss", {g, n});
+  float* query_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, d});
+  float* positive_grad = check.optional<float>(p.positive_grad, "positive_grad", {g, n, d});
+  IndexedBankGradient bank = indexed_bank_gradient_of(p, check, shape, k);
+  if (!check.passed()) return;
+  InfoNce all = start(p, shape, k, call);
+  all.lse = lse;
+  all.grad_loss = grad_loss;
+  all.query_grad = query_grad;
+  all.positive_grad = positive_grad;
+  all.weights = call.memory.take_if<float>(bank.result, g * n * k);
   auto* kernel = of_dtype(p.bank.dtype, info_nce_grad<float>, info_nce_grad<__half>, info_nce_grad<__nv_bfloat16>);
-  return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
+  call.queue.enqueue("info_nce_grad", kernel, warp_blocks(all.in.total), 32 * kWarps, 0, all);
+  if (bank.result) {
+    bank.query = all.in.query.data;
+    bank.query_scale = all.in.query.scale;
+    bank.weights = all.weights;
+    bank.width = all.in.width;
+    indexed_bank_gradient(call.queue, bank, p.bank.dtype);
+  }
 }
 
 }  // namespace
 
-const Launcher kInfoNce{"info_nce", untyped<InfoNceParams, info_nce_launcher>, ACTION_LAYOUT(InfoNceParams)};
-const Launcher kInfoNceGradient = ACTION_LAUNCHER(info_nce_gradient, InfoNceGradientParams);
+const Launcher kAnatomicalContrast = ACTION_OPERATOR(anatomical_contrast, AnatomicalContrastParams, query);
+const Launcher kAnatomicalContrastGradient =
+    ACTION_OPERATOR(anatomical_contrast_gradient, AnatomicalContrastGradientParams, query);
 
 }  // namespace action

@@ -3,36 +3,25 @@
 //
 // A block keeps 64 queries and walks through its split of the bank. Similarities stay in registers; every thread
 // keeps its own maxima over the columns that it holds, so that nothing is exchanged before the end of the walk: a group
-// is what one lane holds of some tiles in succession. Splits are merged afterwards (merge_and_limit.cu), so that few
-// queries against a long bank still fill a GPU.
+// is what one lane holds of some tiles in succession. Few queries against a long bank still fill a GPU: splits of the
+// bank are merged, by the last block to come to the end of a tile of queries. Beside maxima that is a launch of its own
+// (merge_and_limit.cu): limits take longer, and that block's warps would have 16 to find each, one after the other.
 #include <type_traits>
 
 #include "labels.cuh"
-#include "launch.cuh"
-#include "library.cuh"
-#include "online_softmax.cuh"
-#include "stream.cuh"
+#include "last_block.cuh"
+#include "passes.cuh"
 
 namespace action {
 namespace {
 
-struct Pass {
-  Plan plan;
-  Side student, teacher, bank;
-  float* statistics;            // [6, num_splits, G, N], of one softmax [2, ...], or null
-  const int64_t* query_labels;  // [G, N], or null
-  const float* bank_labels;     // [G, M padded to whole tiles], or null
-  float* maxima;                // [G, N, line]
-  int64_t line, num_splits, span, total;
-  float student_factor, teacher_factor;
-  uint32_t tiles_of_group;  // a power of two
-};
-
-/// Blocks that a multiprocessor's registers have room for: two with exact products, or with everything at once.
-template <class Math, bool BOTH>
-constexpr int kResident = BOTH ? 2 : 3;
-template <bool BOTH>
-constexpr int kResident<Exact, BOTH> = 2;
+/// Blocks that a multiprocessor's registers have room for: four with one softmax alone, two with everything at once.
+template <class Math, int SIDES, bool MAXIMA>
+constexpr int kResident = SIDES == 1             ? 4
+                          : SIDES == 2 && MAXIMA ? 2
+                                                 : 3;
+template <int SIDES, bool MAXIMA>
+constexpr int kResident<Exact, SIDES, MAXIMA> = SIDES == 1 ? 4 : 2;
 
 /// The best eligible similarity of each of a warp's 16 queries in each group.
 template <class Math>
@@ -75,8 +64,20 @@ struct Maxima {
   }
 };
 
+/// A block's part in finding the largest magnitude in the bank of its group. Rows with NaN are never selected.
+__device__ void find_longest(const BankPass& p, int64_t group, int64_t blocks_of_group) {
+  int longest = 0;
+  for (int64_t row = blockIdx.x % blocks_of_group * kThreads + threadIdx.x; row < p.bank.rows;
+       row += blocks_of_group * kThreads) {
+    const float largest = p.bank_largest[group * p.bank.rows + row];
+    if (largest == largest) longest = max(longest, __float_as_int(largest));
+  }
+  longest = __reduce_max_sync(kAllLanes, longest);
+  if (lane_id() == 0) atomicMax(p.longest + group, longest);
+}
+
 template <class Math, int SIDES, bool MAXIMA>
-__global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA>) bank_pass(Pass p) {
+__global__ void __launch_bounds__(kThreads, kResident<Math, SIDES, MAXIMA>) bank_pass(BankPass p) {
   using Block = Scores<Math>;
   constexpr bool kPair = SIDES == 2;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
@@ -85,6 +86,9 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA
   const int64_t first = tile % blocks * kBlock, group = tile / blocks;
   const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
   const int64_t warp_first = first + warp_id() * kWarpRows;
+  if constexpr (MAXIMA) {
+    if (p.longest) find_longest(p, group, blocks * p.num_splits);
+  }
 
   Stream<Math, kPair ? 2 : 1, 1, 1, false, MAXIMA ? 2 : 1> stream;
   stream.plan = p.plan;
@@ -183,6 +187,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES == 2 && MAXIMA
       }
     }
   }
+  if constexpr (!MAXIMA) {
+    if (is_last_block(p.arrived + tile, p.num_splits) && threadIdx.x < rows_of_tile(first, queries)) {
+      merge_row(p.merge, group * queries + first + threadIdx.x);
+    }
+  }
 }
 
 template <class Math>
@@ -191,79 +200,24 @@ int shared_of(const Plan& plan, bool maxima) {
 }
 
 template <class Math>
-int32_t run(const Pass& p, int64_t blocks, void* stream) {
+void run(Queue& queue, const BankPass& p, int64_t blocks) {
   const bool maxima = p.maxima;
   auto* kernel = bank_pass<Math, 0, true>;
   if (p.statistics) kernel = bank_pass<Math, 1, false>;
   if (p.teacher.data) kernel = maxima ? bank_pass<Math, 2, true> : bank_pass<Math, 2, false>;
-  return enqueue(kernel, static_cast<unsigned>(blocks), kThreads, shared_of<Math>(p.plan, maxima), stream, p);
+  queue.enqueue("bank_pass", kernel, blocks, kThreads, shared_of<Math>(p.plan, maxima), p);
 }
 
 Plan plan_of(int64_t pitch, bool pair) { return make_plan(pitch, pair ? 2 : 1, 1, false); }
 
-#define BANK_PASS_FIELDS(FIELD)                                                                 \
-  FIELD(Tensor, student)       /* [G, N, padded D] prepared rows */                             \
-  FIELD(Tensor, student_scale) /* [G, N padded to whole tiles] float32 */                       \
-  FIELD(Tensor, teacher)       /* [G, N, padded D], or none */                                  \
-  FIELD(Tensor, teacher_scale) /* [G, N padded] float32, or none */                             \
-  FIELD(Tensor, bank)          /* [G, M, padded D] */                                           \
-  FIELD(Tensor, bank_scale)    /* [G, M padded] float32 */                                      \
-  FIELD(bool, tf32)            /* float32 rows have been rounded to it */                       \
-  FIELD(int64_t, num_splits)   /* of the bank */                                                \
-  FIELD(int64_t, span)         /* bank rows of a split */                                       \
-  FIELD(double, student_temp)                                                                   \
-  FIELD(double, teacher_temp)                                                                   \
-  FIELD(Tensor, query_labels)    /* [G, N] int64, or none */                                    \
-  FIELD(Tensor, bank_labels)     /* [G, M padded to whole tiles] float32 of prepare, or none */ \
-  FIELD(int64_t, tiles_of_group) /* a power of two; 0: no maxima */                             \
-  FIELD(Tensor, statistics)      /* [6, num_splits, G, N] float32, [2, ...] of one; or none */  \
-  FIELD(Tensor, maxima)          /* [G, N, groups] float32, a result like the last; or none */
-ACTION_PARAMS(BankPassParams, BANK_PASS_FIELDS)
-
-int32_t bank_pass_launcher(const BankPassParams& p, void* stream) {
-  Checks check(kDevice, p.student);
-  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
-  const int64_t width = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const Dtype dtype = p.student.dtype;
-  check.rows(p.student, "student", {g, n, width});
-  Pass call{};
-  call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.teacher.given());
-  call.student = side_of(check, p.student, "student", p.student_scale, "student_scale", dtype, g, n, width);
-  if (p.teacher.given())
-    call.teacher = side_of(check, p.teacher, "teacher", p.teacher_scale, "teacher_scale", dtype, g, n, width);
-  call.bank = side_of(check, p.bank, "bank", p.bank_scale, "bank_scale", dtype, g, m, width);
-  check_splits(check, p.num_splits, p.span, m);
-  const bool one = p.statistics.given() && !p.teacher.given();
-  check.require(p.teacher.given() || one != p.maxima.given(), "without a teacher there must be statistics or maxima");
-  if (p.teacher.given() || one)
-    call.statistics = check.contiguous<float>(p.statistics, "statistics", {one ? 2 : 6, p.num_splits, g, n});
-  if (p.maxima.given()) {
-    const int64_t size = p.tiles_of_group, tiles = (m + kBlock - 1) / kBlock;
-    const bool power = size > 0 && (size & (size - 1)) == 0 && size <= tiles;
-    check.require(power && (p.num_splits == 1 || p.span / kBlock % size == 0),
-                  "tiles_of_group must be a power of two that divides the tiles of a split");
-    const int lanes = dtype == Dtype::float32 && !p.tf32 ? Scores<Exact>::kSharers : Scores<Tf32>::kSharers;
-    call.line = power ? (tiles + size - 1) / size * lanes : 0;
-    call.maxima = check.contiguous<float>(p.maxima, "maxima", {g, n, call.line});
-    call.tiles_of_group = static_cast<uint32_t>(size);
-    if (p.query_labels.given() || p.bank_labels.given()) {
-      call.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
-      call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, call.bank.padded});
-    }
-  }
-  call.num_splits = p.num_splits;
-  call.span = p.span;
-  call.total = g * n;
-  call.student_factor = static_cast<float>(kLog2e / p.student_temp);
-  call.teacher_factor = static_cast<float>(kLog2e / p.teacher_temp);
-  if (!check.passed()) return check.status();
-  const int64_t count = g * ((n + kBlock - 1) / kBlock) * p.num_splits;
-  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, count, stream); });
-}
-
 }  // namespace
 
-const Launcher kBankPass{"bank_pass", untyped<BankPassParams, bank_pass_launcher>, ACTION_LAYOUT(BankPassParams)};
+void bank_pass(Queue& queue, BankPass p, const Format& format, int64_t groups) {
+  p.plan = plan_of(format.pitch(), p.teacher.data);
+  p.total = groups * p.student.rows;
+  const int64_t blocks = groups * ceil_div(p.student.rows, kBlock) * p.num_splits;
+  with_math(format.dtype, format.tf32, [&](auto math) { run<decltype(math)>(queue, p, blocks); });
+}
 
 }  // namespace action
 

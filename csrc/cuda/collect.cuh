@@ -1,31 +1,31 @@
-// From verdicts to keys: every row that may be among a query's k best gets its similarity, in one defined rounding.
+// From verdicts to a selection: every row that may be among a query's k best gets its similarity, in one defined
+// rounding, and the best of them are the selection.
 //
-// Similarities are summed in float64 and rounded once, so that they depend neither on a tile nor on a GPU. Keys take
-// the place of the words, in no particular order. A query of which there are too many words or rows is left to the
-// buffer. A block per query.
+// Similarities are summed in float64 and rounded once, so that they depend neither on a tile nor on a GPU. A query of
+// which there are too many words or rows is left to the buffer. A block per query.
 #pragma once
 
+#include "order.cuh"
 #include "placement.cuh"
-#include "select.cuh"
 #include "stream.cuh"
 #include "verdicts.cuh"
 
 namespace action {
 
-constexpr int kLanes = 8;         // that share the product of two rows
-constexpr int kTogether = 8;      // products that a lane has a part in at a time
-constexpr int kPiece = 16;        // bytes of a row that a lane reads at a time
-constexpr int kMostFound = 4096;  // rows of a query, as many as order_keys sorts
-constexpr int kFewWords = 256;    // up to so many words, a warp does it all
+constexpr int kLanes = 8;       // that share the product of two rows
+constexpr int kTogether = 8;    // products that a lane has a part in at a time
+constexpr int kPiece = 16;      // bytes of a row that a lane reads at a time
+constexpr int kFewWords = 256;  // up to so many words, a warp does it all
 
 /// The words of all queries, and what they speak of.
 struct Collect {
   Side query, bank;
   int64_t pitch;
   Placement placement;
-  int64_t* words;     // [G, N, line]; keys in the end
-  const int* counts;  // [num_splits, G, N]
-  int* found;         // [G, N]
+  const int64_t* words;  // [G, N, line]
+  const int* counts;     // [num_splits, G, N]
+  int* found;            // [G, N]: negative for a query that is left to the buffer
+  Selected out;
   int64_t line, total;
   int num_splits, capacity, most;
 };
@@ -40,18 +40,18 @@ struct Piece {
   __device__ static Piece load(const char* place) { return *reinterpret_cast<const Piece*>(place); }
 };
 
-/// Keys in place of a query's words. Work of a block.
+/// A query's selection. Work of a block.
 template <class Math>
 __device__ void collect_query(const Collect& p, int64_t q) {
   constexpr int kElements = Piece<Math>::kElements;
   const int64_t group = q / p.query.rows;
-  int* count = reinterpret_cast<int*>(shared_memory);  // rows that were found
-  uint32_t* places = reinterpret_cast<uint32_t*>(count + 1);
+  int64_t* keys = reinterpret_cast<int64_t*>(shared_memory);  // at first, where the rows are
+  int* count = reinterpret_cast<int*>(keys + p.most);         // rows that were found
   const bool flagged = p.found[q] < 0;
   if (threadIdx.x == 0) *count = 0;
   __syncthreads();
   if (flagged) return;
-  int64_t* line = p.words + q * p.line;
+  const int64_t* line = p.words + q * p.line;
   bool fits = true;
   for (int i = threadIdx.x; i < p.num_splits * p.capacity; i += blockDim.x) {
     const int words = p.counts[i / p.capacity * p.total + q];
@@ -62,7 +62,7 @@ __device__ void collect_query(const Collect& p, int64_t q) {
     auto bits = static_cast<uint32_t>(word >> 32);
     int slot = atomicAdd(count, __popc(bits));
     for (; bits; bits &= bits - 1, ++slot) {
-      if (slot < p.most) places[slot] = static_cast<uint32_t>(place_in_word<Math>(number, __ffs(bits) - 1));
+      if (slot < p.most) keys[slot] = place_in_word<Math>(number, __ffs(bits) - 1);
     }
   }
   fits = __syncthreads_and(fits) != 0;
@@ -86,7 +86,7 @@ __device__ void collect_query(const Collect& p, int64_t q) {
       for (int i = 0; i < kTogether; ++i) {
         const int entry = first + step * i + own;
         if (entry >= found) continue;
-        const auto y = Piece<Math>::load(bank + places[entry] * p.pitch + at);
+        const auto y = Piece<Math>::load(bank + keys[entry] * p.pitch + at);
 #pragma unroll
         for (int e = 0; e < kElements; ++e) product[i] = fma(x[e], static_cast<double>(as_float(y.v[e])), product[i]);
       }
@@ -101,12 +101,15 @@ __device__ void collect_query(const Collect& p, int64_t q) {
       sum = lane == i ? all : sum;
     }
     const int entry = first + step * lane + own;
+    __syncwarp();  // all have read the places
     if (entry >= found) continue;
-    const int64_t place = places[entry];
+    const int64_t place = keys[entry];
     const double b_scale = p.bank.scale[group * p.bank.padded + place];
     const auto similarity = static_cast<float>(sum * (q_scale * b_scale));
-    line[entry] = similarity == similarity ? make_key(similarity, p.placement.row_at(place)) : kEmptyKey;
+    keys[entry] = similarity == similarity ? make_key(similarity, p.placement.row_at(place)) : kEmptyKey;
   }
+  sort_keys(keys, found);
+  write_selected(p.out, q, keys, found);
 }
 
 }  // namespace action

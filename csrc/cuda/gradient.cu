@@ -5,31 +5,12 @@
 // Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
 // 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost
 // to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
-// result's columns and recomputes the similarities over all features. Of one softmax, p_s(j) alone is the weight.
-#include "launch.cuh"
-#include "library.cuh"
-#include "online_softmax.cuh"
-#include "stream.cuh"
-#include "verdicts.cuh"
+// result's columns and recomputes the similarities over all features; the first of those blocks takes the selection's
+// verdicts. Of one softmax, p_s(j) alone is the weight.
+#include "passes.cuh"
 
 namespace action {
 namespace {
-
-struct Gradient {
-  Plan plan;
-  const char* student;      // [G, N, pitch bytes]
-  const char* teacher;      // or null
-  const char* bank;         // [G, M, pitch bytes]
-  const float* terms;       // [G, N padded to whole tiles, kTerms]
-  const float* bank_scale;  // [G, M padded to whole tiles]
-  float* partial;           // [num_splits, G, rows, features]
-  int64_t queries, queries_padded, rows, rows_padded;
-  int64_t num_splits, span, groups;  // splits of the rows that stream by
-  int features, outs;                // columns of `partial`; blocks that divide them up
-  float student_factor, teacher_factor, student_grad_scale, teacher_grad_scale, boost;
-  Words words;               // of the selection's verdicts, which come along with the student's gradient
-  const float* bank_labels;  // [G, M padded to whole tiles], or null
-};
 
 /// What a query's probabilities need.
 struct alignas(16) Terms {
@@ -112,6 +93,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   Verdicts<Math> found;
   const int64_t warp_first = part.first + warp_id() * kWarpRows, own_first = part.group * p.queries + warp_first;
   const int rows_here = rows_of_warp(warp_first, p.queries);
+  const bool first_columns = part.out == 0;
   if constexpr (VERDICTS) {
     char* shared = stream.besides() + beside_sums<Math>() + warp_id() * Verdicts<Math>::kShared;
     found.start(shared, p.words, own_first, rows_here, part.split);
@@ -125,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
 #pragma unroll
         for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
       }
-      found.take(s, p.words, start, rows, scale + kBlock);
+      if (first_columns) found.take(s, p.words, start, rows, scale + kBlock);
     }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -150,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   };
   stream.run(part.begin, part.end, use, sum);
   store(p, part, p.queries, sums);
-  if constexpr (VERDICTS) found.finish(p.words, own_first, rows_here, part.split);
+  if (VERDICTS && first_columns) found.finish(p.words, own_first, rows_here, part.split);
 }
 
 template <class Math, bool PAIR>
@@ -214,89 +196,30 @@ int shared_of(const Plan& plan, bool bank, bool verdicts) {
 }
 
 template <class Math>
-int32_t run(const Gradient& p, bool bank, int64_t blocks, void* stream) {
+void run(Queue& queue, const Gradient& p, bool bank, int64_t blocks) {
   const bool verdicts = p.words.words;
   auto* kernel = bank ? bank_grad<Math, false> : student_grad<Math, false, false>;
   if (p.teacher) {
     kernel = verdicts ? student_grad<Math, true, true> : student_grad<Math, true, false>;
     if (bank) kernel = bank_grad<Math, true>;
   }
-  return enqueue(kernel, static_cast<unsigned>(blocks), kThreads, shared_of<Math>(p.plan, bank, verdicts), stream, p);
+  const char* name = bank ? "bank_grad" : "student_grad";
+  queue.enqueue(name, kernel, blocks, kThreads, shared_of<Math>(p.plan, bank, verdicts), p);
 }
 
 Plan plan_of(int64_t pitch, bool bank, bool pair) {
   return make_plan(pitch, pair && !bank ? 2 : 1, pair && bank ? 2 : 1, true);
 }
 
-int64_t tiles(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
-
-#define CONTRAST_GRADIENT_FIELDS(FIELD)                                                             \
-  FIELD(bool, for_bank)     /* in the bank's rows, else in the student's */                         \
-  FIELD(Tensor, student)    /* [G, N, padded D] prepared rows */                                    \
-  FIELD(Tensor, teacher)    /* [G, N, padded D], or none: the gradient is of one log-sum-exp */     \
-  FIELD(Tensor, bank)       /* [G, M, padded D] */                                                  \
-  FIELD(Tensor, bank_scale) /* [G, M padded to whole tiles] float32 */                              \
-  FIELD(Tensor, terms)      /* [G, N padded, 12] float32 of merge_and_limit, or query_terms */      \
-  FIELD(bool, tf32)         /* float32 rows have been rounded to it */                              \
-  FIELD(int64_t, span)      /* rows of a split of those that stream by */                           \
-  FIELD(double, student_temp)                                                                       \
-  FIELD(double, teacher_temp)                                                                       \
-  FIELD(double, student_grad_scale) /* factors on the weights through either side's similarities */ \
-  FIELD(double, teacher_grad_scale)                                                                 \
-  FIELD(double, boost)   /* on all weights */                                                       \
-  FIELD(Tensor, partial) /* [num_splits, G, N or M, padded D] float32, the result; with limits: */  \
-  ACTION_WORDS_FIELDS(FIELD)
-ACTION_PARAMS(ContrastGradientParams, CONTRAST_GRADIENT_FIELDS)
-
-int32_t contrast_gradient(const ContrastGradientParams& p, void* stream) {
-  Checks check(kDevice, p.student);
-  const int64_t g = check.size(p.student, "student", 0, 3), n = check.size(p.student, "student", 1, 3);
-  const int64_t width = check.size(p.student, "student", 2, 3), m = check.size(p.bank, "bank", 1, 3);
-  const int64_t n_padded = check.size(p.terms, "terms", 1, 3);
-  const int64_t m_padded = check.size(p.bank_scale, "bank_scale", 1, 2);
-  const int64_t num_splits = check.size(p.partial, "partial", 0, 4);
-  const Dtype dtype = p.student.dtype;
-  check.rows(p.student, "student", {g, n, width});
-  Gradient call{};
-  call.plan = plan_of(width * (dtype == Dtype::float32 ? 4 : 2), p.for_bank, p.teacher.given());
-  call.student = streamed_rows(check, p.student, "student", dtype, {g, n, width});
-  if (p.teacher.given()) call.teacher = streamed_rows(check, p.teacher, "teacher", dtype, {g, n, width});
-  call.bank = streamed_rows(check, p.bank, "bank", dtype, {g, m, width});
-  call.terms = streamed_terms(check, p.terms, "terms", n, {g, n_padded, kTerms});
-  call.bank_scale = streamed_terms(check, p.bank_scale, "bank_scale", m, {g, m_padded});
-  call.partial = check.contiguous<float>(p.partial, "partial", {num_splits, g, p.for_bank ? m : n, width});
-  check_splits(check, num_splits, p.span, p.for_bank ? n : m);
-  call.queries = n;
-  call.queries_padded = n_padded;
-  call.rows = m;
-  call.rows_padded = m_padded;
-  call.num_splits = num_splits;
-  call.span = p.span;
-  call.groups = g;
-  call.features = static_cast<int>(width);
-  call.outs = (call.plan.chunks + 1) / 2;
-  call.student_factor = static_cast<float>(kLog2e / p.student_temp);
-  call.teacher_factor = static_cast<float>(kLog2e / p.teacher_temp);
-  call.student_grad_scale = static_cast<float>(p.student_grad_scale);
-  call.teacher_grad_scale = static_cast<float>(p.teacher_grad_scale);
-  call.boost = static_cast<float>(p.boost);
-  if (p.limits.given()) {
-    call.words = words_of(check, p, g, n, num_splits);
-    check.require(!p.for_bank && p.teacher.given() && call.outs == 1,
-                  "verdicts come with the divergence's gradient in the student, where its columns are whole");
-    if (p.query_labels.given() || p.bank_labels.given()) {
-      check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
-      call.bank_labels = streamed_terms(check, p.bank_labels, "bank_labels", m, {g, m_padded});
-    }
-  }
-  if (!check.passed()) return check.status();
-  const int64_t blocks = g * tiles(p.for_bank ? m : n) * num_splits * call.outs;
-  return with_math(dtype, p.tf32, [&](auto math) { return run<decltype(math)>(call, p.for_bank, blocks, stream); });
-}
-
 }  // namespace
 
-const Launcher kContrastGradient = ACTION_LAUNCHER(contrast_gradient, ContrastGradientParams);
+void gradient(Queue& queue, Gradient p, const Format& format, bool for_bank) {
+  p.plan = plan_of(format.pitch(), for_bank, p.teacher);
+  p.features = static_cast<int>(format.width);
+  p.outs = static_cast<int>(column_blocks(format));
+  const int64_t blocks = p.groups * ceil_div(for_bank ? p.rows : p.queries, kBlock) * p.num_splits * p.outs;
+  with_math(format.dtype, format.tf32, [&](auto math) { run<decltype(math)>(queue, p, for_bank, blocks); });
+}
 
 }  // namespace action
 

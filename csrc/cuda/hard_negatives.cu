@@ -1,12 +1,14 @@
-// The gradient of selected similarities in the queries. (The selection itself is bank_pass.cu's; the gradient in the
-// bank is indexed_rows.cu's.)
+// The masked top-k of similarities, and its gradient in the queries. (That in the bank is indexed_rows.cu's.)
+#include "../params/hard_negatives.h"
+
 #include "indexed_rows.cuh"
 #include "library.cuh"
+#include "whole_bank.cuh"
 
 namespace action {
 namespace {
 
-struct Selected {
+struct SelectedGradient {
   Indexed in;
   const float* weights;  // [G, N, k]
   float* query_grad;     // [G, N, D]
@@ -14,7 +16,7 @@ struct Selected {
 
 /// grad_i = sum of weights[i, e] unit(bank row that entry e names).
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps, 4) query_grad(Selected p) {
+__global__ void __launch_bounds__(32 * kWarps, 4) selected_query_grad(SelectedGradient p) {
   const Indexed& in = p.in;
   const int64_t line = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (line >= in.total) return;  // whole warps
@@ -34,30 +36,46 @@ __global__ void __launch_bounds__(32 * kWarps, 4) query_grad(Selected p) {
   finish_row(in, in.query, line, sums);
 }
 
-#define SELECTED_QUERY_GRADIENT_FIELDS(FIELD)                               \
-  FIELD(Tensor, query)         /* [G, N, padded D] prepared float32 rows */ \
-  FIELD(Tensor, query_scale)   /* [G, N] float32 */                         \
-  FIELD(Tensor, query_inverse) /* [G, N] float32 */                         \
-  FIELD(Tensor, bank)          /* [G, M, D] */                              \
-  FIELD(Tensor, index)         /* [G, N, k] int64 */                        \
-  FIELD(bool, normalize)                                                    \
-  FIELD(Tensor, weights)    /* [G, N, k] float32 */                         \
-  FIELD(Tensor, query_grad) /* [G, N, D] float32, the result */
-ACTION_PARAMS(SelectedQueryGradientParams, SELECTED_QUERY_GRADIENT_FIELDS)
+void hard_negatives(const HardNegativesParams& p, Checks& check, Call& call) {
+  const Shape shape = whole_bank(check, p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
+  Forward all{shape, p.query, kNoTensor, p.bank, p.normalize, p.tf32};
+  if (p.query_labels.given() || p.bank_labels.given()) {
+    all.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
+    all.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
+  }
+  all.selected = selected_of(check, p.similarity, p.index, shape);
+  if (check.passed() && all.selected.k > 0) forward(call, all);
+}
 
-int32_t selected_query_gradient(const SelectedQueryGradientParams& p, void* stream) {
-  Checks check(kDevice, p.bank);
-  Selected call{indexed_of(p, check), nullptr, nullptr};
-  const int64_t n = call.in.queries, g = n ? call.in.total / n : 0;
-  call.weights = check.contiguous<float>(p.weights, "weights", {g, n, call.in.k});
-  call.query_grad = check.contiguous<float>(p.query_grad, "query_grad", {g, n, call.in.features});
-  if (!check.passed()) return check.status();
-  auto* kernel = of_dtype(p.bank.dtype, query_grad<float>, query_grad<__half>, query_grad<__nv_bfloat16>);
-  return enqueue(kernel, warp_blocks(call.in.total), 32 * kWarps, 0, stream, call);
+void hard_negatives_gradient(const HardNegativesGradientParams& p, Checks& check, Call& call) {
+  const Shape shape = check.shape(p.query, "query", p.bank);
+  const auto [g, n, m, d] = shape;
+  const int64_t k = check.size(p.index, "index", 2, 3);
+  const float* weights = check.contiguous<float>(p.grad_similarity, "grad_similarity", {g, n, k});
+  const int64_t* index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
+  float* query_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, d});
+  IndexedBankGradient bank = indexed_bank_gradient_of(p, check, shape, k);
+  if (!check.passed()) return;
+  const Indexed in = prepare_indexed(call, shape, p.query, kNoTensor, p.bank, index, k, p.normalize, nullptr);
+  if (query_grad) {
+    auto* kernel = of_dtype(p.bank.dtype, selected_query_grad<float>, selected_query_grad<__half>,
+                            selected_query_grad<__nv_bfloat16>);
+    call.queue.enqueue("selected_query_grad", kernel, warp_blocks(in.total), 32 * kWarps, 0,
+                       SelectedGradient{in, weights, query_grad});
+  }
+  if (bank.result) {
+    bank.query = in.query.data;
+    bank.query_scale = in.query.scale;
+    bank.weights = weights;
+    bank.width = in.width;
+    indexed_bank_gradient(call.queue, bank, p.bank.dtype);
+  }
 }
 
 }  // namespace
 
-const Launcher kSelectedQueryGradient = ACTION_LAUNCHER(selected_query_gradient, SelectedQueryGradientParams);
+const Launcher kHardNegatives = ACTION_OPERATOR(hard_negatives, HardNegativesParams, query);
+const Launcher kHardNegativesGradient = ACTION_OPERATOR(hard_negatives_gradient, HardNegativesGradientParams, query);
 
 }  // namespace action

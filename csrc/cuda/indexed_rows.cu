@@ -1,27 +1,14 @@
 // The gradient of indexed similarities in the bank: sums over the entries that name a row, sorted by row and added in
 // the order of the queries.
 #include "indexed_rows.cuh"
-#include "library.cuh"
 
 namespace action {
 namespace {
 
-struct BankGradient {
-  Prepared query;
-  Matrix bank;
-  const int64_t* order;   // [G, N k] entries sorted by the row they name
-  const int64_t* starts;  // [G, M + 1] where each row's begin
-  const float* weights;   // [G, N, k]
-  float* result;          // [G, M, D]
-  int64_t queries, rows, total, k;
-  int features, width;
-  bool normalize;
-};
-
 /// grad_j = sum of weights[e] unit(query of e) over the entries e that name j. A block per bank row; its warps
 /// divide the entries among them, and their sums are added in a fixed order.
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p) {
+__global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(IndexedBankGradient p) {
   float4* partial = reinterpret_cast<float4*>(shared_memory);  // [kWarps, 32]
   const int64_t line = blockIdx.x, group = line / p.rows, row = line % p.rows;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -47,9 +34,9 @@ __global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p)
     float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
     for (int64_t i = warp * span; i < end; ++i) {
       const int64_t entry = order[i], query = group * p.queries + entry / p.k;
-      const float weight = weights[entry] * p.query.scale[query];
+      const float weight = weights[entry] * p.query_scale[query];
       if (feature < p.width) {
-        const float4 q = *reinterpret_cast<const float4*>(p.query.data + query * p.width + feature);
+        const float4 q = *reinterpret_cast<const float4*>(p.query + query * p.width + feature);
         sum = add(sum, weight, q);
       }
     }
@@ -82,47 +69,11 @@ __global__ void __launch_bounds__(32 * kWarps) indexed_bank_grad(BankGradient p)
   }
 }
 
-#define INDEXED_BANK_GRADIENT_FIELDS(FIELD)                                           \
-  FIELD(Tensor, query)       /* [G, N, padded D] prepared float32 rows */             \
-  FIELD(Tensor, query_scale) /* [G, N] float32 */                                     \
-  FIELD(Tensor, bank)        /* [G, M, D] */                                          \
-  FIELD(Tensor, order)       /* [G, N k] int64 entries sorted by the row they name */ \
-  FIELD(Tensor, starts)      /* [G, M + 1] int64 where each row's begin */            \
-  FIELD(Tensor, weights)     /* [G, N, k] float32 */                                  \
-  FIELD(bool, normalize)                                                              \
-  FIELD(Tensor, bank_grad) /* [G, M, D] float32, the result */
-ACTION_PARAMS(IndexedBankGradientParams, INDEXED_BANK_GRADIENT_FIELDS)
-
-int32_t indexed_bank_gradient(const IndexedBankGradientParams& p, void* stream) {
-  Checks check(kDevice, p.bank);
-  const int64_t g = check.size(p.weights, "weights", 0, 3), n = check.size(p.weights, "weights", 1, 3);
-  const int64_t k = check.size(p.weights, "weights", 2, 3), width = check.size(p.query, "query", 2, 3);
-  const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
-  check.rows(p.bank, "bank", {g, m, d});
-  if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
-  check.aligned(p.query, "query", 16);
-  const BankGradient call{{check.contiguous<float>(p.query, "query", {g, n, width}),
-                           check.contiguous<float>(p.query_scale, "query_scale", {g, n}), nullptr},
-                          matrix_of(p.bank),
-                          check.contiguous<int64_t>(p.order, "order", {g, n * k}),
-                          check.contiguous<int64_t>(p.starts, "starts", {g, m + 1}),
-                          check.contiguous<float>(p.weights, "weights", {g, n, k}),
-                          check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d}),
-                          n,
-                          m,
-                          g * m,
-                          k,
-                          static_cast<int>(d),
-                          static_cast<int>(width),
-                          p.normalize};
-  if (!check.passed()) return check.status();
-  auto* kernel =
-      of_dtype(p.bank.dtype, indexed_bank_grad<float>, indexed_bank_grad<__half>, indexed_bank_grad<__nv_bfloat16>);
-  return enqueue(kernel, static_cast<unsigned>(call.total), 32 * kWarps, 32 * kWarps * sizeof(float4), stream, call);
-}
-
 }  // namespace
 
-const Launcher kIndexedBankGradient = ACTION_LAUNCHER(indexed_bank_gradient, IndexedBankGradientParams);
+void indexed_bank_gradient(Queue& queue, const IndexedBankGradient& p, Dtype dtype) {
+  auto* kernel = of_dtype(dtype, indexed_bank_grad<float>, indexed_bank_grad<__half>, indexed_bank_grad<__nv_bfloat16>);
+  queue.enqueue("indexed_bank_grad", kernel, p.total, 32 * kWarps, 32 * kWarps * sizeof(float4), p);
+}
 
 }  // namespace action

@@ -2,8 +2,9 @@
 // loaded at a time. Queries and positives come as prepared float32 rows (prepare.cu); bank rows are read in place.
 #pragma once
 
-#include "launch.cuh"
+#include "call.cuh"
 #include "online_softmax.cuh"
+#include "prepare.cuh"
 #include "rows.cuh"
 
 namespace action {
@@ -162,32 +163,78 @@ bool vector_rows(const Tensor& x) {
          reinterpret_cast<uintptr_t>(x.data) % bytes == 0;
 }
 
-unsigned warp_blocks(int64_t lines) { return static_cast<unsigned>((lines + kWarps - 1) / kWarps); }
+int64_t warp_blocks(int64_t lines) { return ceil_div(lines, kWarps); }
 
-/// The parts of a launcher's parameters that Indexed is made of, checked.
-template <class Params>
-Indexed indexed_of(const Params& p, Checks& check) {
-  const int64_t g = check.size(p.index, "index", 0, 3), n = check.size(p.index, "index", 1, 3);
-  const int64_t k = check.size(p.index, "index", 2, 3), width = check.size(p.query, "query", 2, 3);
-  const int64_t m = check.size(p.bank, "bank", 1, 3), d = check.size(p.bank, "bank", 2, 3);
-  check.rows(p.bank, "bank", {g, m, d});
-  if (width < d || width % 4) check.refuse(p.query, "query", "as wide as the bank's rows, in steps of four");
-  check.aligned(p.query, "query", 16);
-  const Prepared query{check.contiguous<float>(p.query, "query", {g, n, width}),
-                       check.contiguous<float>(p.query_scale, "query_scale", {g, n}),
-                       check.contiguous<float>(p.query_inverse, "query_inverse", {g, n})};
-  return {query,
-          matrix_of(p.bank),
-          check.contiguous<int64_t>(p.index, "index", {g, n, k}),
-          n,
-          m,
-          g * n,
-          static_cast<int>(k),
-          static_cast<int>(d),
-          static_cast<int>(width),
-          p.normalize,
-          vector_rows(p.bank)};
+/// Rows to be compared with indexed ones: their memory, and how they are prepared.
+Prepared prepared_rows(Workspace& memory, const Tensor& x, int width, RowSet& set) {
+  const int64_t lines = x.sizes[0] * x.sizes[1];
+  float* data = memory.take<float>(lines * width);
+  float* scale = memory.take<float>(lines);
+  float* inverse = memory.take<float>(lines);
+  set = row_set(x, data, scale, x.sizes[1]);
+  set.inverse = inverse;
+  return {data, scale, inverse};
+}
+
+/// Prepares queries, and positives where there are some.
+Indexed prepare_indexed(Call& call, const Shape& shape, const Tensor& query, const Tensor& positive, const Tensor& bank,
+                        const int64_t* index, int64_t k, bool normalize, Prepared* positives) {
+  const int features = static_cast<int>(shape.features), width = static_cast<int>(ceil_div(features, 4) * 4);
+  Prepare all{};
+  Indexed in{prepared_rows(call.memory, query, width, all.sets[0]),
+             matrix_of(bank),
+             index,
+             shape.queries,
+             shape.rows,
+             shape.groups * shape.queries,
+             static_cast<int>(k),
+             features,
+             width,
+             normalize,
+             vector_rows(bank)};
+  if (positive.given()) *positives = prepared_rows(call.memory, positive, width, all.sets[1]);
+  all.features = features;
+  all.width = width;
+  all.normalize = normalize;
+  prepare(call.queue, all, Dtype::float32);
+  return in;
 }
 
 }  // namespace
+
+/// The gradient of indexed similarities in the bank (indexed_rows.cu).
+struct IndexedBankGradient {
+  const float* query;        // [G, N, width] prepared rows
+  const float* query_scale;  // [G, N]
+  Matrix bank;
+  const int64_t* order;   // [G, N k] entries sorted by the row they name
+  const int64_t* starts;  // [G, M + 1] where each row's begin
+  const float* weights;   // [G, N, k]
+  float* result;          // [G, M, D]
+  int64_t queries, rows, total, k;
+  int features, width;
+  bool normalize;
+};
+
+void indexed_bank_gradient(Queue& queue, const IndexedBankGradient& p, Dtype dtype);
+
+/// Its parameters where it goes with other gradients of the same call; the sorted entries are checked.
+template <class Params>
+IndexedBankGradient indexed_bank_gradient_of(const Params& p, Checks& check, const Shape& shape, int64_t k) {
+  const auto [g, n, m, d] = shape;
+  IndexedBankGradient bank{};
+  if (!p.bank_grad.given()) return bank;
+  bank.bank = matrix_of(p.bank);
+  bank.order = check.contiguous<int64_t>(p.order, "order", {g, n * k});
+  bank.starts = check.contiguous<int64_t>(p.starts, "starts", {g, m + 1});
+  bank.result = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
+  bank.queries = n;
+  bank.rows = m;
+  bank.total = g * m;
+  bank.k = k;
+  bank.features = static_cast<int>(d);
+  bank.normalize = p.normalize;
+  return bank;
+}
+
 }  // namespace action

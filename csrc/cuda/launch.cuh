@@ -42,11 +42,4 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   return error;
 }
 
-/// The same as a launcher's last step.
-template <typename... Arguments>
-int32_t enqueue(Arguments&&... arguments) {
-  const cudaError_t error = launch(std::forward<Arguments>(arguments)...);
-  return error == cudaSuccess ? kDone : fail(kFailed, cudaGetErrorString(error));
-}
-
 }  // namespace action

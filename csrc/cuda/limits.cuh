@@ -17,14 +17,24 @@ constexpr float kLowestLimit = -3.4e38f;     // above kLowest, which stands for 
 /// The limits of all queries.
 struct Limits {
   const float* maxima;          // [total, line]
-  const float* lengths;         // [total], or null
+  const float* query_largest;   // [total] a row's largest magnitude, NaN for one with NaN; or null: unit rows
+  const float* longest;         // [G] of the bank's rows
   const int64_t* query_labels;  // [total], or null
   float* limits;                // [total], as the next
   int* found;
-  int64_t total;
-  int line, k;
+  int64_t total, queries;
+  int line, k, features;
   float error;
 };
+
+/// What no product of a query with a bank row exceeds, by the rows' largest magnitudes; NaN for a query with NaN.
+/// Squares, which a length would take, may leave float32's range where products do not.
+__device__ inline float longest_product(const Limits& p, int64_t row) {
+  if (!p.query_largest) return 1.0f;
+  const float largest = p.query_largest[row];
+  const float product = largest * p.longest[row / p.queries] * static_cast<float>(p.features);
+  return largest != largest ? largest : product != product ? INFINITY : product;
+}
 
 /// One query's, and whether the buffer has to select for it. Work of one warp.
 __device__ inline void find_limit(const Limits& p, int64_t row) {
@@ -62,8 +72,7 @@ __device__ inline void find_limit(const Limits& p, int64_t row) {
     }
   }
   if (lane != 0) return;
-  // No product is longer than this.
-  const float reached = p.lengths ? p.lengths[row] : 1.0f;
+  const float reached = longest_product(p, row);
   const bool flagged = reached >= kLargestProduct || (p.query_labels && p.query_labels[row] > kLargestLabel);
   const float limit = fmaxf(from_ordered(low) - 2.0f * (p.error * reached + kUnderflow), kLowestLimit);
   // Nothing is selected for a query with NaN.

@@ -25,11 +25,9 @@ struct Placement {
   }
 };
 
-/// A launcher's two numbers, which must fit a bank of so many rows.
-inline Placement placement_of(Checks& check, int64_t tiles, int64_t block, int64_t rows) {
-  check.require(tiles > 0 && block > 0 && rows <= UINT32_MAX && tiles <= rows && block <= rows / tiles,
-                "place_tiles tiles of place_block rows must fit the bank");
-  return {static_cast<uint32_t>(tiles), static_cast<uint32_t>(block)};
+/// Of a bank of so many rows, for tiles of `block` rows.
+inline Placement placement_of(int64_t rows, int64_t block) {
+  return {static_cast<uint32_t>(rows < block ? 1 : rows / block), static_cast<uint32_t>(block)};
 }
 
 }  // namespace action

@@ -3,39 +3,15 @@
 // Rows become contiguous, of one type, padded with zeros, and, if normalised, scaled by a power of two to a length in
 // (128, 256]. That is exact, so that 16-bit rows enter the tensor cores with all their bits and float16 neither
 // overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products.
+#include "prepare.cuh"
+
 #include "labels.cuh"
-#include "launch.cuh"
-#include "library.cuh"
-#include "placement.cuh"
-#include "products.cuh"
 
 namespace action {
 namespace {
 
 constexpr int kRowsPerBlock = 4;
 constexpr int kBlockThreads = 32 * kRowsPerBlock;
-constexpr int kMostSets = 3;  // queries, or two sets of them, and a bank
-
-struct RowSet {
-  Matrix x;
-  void* data;      // [G, rows, width]
-  float* scale;    // [G, scale_rows]
-  float* inverse;  // [G, rows] 1 / max(|x|, 1e-12), negative where the norm did not count; or null
-  Placement placement;
-  const int64_t* labels;  // [G, rows], or null
-  float* narrow_labels;   // [G, scale_rows]
-  int64_t rows, total, scale_rows;
-  unsigned blocks;  // none where the set is not given
-  Dtype dtype;
-};
-
-struct Prepare {
-  RowSet sets[kMostSets];
-  int* floors;  // that a selection by a buffer begins with, or null
-  int64_t num_floors;
-  int features, width;
-  bool normalize, tf32;
-};
 
 template <class In, class Out>
 __device__ void prepare_row(const Prepare& p, const RowSet& set, unsigned block) {
@@ -56,26 +32,52 @@ __device__ void prepare_row(const Prepare& p, const RowSet& set, unsigned block)
     scale = __fdiv_rn(factor, power);
     inverse = norm > kSmallestNorm ? factor : -factor;
   }
+  int largest = 0;  // by its bits, among which those of NaN are the largest
   for (int i = lane; i < p.width; i += 32) {
     const float value = i < p.features ? as_float(x[i * set.x.stride_d]) * power : 0.0f;
+    largest = max(largest, __float_as_int(fabsf(value)));
     data[i] = from_float<Out>(p.tf32 ? __int_as_float(round_to_tf32(value)) : value);
   }
+  if (set.largest) largest = __reduce_max_sync(kAllLanes, largest);
   if (lane == 0) {
+    if (set.largest) set.largest[line] = __int_as_float(largest);
     set.scale[group * set.scale_rows + place] = scale;
     if (set.inverse) set.inverse[line] = inverse;
     if (set.labels) set.narrow_labels[group * set.scale_rows + place] = narrow_in_bank(set.labels[line]);
   }
 }
 
-/// The first blocks take the sets in turn, those behind them the floors.
+/// A block's part of the upstream gradient: its largest magnitude, but for infinite ones and NaN.
+__device__ void measure(const Upstream& p, unsigned block) {
+  int* shared = reinterpret_cast<int*>(shared_memory);  // a word a warp
+  const int64_t first = int64_t{block} * kMeasured, rest = p.count - first;
+  int largest = 0;
+  for (int i = threadIdx.x; i < kMeasured && i < rest; i += kBlockThreads) {
+    const float size = fabsf(p.data[first + i]);
+    if (size <= 3.4028235e38f) largest = max(largest, __float_as_int(size));
+  }
+  largest = __reduce_max_sync(kAllLanes, largest);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = largest;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int warp = 1; warp < kRowsPerBlock; ++warp) largest = max(largest, shared[warp]);
+  p.largest[block] = __int_as_float(largest);
+}
+
+/// The first blocks take the sets in turn, those behind them the upstream gradient and what is to be filled.
 template <class Out>
 __global__ void __launch_bounds__(kBlockThreads) prepare(Prepare p) {
   unsigned block = blockIdx.x;
   int which = 0;
   for (; which < kMostSets && block >= p.sets[which].blocks; ++which) block -= p.sets[which].blocks;
   if (which == kMostSets) {
-    const int64_t i = int64_t{block} * kBlockThreads + threadIdx.x;
-    if (i < p.num_floors) p.floors[i] = INT32_MIN;
+    if (block < p.upstream.blocks) return measure(p.upstream, block);
+    block -= p.upstream.blocks;
+    int64_t i = int64_t{block} * kBlockThreads + threadIdx.x;
+    for (const Fill& fill : p.fills) {
+      if (i >= 0 && i < fill.count) fill.data[i] = fill.value;
+      i -= fill.count;
+    }
     return;
   }
   const RowSet& set = p.sets[which];
@@ -86,99 +88,16 @@ __global__ void __launch_bounds__(kBlockThreads) prepare(Prepare p) {
   prepare_row<Out, Out>(p, set, block);
 }
 
-unsigned blocks(int64_t count, int of_block) { return static_cast<unsigned>((count + of_block - 1) / of_block); }
-
-#define PREPARE_FIELDS(FIELD)                                                                                      \
-  FIELD(Tensor, query)          /* [G, N, D] */                                                                    \
-  FIELD(Tensor, query_data)     /* [G, N, padded D], a result like the next two */                                 \
-  FIELD(Tensor, query_scale)    /* [G, N or more] float32 */                                                       \
-  FIELD(Tensor, query_inverse)  /* [G, N] float32 1 / max(|x|, 1e-12), negative where the norm did not count */    \
-  FIELD(Tensor, second)         /* [G, N, D] more of the queries' kind, or none; likewise */                       \
-  FIELD(Tensor, second_data)    /* [G, N, padded D] */                                                             \
-  FIELD(Tensor, second_scale)   /* [G, N or more] float32 */                                                       \
-  FIELD(Tensor, second_inverse) /* [G, N] float32, or none */                                                      \
-  FIELD(Tensor, bank)           /* [G, M, D], or none; likewise */                                                 \
-  FIELD(Tensor, bank_data)      /* [G, M, padded D] */                                                             \
-  FIELD(Tensor, bank_scale)     /* [G, M or more] float32 */                                                       \
-  FIELD(Tensor, labels)         /* [G, M] int64 of the bank's rows, or none */                                     \
-  FIELD(Tensor, narrow_labels)  /* [G, M or more] float32 as passes over the bank compare them, placed; or none */ \
-  FIELD(int64_t, place_tiles)   /* where the bank's rows are placed, with the next; 1 and 1: as they are */        \
-  FIELD(int64_t, place_block)                                                                                      \
-  FIELD(bool, normalize)                                                                                           \
-  FIELD(bool, tf32)     /* round float32 rows to it */                                                             \
-  FIELD(Tensor, floors) /* [G, N, num_splits] int32 become the lowest, for `buffered`; or none */
-ACTION_PARAMS(PrepareParams, PREPARE_FIELDS)
-
-/// How the sets of a call are alike.
-struct Common {
-  Dtype out;
-  int64_t groups, features, width;
-};
-
-struct Names {
-  const char *x, *data, *scale;
-};
-
-RowSet set_of(Checks& check, const Tensor& x, const Tensor& data, const Tensor& scale, const Names& names, int64_t rows,
-              const Common& common) {
-  const int64_t g = common.groups, scale_rows = check.size(scale, names.scale, 1, 2);
-  check.rows(x, names.x, {g, rows, common.features});
-  if (common.out != Dtype::float32 && x.dtype != common.out) check.refuse(x, names.x, name_of(common.out));
-  if (scale_rows < rows) check.refuse(scale, names.scale, "as long as the rows");
-  RowSet set{};
-  set.x = matrix_of(x);
-  set.data = check.contiguous(data, names.data, common.out, {g, rows, common.width});
-  set.scale = check.contiguous<float>(scale, names.scale, {g, scale_rows});
-  set.rows = rows;
-  set.total = g * rows;
-  set.scale_rows = scale_rows;
-  set.blocks = blocks(set.total, kRowsPerBlock);
-  set.dtype = x.dtype;
-  return set;
-}
-
-int32_t prepare_launcher(const PrepareParams& p, void* stream) {
-  Checks check(kDevice, p.query);
-  const int64_t g = check.size(p.query, "query", 0, 3), n = check.size(p.query, "query", 1, 3);
-  const int64_t d = check.size(p.query, "query", 2, 3), width = check.size(p.query_data, "query_data", 2, 3);
-  if (width < d) check.refuse(p.query_data, "query_data", "as wide as the rows");
-  const Common common{p.query_data.dtype == Dtype::float32 ? Dtype::float32 : p.query.dtype, g, d, width};
-  Prepare call{};
-  call.sets[0] = set_of(check, p.query, p.query_data, p.query_scale, {"query", "query_data", "query_scale"}, n, common);
-  call.sets[0].inverse = check.optional<float>(p.query_inverse, "query_inverse", {g, n});
-  if (p.second.given()) {
-    const Names names{"second", "second_data", "second_scale"};
-    call.sets[1] = set_of(check, p.second, p.second_data, p.second_scale, names, n, common);
-    call.sets[1].inverse = check.optional<float>(p.second_inverse, "second_inverse", {g, n});
-  }
-  if (p.bank.given()) {
-    const int64_t m = check.size(p.bank, "bank", 1, 3);
-    RowSet& bank = call.sets[2];
-    bank = set_of(check, p.bank, p.bank_data, p.bank_scale, {"bank", "bank_data", "bank_scale"}, m, common);
-    bank.placement = placement_of(check, p.place_tiles, p.place_block, m);
-    if (p.labels.given() || p.narrow_labels.given()) {
-      bank.labels = check.contiguous<int64_t>(p.labels, "labels", {g, m});
-      bank.narrow_labels = check.contiguous<float>(p.narrow_labels, "narrow_labels", {g, bank.scale_rows});
-    }
-  }
-  if (p.floors.given()) {
-    const int64_t num_splits = check.size(p.floors, "floors", 2, 3);
-    call.floors = check.contiguous<int32_t>(p.floors, "floors", {g, n, num_splits});
-    call.num_floors = g * n * num_splits;
-  }
-  call.features = static_cast<int>(d);
-  call.width = static_cast<int>(width);
-  call.normalize = p.normalize;
-  call.tf32 = p.tf32;
-  if (!check.passed()) return check.status();
-  unsigned count = blocks(call.num_floors, kBlockThreads);
-  for (const RowSet& set : call.sets) count += set.blocks;
-  auto* kernel = of_dtype(common.out, prepare<float>, prepare<__half>, prepare<__nv_bfloat16>);
-  return enqueue(kernel, count, kBlockThreads, 0, stream, call);
-}
-
 }  // namespace
 
-const Launcher kPrepare{"prepare", untyped<PrepareParams, prepare_launcher>, ACTION_LAYOUT(PrepareParams)};
+void prepare(Queue& queue, Prepare call, Dtype out) {
+  int64_t count = 0, filled = 0;
+  for (RowSet& set : call.sets) count += set.blocks = static_cast<unsigned>(ceil_div(set.total, kRowsPerBlock));
+  count += call.upstream.blocks;
+  for (const Fill& fill : call.fills) filled += fill.count;
+  count += ceil_div(filled, kBlockThreads);
+  auto* kernel = of_dtype(out, prepare<float>, prepare<__half>, prepare<__nv_bfloat16>);
+  queue.enqueue("prepare", kernel, count, kBlockThreads, call.upstream.blocks ? 4 * kRowsPerBlock : 0, call);
+}
 
 }  // namespace action

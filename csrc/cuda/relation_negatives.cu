@@ -1,7 +1,9 @@
 // Draws of negatives by a class relation, a thread per draw: the same integers on every backend.
-#include "launch.cuh"
+#include "../params/relation_negatives.h"
+
 #include "library.cuh"
 #include "philox.cuh"
+#include "splits.cuh"
 
 namespace action {
 namespace {
@@ -18,7 +20,7 @@ struct Relation {
 
 constexpr int kThreads = 128;
 
-__global__ void __launch_bounds__(kThreads) relation_negatives(Relation p) {
+__global__ void __launch_bounds__(kThreads) draw(Relation p) {
   const int64_t entry = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (entry >= p.total) return;
   const int64_t draw = entry % p.k, line = entry / p.k, query = line % p.queries, group = line / p.queries;
@@ -50,41 +52,29 @@ __global__ void __launch_bounds__(kThreads) relation_negatives(Relation p) {
   p.index[entry] = drawn;
 }
 
-#define RELATION_NEGATIVES_FIELDS(FIELD)                                   \
-  FIELD(Tensor, query_labels) /* [G, N] int64 */                           \
-  FIELD(Tensor, thresholds)   /* [G, C, C] int64 cumulative weights */     \
-  FIELD(Tensor, class_start)  /* [G, C + 1] int64 places in `rows` */      \
-  FIELD(Tensor, rows)         /* [G, M] int64 bank rows sorted by class */ \
-  FIELD(int64_t, seed)                                                     \
-  FIELD(Tensor, index) /* [G, N, k] int64, the result */
-ACTION_PARAMS(RelationNegativesParams, RELATION_NEGATIVES_FIELDS)
-
-int32_t draw(const RelationNegativesParams& p, void* stream) {
-  Checks check(kDevice, p.query_labels);
+void relation_negatives(const RelationNegativesParams& p, Checks& check, Call& call) {
   const int64_t g = check.size(p.index, "index", 0, 3), n = check.size(p.index, "index", 1, 3);
   const int64_t k = check.size(p.index, "index", 2, 3), c = check.size(p.thresholds, "thresholds", 2, 3);
   const int64_t m = check.size(p.rows, "rows", 1, 2);
   const uint64_t seed = static_cast<uint64_t>(p.seed);
-  const Relation call{check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n}),
-                      check.contiguous<int64_t>(p.thresholds, "thresholds", {g, c, c}),
-                      check.contiguous<int64_t>(p.class_start, "class_start", {g, c + 1}),
-                      check.contiguous<int64_t>(p.rows, "rows", {g, m}),
-                      check.contiguous<int64_t>(p.index, "index", {g, n, k}),
-                      n,
-                      m,
-                      c,
-                      k,
-                      g * n * k,
-                      static_cast<uint32_t>(seed),
-                      static_cast<uint32_t>(seed >> 32)};
-  if (!check.passed()) return check.status();
-  const int64_t blocks = (call.total + kThreads - 1) / kThreads;
-  return enqueue(relation_negatives, static_cast<unsigned>(blocks), kThreads, 0, stream, call);
+  const Relation all{check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n}),
+                     check.contiguous<int64_t>(p.thresholds, "thresholds", {g, c, c}),
+                     check.contiguous<int64_t>(p.class_start, "class_start", {g, c + 1}),
+                     check.contiguous<int64_t>(p.rows, "rows", {g, m}),
+                     check.contiguous<int64_t>(p.index, "index", {g, n, k}),
+                     n,
+                     m,
+                     c,
+                     k,
+                     g * n * k,
+                     static_cast<uint32_t>(seed),
+                     static_cast<uint32_t>(seed >> 32)};
+  if (!check.passed()) return;
+  call.queue.enqueue("draw", draw, ceil_div(all.total, kThreads), kThreads, 0, all);
 }
 
 }  // namespace
 
-const Launcher kRelationNegatives{"relation_negatives", untyped<RelationNegativesParams, draw>,
-                                  ACTION_LAYOUT(RelationNegativesParams)};
+const Launcher kRelationNegatives = ACTION_OPERATOR(relation_negatives, RelationNegativesParams, query_labels);
 
 }  // namespace action

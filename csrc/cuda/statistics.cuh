@@ -92,4 +92,12 @@ __device__ inline void merge_one(const Merge& p, int64_t row) {
   if (p.terms) write_terms(p.terms, p.scales, row, lse, 0.0);
 }
 
+__device__ inline void merge_row(const Merge& p, int64_t row) {
+  if (p.teacher_lse) {
+    merge_pair(p, row);
+  } else {
+    merge_one(p, row);
+  }
+}
+
 }  // namespace action

@@ -8,6 +8,8 @@
 #include "../params/checks.h"
 #include "online_softmax.cuh"
 #include "products.cuh"
+#include "splits.cuh"
+#include "workspace.cuh"
 
 namespace action {
 
@@ -31,42 +33,42 @@ inline Plan make_plan(int64_t pitch, int lefts, int rights, bool sums) {
   return p;
 }
 
-/// Address of prepared rows [G, rows, padded D], which are read in pieces of 16 bytes, two at a time.
-inline const char* streamed_rows(Checks& check, const Tensor& x, const char* name, Dtype dtype, Sizes sizes) {
-  const void* data = check.contiguous(x, name, dtype, sizes);
-  const int64_t pitch = x.dims == 3 ? x.sizes[2] * (dtype == Dtype::float32 ? 4 : 2) : 0;
-  if (pitch % 32 != 0) check.refuse(x, name, "padded to whole pieces of 32 bytes");
-  check.aligned(x, name, 16);
-  return static_cast<const char*>(data);
-}
+/// How prepared rows are multiplied, and how they lie in memory.
+struct Format {
+  static constexpr int64_t kPart = 32;  // bytes to which rows are padded
 
-/// Address of TERMS float32 for every row [G, rows padded to whole tiles] or [G, padded, TERMS].
-inline const float* streamed_terms(Checks& check, const Tensor& x, const char* name, int64_t rows, Sizes sizes) {
-  const float* data = check.contiguous<float>(x, name, sizes);
-  if (sizes.begin()[1] % kBlock != 0 || sizes.begin()[1] < rows) check.refuse(x, name, "padded to whole tiles");
-  check.aligned(x, name, 16);
-  return data;
+  Dtype dtype;
+  bool tf32;
+  int64_t width;  // elements of a row
+
+  int64_t size() const { return dtype == Dtype::float32 ? 4 : 2; }
+  int64_t pitch() const { return width * size(); }
+};
+
+/// Of rows of `features` elements, multiplied as they are if their dtypes agree; if not, as float32.
+inline Format format_of(std::initializer_list<const Tensor*> rows, int64_t features, bool tf32) {
+  Dtype dtype = (*rows.begin())->dtype;
+  for (const Tensor* x : rows) {
+    if (x->given() && x->dtype != dtype) dtype = Dtype::float32;
+  }
+  Format format{dtype, dtype == Dtype::float32 && tf32, 0};
+  const int64_t step = Format::kPart / format.size();
+  format.width = ceil_div(features, step) * step;
+  return format;
 }
 
 /// Prepared rows of all groups, and their scales.
 struct Side {
-  const char* data;    // [G, rows, pitch bytes]
-  const float* scale;  // [G, rows padded to whole tiles]
+  char* data;    // [G, rows, pitch bytes]
+  float* scale;  // [G, rows padded to whole tiles]
   int64_t rows, padded;
 };
 
-inline Side side_of(Checks& check, const Tensor& x, const char* name, const Tensor& scale, const char* scale_name,
-                    Dtype dtype, int64_t groups, int64_t rows, int64_t width) {
-  const int64_t padded = check.size(scale, scale_name, 1, 2);
-  return {streamed_rows(check, x, name, dtype, {groups, rows, width}),
-          streamed_terms(check, scale, scale_name, rows, {groups, padded}), rows, padded};
-}
-
-/// Splits of `span` rows each have to cover all rows, begin at a tile, and none may be empty.
-inline void check_splits(Checks& check, int64_t num_splits, int64_t span, int64_t rows) {
-  check.require(
-      num_splits > 0 && span > 0 && span % kBlock == 0 && (num_splits - 1) * span < rows && num_splits * span >= rows,
-      "num_splits of span rows must cover all rows in whole tiles, none of them empty");
+/// Memory for them.
+inline Side take_side(Workspace& memory, const Format& format, int64_t groups, int64_t rows) {
+  const int64_t padded = ceil_div(rows, kBlock) * kBlock;
+  char* data = memory.take<char>(groups * rows * format.pitch());
+  return {data, memory.take<float>(groups * padded), rows, padded};
 }
 
 /// Shared memory of a block: tiles, two sets of terms for each row, and what the kernel needs besides.

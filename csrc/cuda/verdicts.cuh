@@ -6,7 +6,6 @@
 #pragma once
 
 #include "labels.cuh"
-#include "launch.cuh"
 #include "products.cuh"
 
 namespace action {
@@ -20,29 +19,6 @@ struct Words {
   int64_t line, total;          // total: G N
   int capacity;                 // of a split
 };
-
-/// The fields of a launcher's parameters for them.
-#define ACTION_WORDS_FIELDS(FIELD)                                                                  \
-  FIELD(Tensor, limits)       /* [G, N] float32 what a similarity has to reach; or none */          \
-  FIELD(Tensor, query_labels) /* [G, N] int64, or none */                                           \
-  FIELD(Tensor, bank_labels)  /* [G, M padded to whole tiles] float32 of prepare */                 \
-  FIELD(int64_t, capacity)    /* words that a split may have for a query */                         \
-  FIELD(Tensor, words)        /* [G, N, num_splits capacity or more] int64, a result as the next */ \
-  FIELD(Tensor, counts)       /* [num_splits, G, N] int32 words that there would be */
-
-template <class Params>
-Words words_of(Checks& check, const Params& p, int64_t g, int64_t n, int64_t num_splits) {
-  const int64_t line = check.size(p.words, "words", 2, 3);
-  check.require(p.capacity > 0 && p.capacity <= line && num_splits * p.capacity <= line,
-                "capacity words of every split must fit a line");
-  return {check.contiguous<float>(p.limits, "limits", {g, n}),
-          check.optional<int64_t>(p.query_labels, "query_labels", {g, n}),
-          check.contiguous<int64_t>(p.words, "words", {g, n, line}),
-          check.contiguous<int32_t>(p.counts, "counts", {num_splits, g, n}),
-          line,
-          g * n,
-          static_cast<int>(p.capacity)};
-}
 
 /// The bits of a word that speak of row r of a lane.
 template <class Math>

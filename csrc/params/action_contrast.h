@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "resources.h"
 
 namespace action {
 
@@ -21,8 +22,7 @@ namespace action {
   FIELD(Tensor, student_grad) /* [G, N, D] float32, or none: not wanted */    \
   FIELD(Tensor, similarity)   /* [G, N, k] float32; k = 0: no selection */    \
   FIELD(Tensor, index)        /* [G, N, k] int64 */                           \
-  FIELD(int64_t, threads)                                                     \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(ActionContrastParams, ACTION_CONTRAST_FIELDS)
 
 #define ACTION_CONTRAST_STUDENT_GRADIENT_FIELDS(FIELD)            \
@@ -51,8 +51,7 @@ ACTION_PARAMS(ActionContrastStudentGradientParams, ACTION_CONTRAST_STUDENT_GRADI
   FIELD(double, teacher_temp)                                  \
   FIELD(bool, normalize)                                       \
   FIELD(Tensor, bank_grad) /* [G, M, D] float32, the result */ \
-  FIELD(int64_t, threads)                                      \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(ActionContrastBankGradientParams, ACTION_CONTRAST_BANK_GRADIENT_FIELDS)
 
 }  // namespace action

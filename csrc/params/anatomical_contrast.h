@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "resources.h"
 
 namespace action {
 
@@ -14,7 +15,7 @@ namespace action {
   FIELD(bool, normalize)                                           \
   FIELD(Tensor, loss) /* [G, N] float32, a result like the next */ \
   FIELD(Tensor, lse)  /* [G, N] float64 */                         \
-  FIELD(int64_t, threads)
+  ACTION_THREADS(FIELD) ACTION_WORKSPACE(FIELD)
 ACTION_PARAMS(AnatomicalContrastParams, ANATOMICAL_CONTRAST_FIELDS)
 
 #define ANATOMICAL_CONTRAST_GRADIENT_FIELDS(FIELD)                          \
@@ -29,8 +30,7 @@ ACTION_PARAMS(AnatomicalContrastParams, ANATOMICAL_CONTRAST_FIELDS)
   FIELD(Tensor, query_grad)    /* [G, N, D] float32, or none: not wanted */ \
   FIELD(Tensor, positive_grad) /* [G, N, D] float32, or none */             \
   FIELD(Tensor, bank_grad)     /* [G, M, D] float32, or none */             \
-  FIELD(int64_t, threads)                                                   \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_ENTRIES(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(AnatomicalContrastGradientParams, ANATOMICAL_CONTRAST_GRADIENT_FIELDS)
 
 }  // namespace action

@@ -64,6 +64,11 @@ int32_t fail(Status status, const char* text) {
   return status;
 }
 
+int32_t fail(Status status, const char* where, const char* what) {
+  Text().add("%s: %s", where, what);
+  return status;
+}
+
 Checks::Checks(Device device, const Tensor& anchor) : device_(device), device_index_(anchor.device_index) {}
 
 int64_t Checks::size(const Tensor& x, const char* name, int dim, int dims) {
@@ -112,13 +117,6 @@ void Checks::refuse(const Tensor& x, const char* name, const char* expected, Siz
   text.add(" with strides ");
   text.list(x.strides, shown);
   if (!placed(x)) text.add(x.data ? " in another device's memory" : " without memory");
-}
-
-void Checks::aligned(const Tensor& x, const char* name, int bytes) {
-  if (reinterpret_cast<uintptr_t>(x.data) % bytes == 0) return;
-  char expected[48];
-  std::snprintf(expected, sizeof expected, "aligned to %d bytes", bytes);
-  refuse(x, name, expected);
 }
 
 void Checks::require(bool holds, const char* text) {

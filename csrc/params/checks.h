@@ -17,6 +17,9 @@ const char* last_error();
 // Remembers the text and returns the status.
 int32_t fail(Status status, const char* text);
 
+// The same of a text that says where, and one that says what.
+int32_t fail(Status status, const char* where, const char* what);
+
 template <class T>
 struct DtypeOf;
 template <>
@@ -32,8 +35,8 @@ struct DtypeOf<int64_t> {
   static constexpr Dtype value = Dtype::int64;
 };
 template <>
-struct DtypeOf<int32_t> {
-  static constexpr Dtype value = Dtype::int32;
+struct DtypeOf<uint8_t> {
+  static constexpr Dtype value = Dtype::uint8;
 };
 
 using Sizes = std::initializer_list<int64_t>;
@@ -76,9 +79,6 @@ class Checks {
   }
 
   void refuse(const Tensor& x, const char* name, const char* expected, Sizes sizes = {});
-
-  // A vector load needs its address to be a multiple of so many bytes.
-  void aligned(const Tensor& x, const char* name, int bytes);
 
   // For what no single tensor shows, such as a number that has to agree with sizes; `text` is the whole message.
   void require(bool holds, const char* text);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "resources.h"
 
 namespace action {
 
@@ -13,8 +14,7 @@ namespace action {
   FIELD(bool, normalize)                                                     \
   FIELD(Tensor, similarity) /* [G, N, k] float32, a result like the next */  \
   FIELD(Tensor, index)      /* [G, N, k] int64 */                            \
-  FIELD(int64_t, threads)                                                    \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(HardNegativesParams, HARD_NEGATIVES_FIELDS)
 
 #define HARD_NEGATIVES_GRADIENT_FIELDS(FIELD)                            \
@@ -25,8 +25,7 @@ ACTION_PARAMS(HardNegativesParams, HARD_NEGATIVES_FIELDS)
   FIELD(bool, normalize)                                                 \
   FIELD(Tensor, query_grad) /* [G, N, D] float32, or none: not wanted */ \
   FIELD(Tensor, bank_grad)  /* [G, M, D] float32, or none */             \
-  FIELD(int64_t, threads)                                                \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_ENTRIES(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(HardNegativesGradientParams, HARD_NEGATIVES_GRADIENT_FIELDS)
 
 }  // namespace action

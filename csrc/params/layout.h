@@ -56,10 +56,14 @@ enum Status : int32_t {
 // Takes its parameter struct and a CUDA stream (null on the CPU).
 using LauncherFunction = int32_t (*)(const void* params, void* stream);
 
+// The bytes of workspace that a launch with these parameters takes, or minus a Status that is not kDone.
+using WorkspaceFunction = int64_t (*)(const void* params);
+
 struct Launcher {
   const char* name;
   LauncherFunction function;
   Layout layout;
+  WorkspaceFunction workspace;  // null for a launcher that takes none
 };
 
 // All that a library offers. `tensor_size` and `launcher_size` reveal a library built with other headers.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "resources.h"
 
 namespace action {
 
@@ -12,8 +13,7 @@ namespace action {
   FIELD(bool, normalize)                                                 \
   FIELD(Tensor, lse)        /* [G, N] float64, a result like the next */ \
   FIELD(Tensor, query_grad) /* [G, N, D] float32, or none: not wanted */ \
-  FIELD(int64_t, threads)                                                \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(LogSumExpParams, LOG_SUM_EXP_FIELDS)
 
 #define LOG_SUM_EXP_BANK_GRADIENT_FIELDS(FIELD)                \
@@ -24,8 +24,7 @@ ACTION_PARAMS(LogSumExpParams, LOG_SUM_EXP_FIELDS)
   FIELD(double, temp)                                          \
   FIELD(bool, normalize)                                       \
   FIELD(Tensor, bank_grad) /* [G, M, D] float32, the result */ \
-  FIELD(int64_t, threads)                                      \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(LogSumExpBankGradientParams, LOG_SUM_EXP_BANK_GRADIENT_FIELDS)
 
 }  // namespace action

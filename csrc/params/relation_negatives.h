@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "resources.h"
 
 namespace action {
 
@@ -11,8 +12,8 @@ namespace action {
   FIELD(Tensor, class_start)  /* [G, C + 1] int64 places in `rows` */      \
   FIELD(Tensor, rows)         /* [G, M] int64 bank rows sorted by class */ \
   FIELD(int64_t, seed)                                                     \
-  FIELD(Tensor, index)    /* [G, N, k] int64, the result */                \
-  FIELD(int64_t, threads) /* of the CPU */
+  FIELD(Tensor, index) /* [G, N, k] int64, the result */                   \
+  ACTION_THREADS(FIELD)
 ACTION_PARAMS(RelationNegativesParams, RELATION_NEGATIVES_FIELDS)
 
 }  // namespace action

@@ -8,10 +8,11 @@
 namespace action {
 
 // The dtypes that kernels take; `other` stands for all the rest.
-enum class Dtype : int32_t { float32, float16, bfloat16, float64, int64, int32, other };
+enum class Dtype : int32_t { float32, float16, bfloat16, float64, int64, int32, uint8, other };
 
 inline const char* name_of(Dtype dtype) {
-  constexpr const char* names[] = {"float32", "float16", "bfloat16", "float64", "int64", "int32", "another dtype"};
+  constexpr const char* names[] = {"float32", "float16", "bfloat16", "float64",
+                                   "int64",   "int32",   "uint8",    "another dtype"};
   return names[static_cast<int>(dtype)];
 }
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any, NamedTuple
 
 import formulas
 import pytest
 import torch
+from cuda_calls import front, kept_workspaces, launches
+from kernel_functions import operator_file
 from torch import Tensor
 
 from action_kernels import action_contrast, hard_negatives
@@ -26,18 +29,36 @@ BY_LIMITS = "triton", "cuda"  # backends
 def redone(backend: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of each call of a GPU backend in which limits select: for how many queries the buffer selects again."""
     found: list[int] = []
-    if backend in BY_LIMITS:
-        search = import_module(f"action_kernels.backends.{backend}.search")
+    if backend == "triton":
+        search = import_module("action_kernels.backends.triton.search")
         select = search.buffered
 
         def watched(*arguments: object) -> Tensor:
             flags = arguments[-1]
-            if isinstance(flags, Tensor):  # CUDA's are negative, or the number of rows that were found
-                found.append(int((flags < 0 if backend == "cuda" else flags != 0).sum()))
+            if isinstance(flags, Tensor):
+                found.append(int((flags != 0).sum()))
             return select(*arguments)
 
         monkeypatch.setattr(search, "buffered", watched)
+    if backend == "cuda":
+        workspaces = kept_workspaces(monkeypatch)
+        for operator in ("hard_negatives", "action_contrast"):
+            module = operator_file("cuda", operator)
+            monkeypatch.setattr(module, "_forward", counting(module._forward, workspaces, found))
     return found
+
+
+def counting(
+    forward: Callable[[NamedTuple], None], workspaces: list[Tensor], found: list[int]
+) -> Callable[[NamedTuple], None]:
+    """The launcher, which notes for how many queries the buffer has selected again."""
+
+    def counted(params: Any) -> None:
+        forward(params)
+        if "finish_and_collect" in launches():
+            found.append(int((front(workspaces[-1], params.index[..., 0].numel()) < 0).sum()))
+
+    return counted
 
 
 def whole(*size: int, largest: int = 6) -> Tensor:

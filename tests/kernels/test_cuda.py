@@ -5,19 +5,19 @@ Without a GPU its kernels run compiled for the CPU, where every access of theirs
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import cuda_host
 import formulas
 import pytest
 import torch
+from cuda_calls import front, kept_workspaces, launches
 from formulas import neighbours
 from kernel_functions import operator_file
 from torch import Tensor
@@ -28,6 +28,8 @@ from action_kernels.backends.thresholds import AS_THEY_ARE, Placement
 
 HOST = os.environ.get("ACTION_CUDA_HOST")
 DEVICE = "cpu" if HOST else "cuda"
+ROOT = Path(__file__).parents[2]
+STEPS = "prepare", "merge_and_limit"  # of csrc/cuda
 
 pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["cuda"] != "ready", reason="no CUDA kernels")]
 pytestmark += [pytest.mark.gpu] * (not HOST)
@@ -150,6 +152,29 @@ def test_wide_rows(kernels: None, features: int, dtype: torch.dtype) -> None:
         assert max(formulas.errors(x, y)) < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_selection_beside_a_gradient_whose_columns_blocks_share(kernels: None, dtype: torch.dtype) -> None:
+    """One of them takes the verdicts; what is selected is what a pass of their own selects."""
+    query, bank = (torch.randint(-2, 3, (n, 300)).to(dtype) for n in (70, 700))
+    labels = torch.randint(3, (70,)), torch.randint(-1, 3, (700,))
+    student = query.to(DEVICE, copy=True).requires_grad_()
+    expected = torch.tensor(formulas.selection(query.double() @ bank.double().T, 20, *labels))
+    for rows, verdicts in ((student, False), (student.detach(), True)):
+        _, _, index = action_contrast(
+            rows,
+            query.to(DEVICE),
+            bank.to(DEVICE),
+            20,
+            student_temp=300.0,
+            teacher_temp=150.0,
+            query_labels=labels[0].to(DEVICE),
+            bank_labels=labels[1].to(DEVICE),
+            normalize=False,
+        )
+        assert ("verdicts" in launches()) == verdicts
+        assert torch.equal(index.cpu(), expected)
+
+
 def test_more_work_than_blocks(kernels: None) -> None:
     """Blocks that walk through several queries' tiles start each selection and each sum afresh."""
     student, teacher, bank = (x.to(DEVICE) for x in neighbours(3, 70, 16, groups=40))
@@ -163,45 +188,43 @@ def test_more_work_than_blocks(kernels: None) -> None:
 # ------------------------------------------------------------------------------------------------------ selection
 
 
-def by_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it select for all queries."""
-    search = import_module("action_kernels.backends.cuda.search")
-    monkeypatch.setattr(search, "tiles_of_group", lambda *sizes: 0)
-
-
 @pytest.mark.parametrize("order", ["rising", "falling", "all equal"])
-@pytest.mark.parametrize("k", [1, 40])
-def test_selection_whose_buffer_fills(kernels: None, monkeypatch: pytest.MonkeyPatch, order: str, k: int) -> None:
-    """In rising order every row of the bank beats all before it; equal ones must all be turned away."""
-    by_the_buffer(monkeypatch)
+@pytest.mark.parametrize("k", [1, 40, 130])
+def test_selection_whose_buffer_fills(kernels: None, order: str, k: int) -> None:
+    """In rising order every row of the bank beats all before it; equal ones must all be turned away.
+
+    Labels beyond float32's whole numbers leave the queries to the buffer where k does not.
+    """
     m = 1500
     position = {"rising": torch.arange(m), "falling": torch.arange(m).flip(0), "all equal": torch.zeros(m)}[order]
     bank = torch.stack([position.float() - 700, torch.ones(m)], dim=-1).to(DEVICE)
     query = torch.tensor([[1.0, 0.0], [2.0, 5.0], [-1.0, 0.0]], device=DEVICE)
-    similarity, index = hard_negatives(query, bank, k, normalize=False)
+    labels = torch.full((3,), 2**24 + 1).to(DEVICE), torch.zeros(m, dtype=torch.int64).to(DEVICE)
+    similarity, index = hard_negatives(query, bank, k, query_labels=labels[0], bank_labels=labels[1], normalize=False)
+    assert "buffered" in launches()
     exact = (query.double() @ bank.double().T).cpu()
     expected = torch.tensor(formulas.selection(exact, k))
     assert torch.equal(index.cpu(), expected)
     assert torch.equal(similarity.cpu().double(), exact.gather(1, expected))
 
 
-@pytest.mark.parametrize("k", [1, 40, 130])
+@pytest.fixture
+def twice() -> Iterator[None]:
+    """The buffer's kernel is launched twice, without a GPU."""
+    repeat = ctypes.CDLL(HOST).cuda_host_repeat if HOST else lambda name: None
+    repeat(b"buffered")
+    yield
+    repeat(b"")
+
+
+@pytest.mark.parametrize("k", [100, 130, 200])
 @pytest.mark.parametrize("values", ["ties", "all equal", "zeros of both signs"])
 def test_splits_of_a_bank_that_know_of_each_other(
-    kernels: None, monkeypatch: pytest.MonkeyPatch, values: str, k: int
+    kernels: None, twice: None, monkeypatch: pytest.MonkeyPatch, values: str, k: int
 ) -> None:
     """Launched twice, every split begins with what all have found, as if the others had been there first."""
-    by_the_buffer(monkeypatch)
-    module = import_module("action_kernels.backends.cuda.buffered")
-    launch, floors = module._buffered, []
-
-    def twice(params: NamedTuple, x: Tensor) -> None:
-        launch(params, x)
-        floors.append(params.floors)
-        launch(params, x)
-
-    monkeypatch.setattr(module, "_buffered", twice)
-    m, classes = 1500, 3
+    workspaces = kept_workspaces(monkeypatch)
+    m, classes, splits = 1500, 3, 8
     bank = {
         "ties": torch.randint(-6, 7, (m, 1)).float(),
         "all equal": torch.full((m, 1), 2.0),
@@ -218,8 +241,24 @@ def test_splits_of_a_bank_that_know_of_each_other(
     )
     exact = (query @ bank.T).double()
     assert torch.equal(index.cpu(), torch.tensor(formulas.selection(exact, k, *labels)))
+    assert launches() == ["prepare", "buffered", "order"]
     if HOST:  # a GPU is large enough for splits that are too short for a floor
-        assert floors and (floors[0] > -(2**31)).all()
+        assert (front(workspaces[-1], 3 * splits) > -(2**31)).all()
+
+
+@pytest.fixture(scope="module")
+def steps() -> Iterator[cuda_host.Harness]:
+    """Single steps, as functions of a library of their own."""
+    if cuda_host.missing():
+        pytest.skip(f"host harness: {cuda_host.missing()}")
+    sources = [*(ROOT / "tests/cuda_host/steps").glob("*.cu"), *(ROOT / "csrc/cuda" / f"{x}.cu" for x in STEPS)]
+    with cuda_host.checked(library := cuda_host.build(sources)):
+        yield cuda_host.Harness(library)
+
+
+def step(steps: cuda_host.Harness, name: str, *arguments: int | Tensor) -> None:
+    passed = [ctypes.c_void_p(x.data_ptr()) if isinstance(x, Tensor) else x for x in arguments]
+    assert getattr(steps.library, name)(*passed) == 0, steps.report()
 
 
 def placed(rows: Tensor, placement: Placement) -> Tensor:
@@ -230,41 +269,43 @@ def placed(rows: Tensor, placement: Placement) -> Tensor:
 
 
 @pytest.mark.parametrize("placement", [AS_THEY_ARE, Placement(3, 64), Placement(2, 128)])
-def test_placed_rows(kernels: None, placement: Placement) -> None:
+def test_placed_rows(steps: cuda_host.Harness, placement: Placement) -> None:
     """Neighbours come into different tiles; rows behind the last whole tile stay, and so does what a row is."""
-    prepare_all = operator_file("cuda", "rows").prepare_all
-    bank, labels = torch.randn(2, 270, 24, device=DEVICE), torch.randint(-1, 9, (2, 270), device=DEVICE)
+    groups, rows, features, padded = 2, 270, 24, 320
+    bank, labels = torch.randn(groups, rows, features), torch.randint(-1, 9, (groups, rows))
     labels[:, ::5] += 1 << 24
-    (_, plain), _ = prepare_all(True, bank, bank)
-    (_, dealt), _ = prepare_all(True, bank, bank, placement=placement, labels=labels)
-    assert torch.equal(dealt.data, placed(plain.data, placement))
-    assert torch.equal(dealt.scale[:, :270], placed(plain.scale[:, :270, None], placement)[..., 0])
+
+    def kept(placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+        data, (scale, narrow) = torch.empty(groups, rows, features), torch.empty(2, groups, padded)
+        sizes = groups, rows, features, placement.tiles, placement.block
+        step(steps, "check_placed_rows", bank, labels, *sizes, data, features, scale, padded, narrow)
+        return data, scale[:, :rows, None], narrow[:, :rows, None]
+
+    plain, dealt = kept(AS_THEY_ARE), kept(placement)
+    for x, y in zip(dealt, plain, strict=True):
+        torch.testing.assert_close(x, placed(y, placement), rtol=0, atol=0, equal_nan=True)
+    lengths = bank.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(plain[0] * plain[1], bank / lengths, rtol=1e-6, atol=1e-6)
     narrow = torch.where(labels < 0, torch.nan, torch.where(labels > 1 << 24, torch.inf, labels.float()))
-    torch.testing.assert_close(
-        dealt.labels[:, :270], placed(narrow[..., None], placement)[..., 0], rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(plain[2][..., 0], narrow, rtol=0, atol=0, equal_nan=True)
 
 
-def test_limits_leave_k_groups(kernels: None) -> None:
+def test_limits_leave_k_groups(steps: cuda_host.Harness) -> None:
     """The k-th largest maximum, or one that few more groups reach, less the bound; with more than registers hold."""
-    module = operator_file("cuda", "merge_and_limit")
-    nothing = dict.fromkeys(module.MergeAndLimitParams._fields)
     for groups in (40, 700):
-        maxima = torch.randn(1, 9, groups, device=DEVICE)
-        maxima[0, 3, 7:] = torch.finfo(torch.float32).min  # fewer than k eligible groups
-        maxima[0, 4] = 0.5
+        maxima = torch.randn(9, groups)
+        maxima[3, 7:] = torch.finfo(torch.float32).min  # fewer than k eligible groups
+        maxima[4] = 0.5
         best = maxima.sort(descending=True).values
-        limits, found = torch.empty(1, 9, device=DEVICE), torch.empty(1, 9, dtype=torch.int32, device=DEVICE)
-        labels = torch.zeros(1, 9, dtype=torch.int64, device=DEVICE)
-        labels[0, 5], labels[0, 6] = 2**24, 2**24 + 1
-        given = {"student_temp": 1.0, "teacher_temp": 1.0, "k": 32, "error": 2.0**-10}
-        tensors = {"maxima": maxima, "query_labels": labels, "limits": limits, "found": found}
-        module._merge_and_limit(module.MergeAndLimitParams(**nothing | given | tensors), maxima)
+        limits, found = torch.empty(9), torch.empty(9, dtype=torch.int32)
+        labels = torch.zeros(9, dtype=torch.int64)
+        labels[5], labels[6] = 2**24, 2**24 + 1
+        step(steps, "check_limits", maxima, labels, 9, groups, 32, 10, limits, found)
         enough = torch.tensor([0, 1, 2, 4, 5, 7, 8])
-        assert found[0].tolist() == [-1 if i == 6 else 0 for i in range(9)] and limits[0, 6] == torch.inf
-        assert (limits[0, enough] <= best[0, enough, 31] - 2.0**-9 + 1e-6).all()
-        assert (limits[0, enough] >= best[0, enough, 34] - 2.0**-9 - 1e-6).all()
-        assert -3.41e38 < limits[0, 3].item() < -3.39e38
+        assert found.tolist() == [-1 if i == 6 else 0 for i in range(9)] and limits[6] == torch.inf
+        assert (limits[enough] <= best[enough, 31] - 2.0**-9 + 1e-6).all()
+        assert (limits[enough] >= best[enough, 34] - 2.0**-9 - 1e-6).all()
+        assert -3.41e38 < limits[3].item() < -3.39e38
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

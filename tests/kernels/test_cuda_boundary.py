@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from kernel_functions import Kernels
+from cuda_calls import library
+from kernel_functions import OPERATORS, Kernels, operator_file
 from torch import Tensor
 
 import action_kernels
@@ -27,65 +27,20 @@ DEVICE = "cpu" if HOST else "cuda"
 pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["cuda"] != "ready", reason="no CUDA kernels")]
 pytestmark += [pytest.mark.gpu] * (not HOST)
 
-FILES = (
-    "action_contrast",
-    "anatomical_contrast",
-    "bank_pass",
-    "buffered",
-    "finish_and_collect",
-    "gradient",
-    "hard_negatives",
-    "indexed_rows",
-    "merge_and_limit",
-    "relation_negatives",
-    "rows",
-    "selection",
-    "verdicts",
-)
 LAUNCHERS = (
-    "bank_pass",
-    "buffered",
-    "contrast_gradient",
-    "finish_and_collect",
-    "indexed_bank_gradient",
-    "info_nce",
-    "info_nce_gradient",
-    "merge_and_limit",
-    "order_keys",
-    "prepare",
-    "query_terms",
+    "action_contrast",
+    "action_contrast_bank_gradient",
+    "anatomical_contrast",
+    "anatomical_contrast_gradient",
+    "hard_negatives",
+    "hard_negatives_gradient",
+    "log_sum_exp",
+    "log_sum_exp_bank_gradient",
     "relation_negatives",
-    "selected_query_gradient",
-    "verdicts",
 )
-# Raw rows are read in place, whatever their strides.
-IN_PLACE = {*(("prepare", name) for name in ("query", "second", "bank")), ("finish_and_collect", "raw")} | {
-    (launcher, "bank")
-    for launcher in ("info_nce", "info_nce_gradient", "selected_query_gradient", "indexed_bank_gradient")
-}
-# Of another length they are as good: a bank that an index names, or whose scales are padded, rows to draw from, a scale
-# that may be longer, sums of any number of splits.
-ANY_LENGTH = {
-    ("prepare", "query_scale"),
-    ("prepare", "second_scale"),
-    ("prepare", "bank_scale"),
-    ("relation_negatives", "rows"),
-    ("merge_and_limit", "sums"),
-} | IN_PLACE
-ANY_LENGTH |= {(launcher, "bank") for launcher in ("bank_pass", "contrast_gradient", "finish_and_collect", "verdicts")}
-# Their first size is no number of groups, but of blocks or splits.
-ANY_COUNT = {
-    ("buffered", "buffer"),
-    ("contrast_gradient", "partial"),
-    ("finish_and_collect", "counts"),
-    ("finish_and_collect", "partial"),
-}
-EXCUSED = {
-    "with gaps": IN_PLACE,
-    "a group too few": ANY_COUNT,
-    "a row too few": ANY_LENGTH,
-    "a row too many": ANY_LENGTH,
-}
+IN_PLACE = {"student", "teacher", "query", "positive", "bank"}  # raw rows are read in place, whatever their strides
+# A bank of another length is as good, and so are rows to draw from.
+ANY_LENGTH = {("anatomical_contrast", "bank"), ("log_sum_exp", "bank"), ("relation_negatives", "rows")}
 
 
 def launcher_of(params: NamedTuple) -> str:
@@ -94,35 +49,41 @@ def launcher_of(params: NamedTuple) -> str:
 
 @cache
 def recorded() -> dict[str, NamedTuple]:
-    """Arguments that fit together: those of the last call of each launcher."""
+    """Arguments that fit together: those of the last call of each launcher, and a workspace for it."""
     found: dict[str, NamedTuple] = {}
 
-    def recorder(launch: Callable[..., None]) -> Callable[..., None]:
-        def record(params: NamedTuple, x: Tensor) -> None:
+    def recorder(launch: Callable[[NamedTuple], None]) -> Callable[[NamedTuple], None]:
+        def record(params: NamedTuple) -> None:
             found[launcher_of(params)] = params
-            launch(params, x)
+            launch(params)
 
         return record
 
     with pytest.MonkeyPatch.context() as patch:
-        for file in FILES:
-            module = import_module(f"action_kernels.backends.cuda.{file}")
+        for operator in OPERATORS:
+            module = operator_file("cuda", operator)
             for name, value in list(vars(module).items()):
                 if getattr(value, "__qualname__", "") == "bind.<locals>.launch":
                     patch.setattr(module, name, recorder(value))
         run_every_operator()
+    for name, params in found.items():
+        if "workspace" in params._fields:
+            workspace = torch.empty(bound(name, params).workspace(params), dtype=torch.uint8, device=DEVICE)
+            found[name] = params._replace(workspace=workspace)
     return found
 
 
 def run_every_operator() -> None:
+    """With everything that a launcher can be given."""
     kernels = Kernels("cuda")
     groups, queries, rows, k, classes = 2, 5, 300, 3, 2
     student, teacher = torch.randn(2, groups, queries, 24).bfloat16().to(DEVICE)
     bank = torch.randn(groups, rows, 24).bfloat16().to(DEVICE)
     query_labels = torch.randint(classes, (groups, queries)).to(DEVICE)
     bank_labels = torch.randint(classes, (groups, rows)).to(DEVICE)
-    temps = 0.1, 0.05
-    result = kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, True, True)
+    temps, labels = (0.1, 0.05), (query_labels, bank_labels)
+    result = kernels.action_contrast(student, teacher, bank, k, *temps, *labels, False, True)
+    kernels.hard_negatives(student, bank, k, *labels, False)
     kernels.hard_negatives_gradient(result.similarity, student, bank, result.index, True, True, True)
     loss, lse = kernels.anatomical_contrast(student, teacher, bank, result.index, 0.5, True)
     kernels.anatomical_contrast_gradient(loss, student, teacher, bank, result.index, lse, 0.5, True, True, True, True)
@@ -131,23 +92,22 @@ def run_every_operator() -> None:
     order = torch.arange(rows, device=DEVICE).repeat(groups, 1)
     kernels.relation_negatives(query_labels, thresholds, start, order, k, 1)
     lse, _ = kernels.log_sum_exp(student, bank, 0.1, True, True)
-    kernels.log_sum_exp_bank_gradient(lse, student, bank, lse, 0.1, True)
+    kernels.log_sum_exp_bank_gradient(result.kl, student, bank, lse, 0.1, True)
     statistics = result.logit_gap, result.student_lse, result.teacher_lse
     kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
-    # The last calls are those that are recorded: with everything that a launcher can be given.
-    kernels.hard_negatives(student, bank, k, query_labels, bank_labels, True)
-    kernels.hard_negatives(student, bank, k, query_labels, bank_labels, False)
-    kernels.action_contrast(student, teacher, bank, k, *temps, query_labels, bank_labels, True, True)
+
+
+def bound(launcher: str, params: NamedTuple) -> Any:
+    return native.bind(library().launchers(), launcher, type(params))
 
 
 def refusal(launcher: str, **others: Any) -> str:
     """What the launcher says to its recorded arguments with others in place of some; nothing may be written."""
-    library = import_module("action_kernels.backends.cuda.library")
     params = recorded()[launcher]._replace(**others)
     tensors = [x for x in params if isinstance(x, Tensor) and not x.is_meta]
     before = [x.clone() for x in tensors]
-    with pytest.raises(ValueError, match=f"^{launcher}: ") as error, library.on_device(tensors[0]):
-        native.bind(library.launchers(), launcher, type(params))(params)
+    with pytest.raises(ValueError, match=f"^{launcher}: ") as error, library().on_device(tensors[0].device):
+        bound(launcher, params)(params)
     for x, copy in zip(tensors, before, strict=True):
         torch.testing.assert_close(x, copy, rtol=0, atol=0, equal_nan=True)
     return str(error.value)
@@ -155,7 +115,7 @@ def refusal(launcher: str, **others: Any) -> str:
 
 FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "another dtype": lambda x: x.to(torch.float64 if x.dtype != torch.float64 else torch.float32),
-    "int32": lambda x: x.to(torch.int16 if x.dtype == torch.int32 else torch.int32),
+    "int32": lambda x: x.to(torch.int32),
     "a group too few": lambda x: x[:1],
     "a row too few": lambda x: x[:, :-1].contiguous(),
     "a row too many": lambda x: torch.cat([x, x[:, :1]], 1),
@@ -167,8 +127,7 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def test_every_launcher_is_recorded() -> None:
-    library = import_module("action_kernels.backends.cuda.library")
-    assert sorted(recorded()) == sorted(library.launchers()) == sorted(LAUNCHERS)
+    assert sorted(recorded()) == sorted(library().launchers()) == sorted(LAUNCHERS)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -177,7 +136,9 @@ def test_a_tensor_that_does_not_fit_is_refused(launcher: str, fault: str) -> Non
     for name, x in recorded()[launcher]._asdict().items():
         if not isinstance(x, Tensor) or (x.dim() < 2 and fault not in ("another dtype", "int32", "elsewhere")):
             continue
-        if (launcher, name) in EXCUSED.get(fault, ()):
+        if (fault == "with gaps" and name in IN_PLACE) or (
+            fault.startswith("a row") and (launcher, name) in ANY_LENGTH
+        ):
             continue
         said = refusal(launcher, **{name: FAULTS[fault](x)})
         assert " must be " in said and ", got " in said, f"{name}: {said}"
@@ -193,132 +154,54 @@ def test_a_tensor_that_is_missing_is_named(launcher: str) -> None:
             assert ", got None" in refusal(launcher, **{name: None})
 
 
-@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "contrast_gradient", "verdicts"])
+@pytest.mark.parametrize("launcher", ["action_contrast", "hard_negatives"])
 def test_labels_come_in_pairs(launcher: str) -> None:
     assert "query_labels must be" in refusal(launcher, query_labels=None)
     assert "bank_labels must be" in refusal(launcher, bank_labels=None)
 
 
-def test_labels_are_narrowed_with_a_place_for_them() -> None:
-    for name in ("labels", "narrow_labels"):
-        assert f"{name} must be" in refusal("prepare", **{name: None})
-
-
-@pytest.mark.parametrize("launcher", ["bank_pass", "buffered", "contrast_gradient", "finish_and_collect", "verdicts"])
-def test_rows_that_are_copied_in_pieces_are_padded_and_aligned(launcher: str) -> None:
-    params = recorded()[launcher]
-    names = [name for name in ("student", "teacher", "query", "bank") if hasattr(params, name)]
-    narrow = {name: getattr(params, name)[..., :24].contiguous() for name in names}
-    if launcher == "contrast_gradient":
-        narrow["partial"] = params.partial[..., :24].contiguous()
-    assert f"{names[0]} must be padded to whole pieces of 32 bytes" in refusal(launcher, **narrow)
-    for name in names:
-        x = getattr(params, name)
-        shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
-        assert f"{name} must be aligned to 16 bytes" in refusal(launcher, **{name: shifted})
-
-
-@pytest.mark.parametrize("launcher", ["info_nce", "indexed_bank_gradient"])
-def test_rows_that_are_read_four_features_at_a_time_are_aligned(launcher: str) -> None:
-    x = recorded()[launcher].query
-    shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
-    assert "query must be aligned to 16 bytes" in refusal(launcher, query=shifted)
-
-
-def test_splits_cover_the_bank_in_whole_tiles() -> None:
-    for launcher in ("bank_pass", "buffered", "verdicts"):
-        span = recorded()[launcher].span
-        for wrong in (0, -span, span + 1, span // 2 + 4, 10 * span):
-            assert "num_splits of span rows must cover all rows" in refusal(launcher, span=wrong)
-    partial = recorded()["contrast_gradient"].partial
-    more = torch.cat([partial] * 9)
-    for wrong in ({"span": 0}, {"span": 8}, {"partial": more}, {"span": 64, "partial": partial[:0]}):
-        assert "num_splits of span rows must cover all rows" in refusal("contrast_gradient", **wrong)
-
-
-def test_the_selections_numbers_fit_its_buffer() -> None:
-    params = recorded()["buffered"]
-    said = "kept, limit and quota must fit"
-    assert said in refusal("buffered", limit=params.kept - 1)
-    assert said in refusal("buffered", limit=params.buffer.shape[2])
-    assert said in refusal("buffered", quota=0)
-    assert said in refusal("buffered", kept=0)
-    assert said in refusal("buffered", buffer=params.buffer[..., : params.limit + 1].contiguous())
-    assert said in refusal("buffered", keys=params.keys[..., : params.kept * params.num_splits - 1].contiguous())
-
-
-def test_a_first_pass_has_something_to_do() -> None:
-    nothing = {"teacher": None, "teacher_scale": None, "statistics": None, "maxima": None}
-    assert "there must be statistics or maxima" in refusal("bank_pass", **nothing)
-    both = {"teacher": None, "teacher_scale": None, "statistics": recorded()["bank_pass"].statistics[:2]}
-    assert "there must be statistics or maxima" in refusal("bank_pass", **both)
-
-
-@pytest.mark.parametrize(
-    ("launcher", "names"),
-    [
-        ("merge_and_limit", ("sums", "student_lse", "kl", "logit_gap", "maxima", "limits", "found")),
-        ("merge_and_limit", ("student_scale", "teacher_scale")),  # for the terms
-        ("finish_and_collect", ("partial", "raw", "grad", "query", "query_scale", "bank", "counts", "words", "found")),
-    ],
-)
-def test_parts_of_a_launch_are_there_as_a_whole(launcher: str, names: tuple[str, ...]) -> None:
-    for name in names:
+@pytest.mark.parametrize("launcher", ["anatomical_contrast_gradient", "hard_negatives_gradient"])
+def test_the_gradient_in_the_bank_needs_sorted_entries(launcher: str) -> None:
+    for name in ("order", "starts"):
         assert f"{name} must be" in refusal(launcher, **{name: None})
 
 
-def test_a_launch_of_several_parts_has_one_of_them() -> None:
-    nothing = dict.fromkeys(("sums", "student_lse", "maxima", "limits"))
-    assert "there must be sums or maxima" in refusal("merge_and_limit", **nothing)
-    nothing = dict.fromkeys(("partial", "grad", "words", "found"))
-    assert "there must be partial sums or words" in refusal("finish_and_collect", **nothing)
+@pytest.mark.parametrize("launcher", [name for name in LAUNCHERS if name != "relation_negatives"])
+def test_a_workspace_is_as_large_as_the_launcher_says(launcher: str) -> None:
+    params = recorded()[launcher]
+    size = params.workspace.numel()
+    assert size == bound(launcher, params).workspace(params) > 0
+    assert f"workspace must be as large as the launcher says, at least [{size}]" in refusal(
+        launcher, workspace=params.workspace[:-1]
+    )
+    assert "workspace must be contiguous" in refusal(launcher, workspace=torch.cat([params.workspace] * 2)[::2])
+    assert "workspace must be a tensor with 1 dimensions, got None" in refusal(launcher, workspace=None)
 
 
-def test_rows_to_finish_are_those_that_were_multiplied() -> None:
-    raw = recorded()["finish_and_collect"].raw
-    assert "raw must be bfloat16" in refusal("finish_and_collect", raw=raw.half())
-    assert "bank must be bfloat16" in refusal("prepare", bank=recorded()["prepare"].bank.float())
+def test_a_launcher_names_what_does_not_fit_when_it_is_asked_for_a_size() -> None:
+    params = recorded()["action_contrast"]._replace(kl=None, workspace=None)
+    with pytest.raises(ValueError, match="^action_contrast: kl must be .*, got None"):
+        bound("action_contrast", params).workspace(params)
+    drawn = recorded()["relation_negatives"]
+    assert bound("relation_negatives", drawn).workspace(drawn) == 0
 
 
-def test_groups_are_whole() -> None:
-    for wrong in (0, -1, 3, 1 << 20):
-        assert "tiles_of_group must be a power of two" in refusal("bank_pass", tiles_of_group=wrong)
-    fewer = recorded()["bank_pass"].maxima[..., :-1].contiguous()
-    assert "maxima must be" in refusal("bank_pass", maxima=fewer)
-    for wrong in (0, recorded()["merge_and_limit"].maxima.shape[2] + 1):
-        assert "k must be positive and no more than there are groups" in refusal("merge_and_limit", k=wrong)
+def test_a_whole_bank_has_rows() -> None:
+    params = recorded()["log_sum_exp"]
+    assert "there must be queries, and 1 to 2^32 - 1 bank rows" in refusal("log_sum_exp", bank=params.bank[:, :0])
 
 
-@pytest.mark.parametrize("launcher", ["contrast_gradient", "finish_and_collect", "verdicts"])
-def test_words_fit_their_lines(launcher: str) -> None:
-    for wrong in (0, -1, recorded()[launcher].words.shape[2] + 1, 1 << 62):
-        assert "capacity words of every split must fit a line" in refusal(launcher, capacity=wrong)
-
-
-def test_verdicts_come_with_a_gradient_whose_columns_are_whole() -> None:
-    params = recorded()["contrast_gradient"]
-    names = "student", "teacher", "bank", "partial"
-    wide = {name: torch.nn.functional.pad(getattr(params, name), (0, 128)) for name in names}
-    said = "verdicts come with the divergence's gradient in the student"
-    assert said in refusal("contrast_gradient", **wide)
-    partial = params.bank.new_empty((1, *params.bank.shape), dtype=torch.float32)
-    assert said in refusal("contrast_gradient", for_bank=True, partial=partial, span=64, counts=params.counts[:1])
-
-
-@pytest.mark.parametrize("launcher", ["buffered", "finish_and_collect", "prepare"])
-def test_places_are_those_of_the_bank(launcher: str) -> None:
-    for wrong in ((0, 64), (1, 0), (-2, 64), (2, 1 << 40), (1 << 40, 2), (301, 1), (2, 151)):
-        tiles, block = wrong
-        said = refusal(launcher, place_tiles=tiles, place_block=block)
-        assert "place_tiles tiles of place_block rows must fit the bank" in said
-
-
-def test_more_keys_than_a_block_sorts_are_left_to_others() -> None:
-    params = recorded()["order_keys"]
-    assert "count must be" in refusal("order_keys", count=params.keys.shape[2] + 1)
-    long = torch.nn.functional.pad(params.keys, (0, 5000))
-    results = {name: torch.nn.functional.pad(getattr(params, name), (0, 5000)) for name in ("similarity", "index")}
-    assert "count must be" in refusal("order_keys", keys=long, count=4097, **results)
+def test_a_workspace_may_begin_anywhere() -> None:
+    params = recorded()["log_sum_exp"]
+    results = []
+    for shift in (0, 1, 129):
+        workspace = torch.empty(params.workspace.numel() + shift, dtype=torch.uint8, device=DEVICE)[shift:]
+        lse = torch.empty_like(params.lse)
+        moved = params._replace(lse=lse, workspace=workspace)
+        with library().on_device(lse.device):
+            bound("log_sum_exp", moved)(moved, library().current_stream())
+        results.append(lse)
+    assert all(torch.equal(x, results[0]) for x in results)
 
 
 def test_a_library_that_was_built_from_other_headers_is_refused() -> None:

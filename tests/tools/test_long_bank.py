@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from action_kernels.backends.cuda.plan import TILE, Plan, plan
-from tools.estimates.long_bank import Events, Parts, Walk, estimate, parts
+from tools.estimates.long_bank import TILE, Events, Parts, Plan, Walk, estimate, parts, plan
 from tools.estimates.throughput import RATES
 from tools.machine_code.cuda_kernels import LIBRARY, kernels
 
@@ -49,11 +48,15 @@ def test_falling_similarities_cost_no_turns_after_the_first_tiles() -> None:
     assert walk.events.turns == 3 * 32  # every similarity of a lane, one after the other
 
 
+needs_library = pytest.mark.skipif(not LIBRARY.is_file(), reason="the CUDA kernels were not built")
+
+
+@needs_library
 def test_a_long_bank_is_shared_between_the_multiprocessors() -> None:
-    planned = plan(132, 1, 1024, 1 << 20, 512)
+    planned = plan(132, 1024, 1 << 20, 512)
     assert planned.works == 16 * planned.num_splits and planned.num_splits * planned.span == 1 << 20
     assert planned.works <= 2 * 132 and planned.quota == 512 / planned.num_splits
-    assert plan(132, 1, 1 << 16, 1 << 20, 512).num_splits == 1
+    assert plan(132, 1 << 16, 1 << 20, 512).num_splits == 1
 
 
 def test_the_estimate_by_hand() -> None:
@@ -69,7 +72,7 @@ def test_the_estimate_by_hand() -> None:
     assert (found.overlapped, found.serial) == (max(found.issue, found.tensor), found.issue + found.tensor)
 
 
-@pytest.mark.skipif(not LIBRARY.is_file(), reason="the CUDA kernels were not built")
+@needs_library
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None and not shutil.which("cuobjdump"), reason="no disassembler"
 )

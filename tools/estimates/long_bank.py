@@ -15,23 +15,46 @@ other, ``in series`` where they do not, against the written product. Left out: l
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from action_kernels.backends.cuda.plan import TILE, Plan, plan
-
 from ..command import run
-from ..machine_code.cuda_kernels import Kernel, kernels
+from ..machine_code.cuda_kernels import LIBRARY, Kernel, kernels
 from ..machine_code.sass import parse
 from .throughput import RATES, Rates, product_flop
 
+TILE = 64  # rows
 WARP_ROWS = 16
 FEATURES = 128
+
+
+class Plan(NamedTuple):
+    """How the buffer walks through a bank, as ``csrc/cuda/search.cuh`` has it."""
+
+    works: int  # walks of a block through a split of the bank
+    num_splits: int
+    span: int  # bank rows of a split
+    running: int  # blocks that share the walks
+    kept: int  # candidates of a split
+    limit: int  # of what a clearing may leave in a buffer
+    capacity: int  # of a buffer, per query
+    quota: int  # this many candidates of every split are enough for the selection
+
+
+def plan(processors: int, queries: int, rows: int, k: int, library: Path = LIBRARY) -> Plan:
+    """What the library does where it selects k of ``rows`` rows, on a GPU of so many multiprocessors."""
+    numbers = (ctypes.c_int64 * 8)()  # a field each
+    sizes = (ctypes.c_int64(size) for size in (processors, queries, rows, k))
+    ctypes.CDLL(str(library)).action_buffer_plan(*sizes, numbers)
+    return Plan(*numbers)
 
 
 @dataclass
@@ -239,7 +262,7 @@ def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
             continue
         found = parts(kernel)
         for queries in sizes:
-            planned = plan(rates.chip.processors, 1, queries, rows, k)
+            planned = plan(rates.chip.processors, queries, rows, k)
             events = simulate(planned)
             x = estimate(rates, planned, events, found, queries, rows)
             cells = (

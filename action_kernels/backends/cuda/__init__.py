@@ -5,21 +5,23 @@ gradient, and warps that read indexed rows in place. Float32 products follow PyT
 products: exact, or on tensor cores in tf32. Kernels run on the tensors' device and its current stream; nothing
 synchronises with the host; the same input gives the same bits.
 
-    library             the library and its launchers
-    rows                preparing rows
-    plan                how a bank is divided among blocks
-    bank_pass           the first pass over the bank: softmaxes, the divergence, the group maxima
-    merge_and_limit     what is known after it: the softmaxes of all splits, what a similarity has to reach
-    gradient            the second pass: a gradient in the student, with verdicts, or in the whole bank
-    search              a selection from start to end
-    verdicts            the second pass, where no gradient is wanted: which rows reach it
-    words               where verdicts are kept
-    finish_and_collect  what is known after it: the gradient in raw rows, keys for verdicts in one defined rounding
-    buffered            the selection that takes anything, for queries that limits do not serve
-    selection           sorting what was selected
-    indexed_rows        the gradient of indexed rows in the bank
+An operator is one native call, in either direction: results and one workspace, of the size that the launcher says, are
+allocated here; what is launched, and what lies where in the workspace, is decided in C++. In ``csrc/cuda``:
 
-Working memory: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
+    whole_bank          operators over a whole bank (forward.cu, bank_gradient.cu), whose steps passes.cuh declares
+    prepare             preparing all rows
+    bank_pass           the first pass over the bank: softmaxes, the divergence, the group maxima
+    merge_and_limit     what is known after it, with a selection: the softmaxes, what a similarity has to reach
+    gradient            the second pass: a gradient in the student, with verdicts, or in the whole bank
+    verdicts            the second pass, where no gradient is wanted: which rows reach it
+    finish_and_collect  what is known after it: the gradient in raw rows, a selection from verdicts, rounded once
+    buffered            the selection that takes anything, for queries that limits do not serve
+    order               putting into order what the buffer alone has selected
+    indexed_rows        rows that an index names, and their gradient in the bank
+    search, splits      how a selection is made and a walk is divided: decided by sizes alone
+    call, workspace     the launches and the memory of a call
+
+The workspace: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
 selection group maxima, then verdicts on some 2k rows per query, and a buffer per running block (up to 256 MiB
 altogether, more only where a single block needs it).
 

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..gpu import Partial, boost
+from ..gpu import tf32_allowed
 from ..interface import ContrastResult
-from ..thresholds import AS_THEY_ARE
-from .bank_pass import bank_pass
-from .finish_and_collect import finish_and_collect
-from .gradient import column_blocks, gradient, query_terms
-from .merge_and_limit import merge_and_limit
-from .rows import prepare_all
-from .search import Search
-from .verdicts import verdicts
+from .library import bind, contiguous_labels, empty
 
-_LOG2E = math.log2(math.e)
+
+class ActionContrastParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    kl: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_grad: Tensor | None
+    similarity: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    tf32: bool
+    workspace: Tensor | None
+
+
+class ActionContrastBankGradientParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    grad_kl: Tensor
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    logit_gap: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    bank_grad: Tensor
+    tf32: bool
+    workspace: Tensor | None
+
+
+_forward = bind("action_contrast", ActionContrastParams)
+_bank_gradient = bind("action_contrast_bank_gradient", ActionContrastBankGradientParams)
 
 
 def action_contrast(
@@ -33,36 +68,40 @@ def action_contrast(
     normalize: bool,
     with_student_grad: bool,
 ) -> ContrastResult:
-    search = Search(k, student, bank, query_labels, bank_labels, normalize, teacher) if k else None
-    limited = search if search and search.by_limits else None
-    placement, floors = (search.placement, search.floors) if search else (AS_THEY_ARE, None)
-    labels = limited.bank_labels if limited else None
-    rows, tf32 = prepare_all(normalize, student, teacher, bank, placement=placement, labels=labels, floors=floors)
-    student_rows, teacher_rows, bank_rows = rows
-    temps = student_temp, teacher_temp
-    sums, maxima = bank_pass(student_rows, teacher_rows, bank_rows, tf32, *temps, limited)
-    merged = merge_and_limit(sums, maxima, student_rows, teacher_rows, *temps, with_student_grad, limited)
-    assert merged.statistics is not None  # there is a teacher
-    del sums, maxima  # their memory is there again for the verdicts
-    # A gradient whose columns are split repeats the products, and would repeat the verdicts.
-    along = limited if with_student_grad and column_blocks(student_rows) == 1 else None
-    if limited and not along:
-        verdicts(student_rows, bank_rows, tf32, limited)
-    partial = None
-    if merged.terms is not None:
-        factor = boost(normalize)
-        terms, scales = merged.terms, (0.0, 0.0, factor)
-        parts = gradient(student_rows, teacher_rows, bank_rows, tf32, False, terms, *temps, scales, along)
-        partial = Partial(parts, 1.0 / (student_temp * factor))
-        del parts
-    student_grad = finish_and_collect(partial, student, normalize, student_rows, bank_rows, tf32, limited)
-    del partial  # likewise, for the buffers
-    if search:
-        similarity, index = search.result(student_rows, bank_rows, tf32)
-    else:
-        shape = (*student.shape[:2], 0)
-        similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
-    return ContrastResult(*merged.statistics, student_grad, similarity, index)
+    groups, queries, features = student.shape
+    device = student.device
+    query_labels, bank_labels = contiguous_labels(query_labels, bank_labels)
+    result = ContrastResult(
+        kl=empty((groups, queries), device),
+        logit_gap=empty((groups, queries), device, torch.float64),
+        student_lse=empty((groups, queries), device, torch.float64),
+        teacher_lse=empty((groups, queries), device, torch.float64),
+        student_grad=empty((groups, queries, features) if with_student_grad else (0,), device),
+        similarity=empty((groups, queries, k), device),
+        index=empty((groups, queries, k), device, torch.int64),
+    )
+    _forward(
+        ActionContrastParams(
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            kl=result.kl,
+            logit_gap=result.logit_gap,
+            student_lse=result.student_lse,
+            teacher_lse=result.teacher_lse,
+            student_grad=result.student_grad if with_student_grad else None,
+            similarity=result.similarity,
+            index=result.index,
+            tf32=tf32_allowed(),
+            workspace=None,
+        )
+    )
+    return result
 
 
 def action_contrast_bank_gradient(
@@ -77,11 +116,22 @@ def action_contrast_bank_gradient(
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
-    (student_rows, teacher_rows, bank_rows), tf32 = prepare_all(normalize, student, teacher, bank)
-    lses, temps = (student_lse.contiguous(), teacher_lse.contiguous()), (student_temp, teacher_temp)
-    upstream = grad_kl.contiguous()
-    terms, factor = query_terms(upstream, student_rows, teacher_rows, *lses, *temps, logit_gap.contiguous())
-    temp = min(temps)  # applied at the end, like the factor
-    grad_scales = temp / student_temp, temp / teacher_temp / _LOG2E, boost(normalize)
-    parts = gradient(student_rows, teacher_rows, bank_rows, tf32, True, terms, *temps, grad_scales)
-    return finish_and_collect(Partial(parts, 1.0 / (temp * boost(normalize)), factor), bank, normalize)
+    bank_grad = empty(bank.shape, bank.device)
+    _bank_gradient(
+        ActionContrastBankGradientParams(
+            grad_kl=grad_kl.contiguous(),
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            logit_gap=logit_gap.contiguous(),
+            student_lse=student_lse.contiguous(),
+            teacher_lse=teacher_lse.contiguous(),
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            bank_grad=bank_grad,
+            tf32=tf32_allowed(),
+            workspace=None,
+        )
+    )
+    return bank_grad

@@ -7,50 +7,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .indexed_rows import bank_gradient
-from .library import bind
-from .rows import empty_gradient, prepare_queries
+from ..gpu import sorted_entries
+from .library import bind, empty
 
 
-class InfoNceParams(NamedTuple):
-    """As ``csrc/cuda/anatomical_contrast.cu`` has them."""
+class AnatomicalContrastParams(NamedTuple):
+    """As ``csrc/params/anatomical_contrast.h`` has them."""
 
     query: Tensor
-    query_scale: Tensor
-    query_inverse: Tensor
     positive: Tensor
-    positive_scale: Tensor
-    positive_inverse: Tensor
     bank: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
     temp: float
     normalize: bool
     loss: Tensor
     lse: Tensor
+    workspace: Tensor | None
 
 
-class InfoNceGradientParams(NamedTuple):
-    """As ``csrc/cuda/anatomical_contrast.cu`` has them."""
+class AnatomicalContrastGradientParams(NamedTuple):
+    """As ``csrc/params/anatomical_contrast.h`` has them."""
 
+    grad_loss: Tensor
     query: Tensor
-    query_scale: Tensor
-    query_inverse: Tensor
     positive: Tensor
-    positive_scale: Tensor
-    positive_inverse: Tensor
     bank: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    lse: Tensor
     temp: float
     normalize: bool
-    lse: Tensor
-    grad_loss: Tensor
-    weights: Tensor | None
     query_grad: Tensor | None
     positive_grad: Tensor | None
+    bank_grad: Tensor | None
+    order: Tensor | None
+    starts: Tensor | None
+    workspace: Tensor | None
 
 
-_info_nce = bind("info_nce", InfoNceParams)
-_info_nce_gradient = bind("info_nce_gradient", InfoNceGradientParams)
+_forward = bind("anatomical_contrast", AnatomicalContrastParams)
+_gradient = bind("anatomical_contrast_gradient", AnatomicalContrastGradientParams)
 
 
 def anatomical_contrast(
@@ -61,25 +56,20 @@ def anatomical_contrast(
     temp: float,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    rows, positives = prepare_queries(normalize, query, positive)
-    loss = torch.empty(query.shape[:2], dtype=torch.float32, device=query.device)
-    lse = torch.empty(query.shape[:2], dtype=torch.float64, device=query.device)
-    _info_nce(
-        InfoNceParams(
-            query=rows.data,
-            query_scale=rows.scale,
-            query_inverse=rows.inverse,
-            positive=positives.data,
-            positive_scale=positives.scale,
-            positive_inverse=positives.inverse,
+    loss = empty(query.shape[:2], query.device)
+    lse = empty(query.shape[:2], query.device, torch.float64)
+    _forward(
+        AnatomicalContrastParams(
+            query=query,
+            positive=positive,
             bank=bank,
             index=index.contiguous(),
             temp=temp,
             normalize=normalize,
             loss=loss,
             lse=lse,
-        ),
-        bank,
+            workspace=None,
+        )
     )
     return loss, lse
 
@@ -97,31 +87,27 @@ def anatomical_contrast_gradient(
     with_positive_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, positives = prepare_queries(normalize, query, positive)
     index = index.contiguous()
-    query_grad, positive_grad = empty_gradient(query, with_query_grad), empty_gradient(positive, with_positive_grad)
-    bank_grad = empty_gradient(bank, False)
-    weights = torch.empty(index.shape, dtype=torch.float32, device=query.device) if with_bank_grad else None
-    _info_nce_gradient(
-        InfoNceGradientParams(
-            query=rows.data,
-            query_scale=rows.scale,
-            query_inverse=rows.inverse,
-            positive=positives.data,
-            positive_scale=positives.scale,
-            positive_inverse=positives.inverse,
+    query_grad = empty(query.shape if with_query_grad else (0,), query.device)
+    positive_grad = empty(positive.shape if with_positive_grad else (0,), query.device)
+    bank_grad = empty(bank.shape if with_bank_grad else (0,), query.device)
+    order, starts = sorted_entries(index, bank.shape[1]) if with_bank_grad else (None, None)
+    _gradient(
+        AnatomicalContrastGradientParams(
+            grad_loss=grad_loss.contiguous(),
+            query=query,
+            positive=positive,
             bank=bank,
             index=index,
+            lse=lse.contiguous(),
             temp=temp,
             normalize=normalize,
-            lse=lse.contiguous(),
-            grad_loss=grad_loss.contiguous(),
-            weights=weights,
             query_grad=query_grad if with_query_grad else None,
             positive_grad=positive_grad if with_positive_grad else None,
-        ),
-        bank,
+            bank_grad=bank_grad if with_bank_grad else None,
+            order=order,
+            starts=starts,
+            workspace=None,
+        )
     )
-    if weights is not None:
-        bank_grad = bank_gradient(weights, rows, bank, index, normalize)
     return query_grad, positive_grad, bank_grad

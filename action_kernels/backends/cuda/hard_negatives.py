@@ -7,30 +7,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bank_pass import bank_pass
-from .finish_and_collect import finish_and_collect
-from .indexed_rows import bank_gradient
-from .library import bind
-from .merge_and_limit import merge_and_limit
-from .rows import empty_gradient, prepare_all, prepare_queries
-from .search import Search
-from .verdicts import verdicts
+from ..gpu import sorted_entries, tf32_allowed
+from .library import bind, contiguous_labels, empty
 
 
-class SelectedQueryGradientParams(NamedTuple):
-    """As ``csrc/cuda/hard_negatives.cu`` has them."""
+class HardNegativesParams(NamedTuple):
+    """As ``csrc/params/hard_negatives.h`` has them."""
 
     query: Tensor
-    query_scale: Tensor
-    query_inverse: Tensor
+    bank: Tensor
+    query_labels: Tensor | None
+    bank_labels: Tensor | None
+    normalize: bool
+    similarity: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    tf32: bool
+    workspace: Tensor | None
+
+
+class HardNegativesGradientParams(NamedTuple):
+    """As ``csrc/params/hard_negatives.h`` has them."""
+
+    grad_similarity: Tensor
+    query: Tensor
     bank: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
     normalize: bool
-    weights: Tensor
-    query_grad: Tensor
+    query_grad: Tensor | None
+    bank_grad: Tensor | None
+    order: Tensor | None
+    starts: Tensor | None
+    workspace: Tensor | None
 
 
-_selected_query_gradient = bind("selected_query_gradient", SelectedQueryGradientParams)
+_forward = bind("hard_negatives", HardNegativesParams)
+_gradient = bind("hard_negatives_gradient", HardNegativesGradientParams)
 
 
 def hard_negatives(
@@ -41,20 +52,24 @@ def hard_negatives(
     bank_labels: Tensor | None,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    if k == 0:
-        shape = (*query.shape[:2], 0)
-        return query.new_empty(shape, dtype=torch.float32), query.new_empty(shape, dtype=torch.int64)
-    search = Search(k, query, bank, query_labels, bank_labels, normalize)
-    labels = search.bank_labels if search.by_limits else None
-    rows, tf32 = prepare_all(normalize, query, bank, placement=search.placement, labels=labels, floors=search.floors)
-    query_rows, bank_rows = rows
-    if search.by_limits:
-        _, maxima = bank_pass(query_rows, None, bank_rows, tf32, search=search)
-        merge_and_limit(None, maxima, query_rows, None, search=search)
-        del maxima  # their memory is there again for the verdicts
-        verdicts(query_rows, bank_rows, tf32, search)
-        finish_and_collect(None, query, normalize, query_rows, bank_rows, tf32, search)
-    return search.result(query_rows, bank_rows, tf32)
+    groups, queries, _ = query.shape
+    query_labels, bank_labels = contiguous_labels(query_labels, bank_labels)
+    similarity = empty((groups, queries, k), query.device)
+    index = empty((groups, queries, k), query.device, torch.int64)
+    _forward(
+        HardNegativesParams(
+            query=query,
+            bank=bank,
+            query_labels=query_labels,
+            bank_labels=bank_labels,
+            normalize=normalize,
+            similarity=similarity,
+            index=index,
+            tf32=tf32_allowed(),
+            workspace=None,
+        )
+    )
+    return similarity, index
 
 
 def hard_negatives_gradient(
@@ -66,23 +81,22 @@ def hard_negatives_gradient(
     with_query_grad: bool,
     with_bank_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    (rows,) = prepare_queries(normalize, query)
-    grad_similarity, index = grad_similarity.contiguous(), index.contiguous()
-    query_grad, bank_grad = empty_gradient(query, with_query_grad), empty_gradient(bank, False)
-    if with_query_grad:
-        _selected_query_gradient(
-            SelectedQueryGradientParams(
-                query=rows.data,
-                query_scale=rows.scale,
-                query_inverse=rows.inverse,
-                bank=bank,
-                index=index,
-                normalize=normalize,
-                weights=grad_similarity,
-                query_grad=query_grad,
-            ),
-            bank,
+    index = index.contiguous()
+    query_grad = empty(query.shape if with_query_grad else (0,), query.device)
+    bank_grad = empty(bank.shape if with_bank_grad else (0,), query.device)
+    order, starts = sorted_entries(index, bank.shape[1]) if with_bank_grad else (None, None)
+    _gradient(
+        HardNegativesGradientParams(
+            grad_similarity=grad_similarity.contiguous(),
+            query=query,
+            bank=bank,
+            index=index,
+            normalize=normalize,
+            query_grad=query_grad if with_query_grad else None,
+            bank_grad=bank_grad if with_bank_grad else None,
+            order=order,
+            starts=starts,
+            workspace=None,
         )
-    if with_bank_grad:
-        bank_grad = bank_gradient(grad_similarity, rows, bank, index, normalize)
+    )
     return query_grad, bank_grad

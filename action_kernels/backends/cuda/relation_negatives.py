@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .library import bind
+from .library import bind, empty
 
 
 class RelationNegativesParams(NamedTuple):
-    """As ``csrc/cuda/relation_negatives.cu`` has them."""
+    """As ``csrc/params/relation_negatives.h`` has them."""
 
     query_labels: Tensor
     thresholds: Tensor
@@ -32,7 +32,7 @@ def relation_negatives(
     k: int,
     seed: int,
 ) -> Tensor:
-    index = torch.empty((*query_labels.shape, k), dtype=torch.int64, device=query_labels.device)
+    index = empty((*query_labels.shape, k), query_labels.device, torch.int64)
     _draw(
         RelationNegativesParams(
             query_labels=query_labels.contiguous(),
@@ -41,7 +41,6 @@ def relation_negatives(
             rows=rows.contiguous(),
             seed=seed,
             index=index,
-        ),
-        index,
+        )
     )
     return index

@@ -98,6 +98,13 @@ void register_buffer(uintptr_t begin, size_t bytes, uintptr_t storage, size_t st
   if (begin < end) buffers[begin] = {end, storage, storage_end};
 }
 
+void carve(void* begin, size_t bytes) {
+  if (!bounds_known) return;
+  auto address = reinterpret_cast<uintptr_t>(begin);
+  register_buffer(address, bytes, address, bytes);
+  std::memset(begin, 0xff, bytes);
+}
+
 void forget_buffers(bool strict) {
   buffers.clear();
   forget_times();

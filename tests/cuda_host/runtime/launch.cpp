@@ -2,6 +2,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 
 #include "../include/cuda_runtime.h"
 #include "state.h"
@@ -13,6 +14,7 @@ std::mutex one_at_a_time;  // backward passes launch from threads of their own
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, int> shared_limits;  // raised by cudaFuncSetAttribute
 constexpr int kDefaultSharedLimit = 48 << 10;
+std::string repeated;  // part of the names of kernels that run twice; empty: none do
 
 bool valid(const Launch& wanted) {
   const dim3 &grid = wanted.grid, &threads = wanted.block;
@@ -95,6 +97,10 @@ int run(const void* kernel, dim3 grid, dim3 threads, size_t shared_bytes, void (
   launch = &wanted;
   begin_memory();
   bool good = run_grid();
+  if (good && !repeated.empty() && kernel_name().find(repeated) != std::string::npos) {
+    begin_memory();
+    good = run_grid();
+  }
   launch = nullptr;
   current = nullptr;
   return last_error = good ? cudaSuccess : cudaErrorLaunchFailure;
@@ -107,6 +113,11 @@ int allow_shared(const void* kernel, int bytes) {
 }
 
 }  // namespace cuda_host
+
+// From here on kernels with this in their names run twice; with an empty name none do.
+extern "C" __attribute__((visibility("default"))) void cuda_host_repeat(const char* name) {
+  cuda_host::repeated = name;
+}
 
 cudaError_t cudaGetLastError() { return std::exchange(cuda_host::last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return cuda_host::last_error; }

@@ -55,6 +55,8 @@ std::string format(const char* pattern, ...) {
   return line;
 }
 
+std::string kernel_name() { return function_of(launch->kernel); }
+
 std::string name(const Thread& thread) { return "thread " + triple(thread.index.x, thread.index.y, thread.index.z); }
 
 std::string place(Site site) {
@@ -65,8 +67,7 @@ std::string place(Site site) {
 void set_report(const std::string& what, const void* code) {
   text = what;
   if (code) text += source_of(code);
-  text +=
-      "\n  in kernel " + function_of(launch->kernel) + ", block " + triple(block.index.x, block.index.y, block.index.z);
+  text += "\n  in kernel " + kernel_name() + ", block " + triple(block.index.x, block.index.y, block.index.z);
   if (current) text += ", " + name(*current);
 }
 

@@ -42,6 +42,9 @@ enum class Access { kRead, kWrite, kAtomic };
 void check_access(const void* address, size_t bytes, Access access, const void* code);
 void check_alignment(const char* operation, const void* address, size_t alignment, const void* code);
 
+// From here on kernels may use this part of a buffer and none that was not carved from it; nothing is in it.
+void carve(void* begin, size_t bytes);
+
 // ---- asynchronous copies
 
 // Copies `valid` of `bytes` bytes and zeros the rest, at the wait that covers the current group.

@@ -98,6 +98,7 @@ const char* report();
 std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
 std::string name(const Thread& thread);
 std::string place(Site site);
-void leave_block();  // back to run_threads(), which returns false
+std::string kernel_name();  // of the launch
+void leave_block();         // back to run_threads(), which returns false
 
 }  // namespace cuda_host
