@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
-import torch  # before the native module, so that both share one OpenMP runtime
+from torch import Tensor
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -66,7 +66,16 @@ def bind(launchers: Launchers, name: str, params: type[Params]) -> Callable[...,
     return cast("Callable[..., None]", launcher)
 
 
+def contiguous_labels(
+    query_labels: Tensor | None, bank_labels: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Both as kernels take them, or neither."""
+    if query_labels is None or bank_labels is None:
+        return None, None
+    return query_labels.contiguous(), bank_labels.contiguous()
+
+
 def _kind(hint: Any) -> str:
     """What the library calls a field's type."""
     named = [member for member in get_args(hint) if member is not type(None)] or [hint]
-    return "Tensor" if named == [torch.Tensor] else named[0].__name__
+    return "Tensor" if named == [Tensor] else named[0].__name__

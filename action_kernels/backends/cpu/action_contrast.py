@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..interface import ContrastResult
+from ..native import contiguous_labels
 from . import scratch_limit
-from .launchers import bind, contiguous_labels, empty
+from .launchers import bind, empty
 
 
 class ActionContrastParams(NamedTuple):

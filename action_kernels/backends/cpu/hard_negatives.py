@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..native import contiguous_labels
 from . import scratch_limit
-from .launchers import bind, contiguous_labels, empty
+from .launchers import bind, empty
 
 
 class HardNegativesParams(NamedTuple):

@@ -29,12 +29,3 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """New memory for a result."""
     # Sizes one by one and a device that needs no parsing: PyTorch reads these in 1.5 us, not 2.5.
     return torch.empty(*shape, dtype=dtype, device=_CPU)
-
-
-def contiguous_labels(
-    query_labels: Tensor | None, bank_labels: Tensor | None
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Both as kernels take them, or neither."""
-    if query_labels is None or bank_labels is None:
-        return None, None
-    return query_labels.contiguous(), bank_labels.contiguous()

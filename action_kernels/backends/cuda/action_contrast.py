@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..gpu import tf32_allowed
 from ..interface import ContrastResult
-from .library import bind, contiguous_labels, empty
+from ..native import contiguous_labels
+from .library import bind, empty
 
 
 class ActionContrastParams(NamedTuple):

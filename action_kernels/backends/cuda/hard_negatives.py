@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..gpu import sorted_entries, tf32_allowed
-from .library import bind, contiguous_labels, empty
+from ..native import contiguous_labels
+from .library import bind, empty
 
 
 class HardNegativesParams(NamedTuple):

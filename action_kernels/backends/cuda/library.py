@@ -79,15 +79,6 @@ def empty(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = tor
     return torch.empty(*shape, dtype=dtype, device=device)
 
 
-def contiguous_labels(
-    query_labels: Tensor | None, bank_labels: Tensor | None
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Both as kernels take them, or neither."""
-    if query_labels is None or bank_labels is None:
-        return None, None
-    return query_labels.contiguous(), bank_labels.contiguous()
-
-
 def current_stream() -> int:
     """Where launches go."""
     return 0 if HOST else torch.cuda.current_stream().cuda_stream

@@ -184,8 +184,8 @@ def _terms(
         teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
-        # Weights stay of order 1: the power of two of the largest possible one is applied at the end. Each program finds
-        # it; a NaN or an infinity does not measure the others.
+        # Weights stay of order 1: the power of two of the largest possible one is applied at the end. Each program
+        # finds it; a NaN or an infinity does not measure the others.
         largest = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, total, BLOCK):
             any = start + tl.arange(0, BLOCK).to(tl.int64)
