@@ -21,15 +21,13 @@ from action.ranks import ALONE, Ranks, restarts, started
 from action.run_folder import RunFolder
 
 
-def train(
-    open_config: TrainConfig, *, resume: bool = False, overwrite: bool = False, ranks: Ranks = ALONE
-) -> RunFolder:
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, ranks: Ranks = ALONE) -> RunFolder:
     """One run from data to summary.
 
     Args:
-        open_config: settings; what is left open is filled in.
-        resume: continue the run in ``output`` from its latest checkpoint.
-        overwrite: replace the run in ``output``.
+        config: settings; what is left open is filled in.
+        resume: continue the run in ``config.output`` from its latest checkpoint.
+        overwrite: replace the run in ``config.output``.
         ranks: the processes that train it together.
 
     Raises:
@@ -37,11 +35,11 @@ def train(
         OtherRankFailed: another process says why.
     """
     with ranks.in_turn():  # the first one may have to write the phantom
-        if resume and open_config.data is not None and not Path(open_config.data).expanduser().is_dir():
-            raise InputError(f"the run's data folder {open_config.data} does not exist: if it has moved, give --data")
-        device = choose_device(open_config.device)
-        config = resolve(open_config)
-    folder = RunFolder(config.output)
+        if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
+            raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
+        device = choose_device(config.device)
+        settings = resolve(config)
+    folder = RunFolder(settings.output)
     with ExitStack() as stack:
         with ranks.together():
             if ranks.first:
@@ -49,17 +47,17 @@ def train(
                 stack.enter_context(folder.owned())
                 folder.check_free(resume=resume, overwrite=overwrite)  # again: another process may have been faster
                 if overwrite:
-                    check_replaceable(folder, _inputs(config))
+                    check_replaceable(folder, _inputs(settings))
         with ranks.together():
             if resume:
-                check_same(config, folder, moved=True)
+                check_same(settings, folder, moved=True)
             begun = resume and (folder.latest.is_file() or folder.previous.is_file())
-            data = load_data(config, load_fingerprint(folder.fingerprint) if begun else None)
+            data = load_data(settings, load_fingerprint(folder.fingerprint) if begun else None)
             if resume and folder.split.is_file() and load_split(folder.split) != data.split:
                 raise InputError(
-                    f"{folder.split} differs from the split of {config.data} now: the data set has changed"
+                    f"{folder.split} differs from the split of {settings.data} now: the data set has changed"
                 )
-            trainer = make_trainer(config, data, folder, device, ranks)
+            trainer = make_trainer(settings, data, folder, device, ranks)
         if resume:
             with ranks.in_turn():  # a damaged checkpoint is replaced by the one before it
                 trainer.resume()
@@ -68,17 +66,18 @@ def train(
                 clear(folder)
             folder.remove_partials()
             folder.checkpoints.mkdir(exist_ok=True)
-            save_config(config, folder.config)
+            save_config(settings, folder.config)
             save_split(data.split, folder.split)
             save_fingerprint(data.fingerprint, folder.fingerprint)
+        split = data.split
         print(
-            f"{config.method} on {config.data}: {len(data.split.labeled)} labelled ({', '.join(data.split.labeled)}), "
-            f"{len(data.split.unlabeled)} unlabelled, {len(data.split.validation)} validation, "
-            f"{len(data.split.test)} test patients; {device}; run folder {folder.root}"
+            f"{settings.method} on {settings.data}: {len(split.labeled)} labelled ({', '.join(split.labeled)}), "
+            f"{len(split.unlabeled)} unlabelled, {len(split.validation)} validation, {len(split.test)} test patients; "
+            f"{device}; run folder {folder.root}"
         )
         trainer.fit()
         if ranks.first:
-            evaluate(config, folder, data.test, device)
+            evaluate(settings, folder, data.test, device)
     return folder
 
 
