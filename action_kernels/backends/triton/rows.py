@@ -264,7 +264,8 @@ def prepare_all(
     bank_blocks = -(-bank.shape[1] // block)
     if measured:
         prepared[0] = prepared[0]._replace(largest=torch.empty_like(prepared[0].scale))
-        prepared[-1] = prepared[-1]._replace(largest=prepared[-1].scale.new_empty((groups, bank_blocks)))
+        largest = torch.empty((groups, bank_blocks), dtype=torch.float32, device=bank.device)
+        prepared[-1] = prepared[-1]._replace(largest=largest)
     with on_device(student):
         _prepare[(query_blocks + groups * bank_blocks,)](
             student,
