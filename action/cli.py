@@ -21,7 +21,7 @@ from action.config import RunConfig, TrainConfig, fill_in
 from action.errors import InputError
 from action.files import write_aside
 from action.help_pages import HelpPage, MainPage, ShowAll
-from action.ranks import OtherRankFailed
+from action.ranks import OtherRankFailed, speaks
 from action.suggestions import did_you_mean
 
 
@@ -153,7 +153,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
             raise
         _fail(_memory_sentence(error))
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
+        if speaks():
             print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from action.ranks import speaks
 
 EVERY = 30.0
 """Seconds between two lines."""
@@ -37,7 +38,7 @@ def track(
         leave: whether the end is shown, too.
         disable: show nothing.
     """
-    disable = disable or int(os.environ.get("RANK", "0")) > 0  # of several processes the first one tells
+    disable = disable or not speaks()
     look: dict[str, Any] = {"dynamic_ncols": True}
     if not sys.stderr.isatty():
         look = {

@@ -37,12 +37,13 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.pt"
         self.best = self.checkpoints / "best.pt"
         self.lock = self.root / ".action.lock"
+        self.job = self.root / ".action.job"
 
     @property
     def files(self) -> list[Path]:
         """Files of fixed names, the configuration last: a folder is a run's as long as it is there."""
         return [
-            *(self.latest, self.previous, self.best),
+            *(self.job, self.latest, self.previous, self.best),
             *(self.metrics, self.progress, self.overlays, self.summary, self.fingerprint, self.split, self.config),
         ]
 
@@ -79,6 +80,12 @@ class RunFolder:
             raise InputError(
                 f"{self.root} exists: continue it with --resume, replace it with --overwrite, or change --output"
             )
+
+    def begun_by(self, job: str | None) -> bool:
+        """Whether this program has begun the run, and not ended it."""
+        with suppress(OSError):
+            return job is not None and self.job.read_text(encoding="utf-8") == job
+        return False
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -179,10 +186,11 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def load_latest(run: RunFolder, device: torch.device) -> dict[str, Any] | None:
+def load_latest(run: RunFolder, device: torch.device, repair: bool = True) -> dict[str, Any] | None:
     """The state to resume from: the latest checkpoint, or the one before it where the latest is damaged.
 
-    A damaged one is reported and given up: the next save would otherwise put it in the good one's place.
+    A damaged one is reported and given up: the next save would otherwise put it in the good one's place. Without
+    ``repair`` it is an error: of several processes one alone moves files.
 
     Returns:
         ``None`` if the run stopped before it had written one.
@@ -196,7 +204,7 @@ def load_latest(run: RunFolder, device: torch.device) -> dict[str, Any] | None:
         return load_checkpoint(run.latest, device)
     except InputError as error:
         damaged = str(error).removesuffix(": train the run again")
-        if not run.previous.is_file():
+        if not (repair and run.previous.is_file()):
             raise
     try:
         state = load_checkpoint(run.previous, device)

@@ -7,6 +7,8 @@ import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from action.choices import METHODS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -17,7 +19,7 @@ from action.errors import InputError
 from action.evaluate import evaluate
 from action.experiment import choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
-from action.ranks import ALONE, Ranks, restarts, started
+from action.ranks import ALONE, Ranks, job, started
 from action.run_folder import RunFolder
 
 
@@ -38,6 +40,10 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
             raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
         device = choose_device(config.device)
+        if device.type == "cuda" and ranks.world > 1:
+            if config.device not in ("auto", "cuda"):
+                raise InputError(f"device '{config.device}' is one GPU for {ranks.world} processes: use auto")
+            torch.cuda.set_device(device)
         settings = resolve(config)
     folder = RunFolder(settings.output)
     with ExitStack() as stack:
@@ -61,6 +67,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if resume:
             with ranks.in_turn():  # a damaged checkpoint is replaced by the one before it
                 trainer.resume()
+        ranks.compare(settings=settings, split=data.split, data=trainer.data_description, step=trainer.step)
         if ranks.first:
             if overwrite:
                 clear(folder)
@@ -69,15 +76,19 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             save_config(settings, folder.config)
             save_split(data.split, folder.split)
             save_fingerprint(data.fingerprint, folder.fingerprint)
+            if (starter := job()) is not None:
+                folder.job.write_text(starter, encoding="utf-8")
         split = data.split
         print(
             f"{settings.method} on {settings.data}: {len(split.labeled)} labelled ({', '.join(split.labeled)}), "
             f"{len(split.unlabeled)} unlabelled, {len(split.validation)} validation, {len(split.test)} test patients; "
             f"{device}; run folder {folder.root}"
         )
-        trainer.fit()
+        with ranks.alike():
+            trainer.fit()
         if ranks.first:
             evaluate(settings, folder, data.test, device)
+            folder.job.unlink(missing_ok=True)
     return folder
 
 
@@ -131,12 +142,15 @@ def main(arguments: list[str]) -> None:
             parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
             parsed = parser.parse_args(arguments)
             config = to_config(parser, parsed)
+        # Started again after a failure, it goes on with what it has begun, and with nothing else.
+        again = ranks.first_says(RunFolder(choose_output(config)).begun_by(job()))
+        resume = parsed.resume or again
+        with ranks.together():
             saved = RunFolder(choose_output(config)).config
-            resume = parsed.resume or (restarts() > 0 and saved.is_file())
             if resume and saved.is_file():
                 # The run's own settings are the defaults of its continuation.
                 config = to_config(parser, parser.parse_args(["--config", str(saved), *arguments]))
-        train(config, resume=resume, overwrite=parsed.overwrite, ranks=ranks)
+        train(config, resume=resume, overwrite=parsed.overwrite and not again, ranks=ranks)
 
 
 if __name__ == "__main__":

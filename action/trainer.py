@@ -229,7 +229,7 @@ class Trainer:
         Raises:
             InputError: a checkpoint that is damaged or of another model, or of other data.
         """
-        latest = load_latest(self.run, self.device)
+        latest = load_latest(self.run, self.device, repair=self.ranks.first)
         if latest is None:
             return
         state = checked_state(latest, self.run.latest)

@@ -68,6 +68,8 @@ def slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: torch.dev
     for case in cases:
         assert case.label is not None
         there = np.flatnonzero(case.label.any(axis=(1, 2)))
+        if not len(there):
+            continue
         for z in np.unique(np.quantile(there, (0.25, 0.5, 0.75)).round().astype(int)):
             images.append(np.asarray(fit(case.image[z : z + 1].astype(np.float32))))
             labels.append(np.asarray(fit(case.label[z : z + 1]))[0])
@@ -116,7 +118,7 @@ def separation(
     """
     mean, spread = labeled.mean(0), labeled.std(0).clamp_min(1e-6)
     labeled, others = (F.normalize((x - mean) / spread, dim=1) for x in (labeled, others))
-    means = torch.stack([labeled[labels == c].mean(0) for c in range(classes)])
+    means = torch.stack([labeled[labels == c].mean(0) for c in range(classes)]).nan_to_num()  # a class may be absent
     nearest = (others @ F.normalize(means, dim=1).T).argmax(1)
     recall = [float((nearest[truth == c] == c).double().mean()) for c in range(classes)]
     centres = torch.stack([others[truth == c].mean(0) for c in range(classes)])
@@ -219,8 +221,11 @@ def watch(
         data = load_data(config)
         if not data.split.unlabeled:
             raise InputError("every training patient is labelled: ask for fewer with --labeled")
-        hidden = data.split.unlabeled[:patients]
-        cases = [case for case in data.dataset.cases if case.patient in hidden]
+        known = {case.patient for case in data.dataset.cases if case.label}
+        hidden = [patient for patient in data.split.unlabeled if patient in known][:patients]
+        if not hidden:
+            raise InputError("no unlabelled patient has a label to compare with: add some, which the training ignores")
+        cases = [case for case in data.dataset.cases if case.patient in hidden and case.label]
         trainer = make_trainer(config, data, folder, device, kind=WatchedTrainer)
         assert isinstance(trainer, WatchedTrainer)
         trainer.rows = []

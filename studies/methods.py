@@ -279,7 +279,7 @@ def compare(
         on: whose scores are shown; settings are chosen on validation patients.
         output: folder; none: results/study-<data>.
         jobs: runs at a time; none: one for every so many cores.
-        threads: of a run; one is the least work in all, and other programs on the cores do not slow it down much.
+        threads: of a run; one does the least work in all.
         flags: for every action.train; also what stands after --.
 
     Raises:

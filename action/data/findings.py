@@ -79,9 +79,10 @@ def notes_on_sizes(sized: Mapping[str, bool]) -> list[str]:
         return []
     if len(without) == len(sized):
         return ["no volume has a voxel size (1 x 1 x 1 without a unit): lengths are in voxels"]
+    shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
     return [
-        f"{', '.join(without)} have no voxel size (1 x 1 x 1 without a unit), the others do: their voxels count as "
-        "1 mm; repair their headers"
+        f"without a voxel size (1 x 1 x 1 without a unit), unlike the others: {shown}; their voxels count as 1 mm, "
+        "repair their headers"
     ]
 
 

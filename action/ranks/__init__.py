@@ -9,6 +9,7 @@ own share. Sums of these are the gradient: the run is that of one process, whate
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from itertools import pairwise
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from action.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -122,6 +125,38 @@ class Ranks:
             error = raised
         self._check(error)
 
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """A block whose bad input is the same on all processes, since it comes of what they compute alike."""
+        try:
+            yield
+        except InputError:
+            if self.first:
+                raise
+            raise OtherRankFailed from None
+
+    def first_says(self, value: Item) -> Item:
+        """What the first process says, on all."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def compare(self, **values: object) -> None:
+        """Refuse to go on with processes that differ.
+
+        Raises:
+            InputError: names what differs.
+            OtherRankFailed: on all but the first of them.
+        """
+        with self.together():
+            if (first := self.first_says(values)) != values:
+                names = [name for name in values if first.get(name) != values[name]]
+                raise InputError(
+                    f"rank {self.rank} has other {' and '.join(names)} than rank 0: all processes must see the same "
+                    "files"
+                )
+
     def _check(self, error: Exception | None) -> None:
         """Raise the first process's error that there is, on that process; all processes ask at the same time."""
         failed = [error is not None]
@@ -141,9 +176,16 @@ class OtherRankFailed(Exception):
 ALONE = Ranks()
 
 
-def restarts() -> int:
-    """How often ``torchrun`` has started the processes again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def job() -> str | None:
+    """Which ``torchrun`` has started this process, and starts it again after a failure; none: no such program."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return f"{platform.node()} {os.getppid()} {os.environ['TORCHELASTIC_RUN_ID']}"
+
+
+def speaks() -> bool:
+    """Whether this process shows progress and says what all know: the first of several, or the only one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -152,26 +194,35 @@ def started() -> Iterator[Ranks]:
 
     Raises:
         OtherRankFailed: another one has ended too early.
+        InputError: the processes cannot talk to each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # By default processes that were started again find the addresses of those before them.
-    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # PyTorch lists neither
-    store = dist.PrefixStore(f"start {restarts()}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(store=store, rank=rank, world_size=world)  # GPUs talk by NCCL, CPUs by gloo
-    ranks = Ranks(rank, world)
     try:
-        with nullcontext() if ranks.first else redirect_stdout(None):
+        store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # PyTorch lists neither
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+            # On one machine the store outlives a failure: it has the addresses of the processes that there were.
+            start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+            store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        ranks = Ranks(rank, world)
+        with open(os.devnull, "w") as nowhere, nullcontext() if ranks.first else redirect_stdout(nowhere):
             yield ranks
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+    except (RuntimeError, dist.DistError) as error:
+        cause = " ".join(str(error).split())[:300]
+        if "by peer" in cause:  # closed or reset
             raise OtherRankFailed from error
+        if isinstance(error, dist.DistError) or "gloo" in cause or "NCCL" in cause:
+            raise InputError(
+                f"the processes do not reach each other ({cause}): look at what the others say, and start again with "
+                "--resume"
+            ) from error
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class _Join(torch.autograd.Function):

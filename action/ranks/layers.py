@@ -69,6 +69,8 @@ class _Normalize(torch.autograd.Function):
         # Moments about each share's own mean: sums of squares alone would cancel.
         counts, means, squares = _of_all(ours, ranks).split([1, len(mean), len(mean)], dim=1)
         total = counts.sum()
+        if total == 1:
+            raise ValueError(f"batch norm needs more than one value of a channel, got {tuple(x.shape)} in all")
         mean = (counts * means).sum(0) / total
         variance = (squares + counts * (means - mean).square()).sum(0) / total
         factor = (variance + eps).rsqrt().to(exact.dtype)

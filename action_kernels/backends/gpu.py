@@ -71,11 +71,6 @@ def boost(normalize: bool) -> float:
     return 2.0**16 if normalize else 1.0
 
 
-def largest_finite(x: Tensor) -> Tensor:
-    """The largest element [] of a tensor without negative ones; a NaN or an infinity does not measure the others."""
-    return x.nan_to_num(0.0, 0.0, 0.0).amax()
-
-
 def sorted_entries(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """The entries of an index [G, N, k] by the row that they name.
 

@@ -21,9 +21,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 LARGEST_K = 2048  # group maxima are searched in registers; a larger k takes the buffer
 LARGEST_PRODUCT = 2.0**120  # from here on, products may leave float32's range: the query is flagged
 UNDERFLOW = 2.0**-100  # more than all that may be lost below float32's range
@@ -68,15 +65,3 @@ def capacity(k: int, num_splits: int) -> int:
     Of a bank in random order 1.4 k rows at the most pass the limits, spread over the splits.
     """
     return 2 * k // num_splits + 32
-
-
-def longest_products(query: Tensor, bank: Tensor) -> Tensor:
-    """[G, N] what no product of a query with a bank row exceeds, by the rows' largest elements; NaN for one with NaN.
-
-    Squares, which a length would take, may leave float32's range where products do not.
-    """
-    of_query, of_bank = (torch.linalg.vector_norm(x, torch.inf, dim=-1, dtype=torch.float32) for x in (query, bank))
-    longest = of_bank.nan_to_num(0.0, torch.inf).amax(-1, keepdim=True)  # NaN rows are never selected
-    return torch.where(
-        of_query.isnan(), torch.nan, (of_query * longest * query.shape[-1]).nan_to_num(torch.inf, torch.inf)
-    )

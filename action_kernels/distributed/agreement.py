@@ -43,7 +43,7 @@ def agree(
     device = place(group, *values)
     try:
         strays = [x.device for x in values if isinstance(x, Tensor) and x.device.type != "cuda"]
-        if strays and dist.get_backend(group) == "nccl":
+        if strays and _on_gpus_alone(group):
             raise ValueError(f"{what} must be on a GPU for processes that speak by NCCL, got a tensor on {strays[0]}")
         ours = given()
         line = [0, *([*ours.counts, 0, 0][:2]), *(_encoded(name, ours.settings[name]) for name in names)]
@@ -73,10 +73,15 @@ def agree(
 def place(group: dist.ProcessGroup | None, *values: object) -> torch.device:
     """Of the first tensor among arguments, or any that the process group can use."""
     devices = [x.device for x in values if isinstance(x, Tensor)]
-    if dist.get_backend(group) == "nccl":
+    if _on_gpus_alone(group):
         devices = [device for device in devices if device.type == "cuda"]
         return devices[0] if devices else torch.device("cuda", torch.cuda.current_device())
     return devices[0] if devices else torch.device("cpu")
+
+
+def _on_gpus_alone(group: dist.ProcessGroup | None) -> bool:
+    """Whether the group takes no tensor on a CPU; NCCL's own name is not there where PyTorch has chosen it."""
+    return "cpu:" not in str(dist.get_backend_config(group))
 
 
 def _encoded(name: str, value: Setting) -> int:

@@ -26,6 +26,7 @@ from action.ranks.layers import spread
 from action.run_folder import RunFolder
 from action.stages import make_learner
 from action.stages.base import TrainingData
+from action.train import main
 from action.trainer import Trainer
 
 METHODS = {(5.0, 1.0): ("action", "supervised"), (4.0, 0.0, 2.0): ("action", "mean-teacher")}  # by shares
@@ -210,12 +211,12 @@ def test_a_killed_process_ends_all_and_torchrun_goes_on(acdc_root, tmp_path):
     assert rows == [str(step) for step in range(1, 69)] and run.summary.is_file()
 
 
-def test_what_is_wrong_is_said_once(acdc_root, tmp_path):
+def test_another_run_is_left_alone_however_often_torchrun_starts(acdc_root, tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.root.mkdir()
-    (run.root / "thesis.txt").touch()
-    process = torchrun(run, acdc_root, 2)
+    main([*FLAGS, f"--data={acdc_root}", f"--output={run.root}", "--method=supervised"])
+    before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
+    process = torchrun(run, acdc_root, 2, "--method=supervised", "--seed=3")
     _, log = process.communicate(timeout=300)
     assert process.returncode != 0 and "exists: continue it with --resume" in log
     assert log.count("error: ") == 2, log  # once for each of torchrun's two tries
-    assert [path.name for path in run.root.iterdir()] == ["thesis.txt"]
+    assert {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before

@@ -149,16 +149,17 @@ def all_is_well_afterwards(rank: int, world: int) -> None:
 @pytest.mark.parametrize(
     ("backend", "devices", "expected"),
     [
-        ("gloo", [], "cpu"),
-        ("gloo", ["meta", "cpu"], "meta"),
-        ("nccl", [], "cuda:1"),
-        ("nccl", ["cpu"], "cuda:1"),  # which is an error, and all have to know
+        ("cpu:gloo", [], "cpu"),
+        ("cpu:gloo,cuda:gloo", ["meta", "cpu"], "meta"),
+        ("cpu:gloo,cuda:nccl", ["cpu"], "cpu"),
+        ("cuda:nccl", [], "cuda:1"),
+        ("cuda:nccl", ["cpu"], "cuda:1"),  # which is an error, and all have to know
     ],
 )
 def test_counts_travel_where_the_group_can_take_them(
     monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[str], expected: str
 ) -> None:
-    monkeypatch.setattr(dist, "get_backend", lambda group: backend)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: backend)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert agreement.place(None, *(torch.empty(1, device=device) for device in devices)) == torch.device(expected)
 
