@@ -121,6 +121,13 @@ def blocks_fail_together(ranks):
     assert went == [0] * ranks.first
     with ranks.in_turn():
         pass
+    with pytest.raises(InputError if ranks.first else OtherRankFailed), ranks.alike():
+        raise InputError("on all")
+    assert ranks.first_says(ranks.rank) == 0
+    ranks.compare(seed=3, step=5)
+    with pytest.raises(InputError if ranks.rank == 1 else OtherRankFailed) as raised:
+        ranks.compare(seed=3, step=5 + (ranks.rank == 1))
+    assert ranks.rank != 1 or "rank 1 has other step than rank 0" in str(raised.value)
     assert ranks.share_out(list("abcde"), str.upper) == list("ABCDE") and ranks.share_out([], str.upper) == []
 
 
