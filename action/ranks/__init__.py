@@ -225,15 +225,20 @@ def started() -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+def gathered(x: Tensor) -> list[Tensor]:
+    """The tensors of all processes, of one shape, in the order of the ranks: the same bits on each."""
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return parts
+
+
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], rank: int) -> Tensor:
         ctx.share = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         padded = x.new_zeros((max(sizes), *x.shape[1:]))  # not every backend of PyTorch's gathers uneven parts
         padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(gathered(padded), sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

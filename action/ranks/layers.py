@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from action.ranks import Ranks
+from action.ranks import Ranks, gathered
 
 
 def spread(module: nn.Module, ranks: Ranks) -> None:
@@ -23,7 +22,7 @@ def spread(module: nn.Module, ranks: Ranks) -> None:
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                setattr(parent, name, _SharedBatchNorm(child, ranks))
+                setattr(parent, name, _SharedBatchNorm(child))
             elif isinstance(child, nn.Dropout):
                 setattr(parent, name, _SharedDropout(child.p, ranks))
 
@@ -31,19 +30,18 @@ def spread(module: nn.Module, ranks: Ranks) -> None:
 class _SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm [B, C, ...] by the statistics of all shares, with the parameters and buffers of another one."""
 
-    def __init__(self, like: nn.BatchNorm1d | nn.BatchNorm2d, ranks: Ranks) -> None:
+    def __init__(self, like: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, device="meta")
         self.weight, self.bias = like.weight, like.bias
         self.running_mean, self.running_var = like.running_mean, like.running_var
         self.num_batches_tracked = like.num_batches_tracked
-        self._ranks = ranks
         self.train(like.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         normalize: Callable[..., tuple[Tensor, ...]] = _Normalize.apply
-        y, mean, variance, count = normalize(x, self.weight, self.bias, self.eps, self._ranks)
+        y, mean, variance, count = normalize(x, self.weight, self.bias, self.eps)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         with torch.no_grad():
@@ -57,9 +55,7 @@ class _Normalize(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, by mean and variance of the rows of all processes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks: Ranks
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         shape, dims = _broadcast(x), _but_channels(x)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.shape[1]
@@ -67,30 +63,30 @@ class _Normalize(torch.autograd.Function):
         squares = (exact - mean.view(shape)).square().sum(dims)
         ours = torch.cat([mean.new_tensor([count]), mean, squares]).double()
         # Moments about each share's own mean: sums of squares alone would cancel.
-        counts, means, squares = _of_all(ours, ranks).split([1, len(mean), len(mean)], dim=1)
+        counts, means, squares = torch.stack(gathered(ours)).split([1, len(mean), len(mean)], dim=1)
         total = counts.sum()
         if total == 1:
             raise ValueError(f"batch norm needs more than one value of a channel, got {tuple(x.shape)} in all")
         mean = (counts * means).sum(0) / total
         variance = (squares + counts * (means - mean).square()).sum(0) / total
         factor = (variance + eps).rsqrt().to(exact.dtype)
-        ctx.ranks, ctx.total = ranks, total
+        ctx.total = total
         ctx.save_for_backward(x, weight, mean.to(exact.dtype), factor)
         y = (exact - mean.to(exact.dtype).view(shape)) * (factor * weight).view(shape) + bias.view(shape)
         ctx.mark_non_differentiable(mean, variance, total)
         return y.to(x.dtype), mean, variance, total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, factor = ctx.saved_tensors
         shape, dims = _broadcast(x), _but_channels(x)
         exact = grad.to(factor.dtype)
         unit = (x.to(factor.dtype) - mean.view(shape)) * factor.view(shape)
         to_bias, to_weight = exact.sum(dims), (exact * unit).sum(dims)
-        sums = _of_all(torch.cat([to_bias, to_weight]).double(), ctx.ranks).sum(0) / ctx.total
+        sums = torch.stack(gathered(torch.cat([to_bias, to_weight]).double())).sum(0) / ctx.total
         bias_mean, weight_mean = (part.to(factor.dtype).view(shape) for part in sums.chunk(2))
         to_x = (exact - bias_mean - unit * weight_mean) * (weight * factor).view(shape)
-        return to_x.to(x.dtype), to_weight.to(weight.dtype), to_bias.to(weight.dtype), None, None
+        return to_x.to(x.dtype), to_weight.to(weight.dtype), to_bias.to(weight.dtype), None
 
 
 class _SharedDropout(nn.Module):
@@ -107,13 +103,6 @@ class _SharedDropout(nn.Module):
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):  # numbers are drawn in this order
             whole = whole.contiguous(memory_format=torch.channels_last)
         return x * self._ranks.own(F.dropout(whole, self.p))
-
-
-def _of_all(x: Tensor, ranks: Ranks) -> Tensor:
-    """[R, ...] of all processes, the same bits on each."""
-    parts = [torch.empty_like(x) for _ in range(ranks.world)]
-    dist.all_gather(parts, x)
-    return torch.stack(parts)
 
 
 def _but_channels(x: Tensor) -> list[int]:

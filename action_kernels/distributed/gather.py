@@ -23,7 +23,7 @@ def gather_rows(
         group: processes; none: all of them.
 
     Returns:
-        Rows [sum of N, D] and their labels, detached; a process group of one gives back what it was given.
+        Rows [sum of N, D] and their labels, int64: detached copies.
 
     Raises:
         ValueError: a shape or dtype does not fit, here or between the processes. Every process raises then, so none is
