@@ -136,6 +136,7 @@ def contrast(
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The divergence, and the ``k`` hard negatives of the student if there is a ``k``: similarities and slots."""
+    operator = "contrastive_distillation" if k is None else "action_contrast"
 
     def given() -> Given:
         if k is not None:
@@ -164,7 +165,7 @@ def contrast(
         return Given([len(student), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, student, bank)
+    table = agree(operator, "queries and banks", _NAMES, given, members, student, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     rows = student, teacher, shard.rows
     settings = Settings(

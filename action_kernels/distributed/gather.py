@@ -43,7 +43,7 @@ def gather_rows(
             )
         return Given([len(rows)], {"D": rows.shape[1], "dtype": rows.dtype, "with labels": labels is not None})
 
-    table = agree("rows", ("D", "dtype", "with labels"), given, group, rows)
+    table = agree("gather_rows", "rows", ("D", "dtype", "with labels"), given, group, rows)
     counts = [count for count, _ in table]
     columns = [rows] if labels is None else [rows, labels.to(torch.int64)]
     gathered = gather(columns, counts, group)

@@ -56,7 +56,7 @@ def hard_negatives(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, query, bank)
+    table = agree("hard_negatives", "queries and banks", _NAMES, given, members, query, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     shard = shard._replace(labels=None if shard.labels is None else shard.labels.long())
     labels = None if query_labels is None else query_labels.long()

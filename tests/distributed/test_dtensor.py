@@ -145,4 +145,7 @@ def networks_that_are_fully_sharded(rank: int, world: int) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    run((dtensors_are_refused_with_advice, the_advice_is_sound, networks_that_are_fully_sharded), 2, tmp_path)
+    checks = [dtensors_are_refused_with_advice, the_advice_is_sound]
+    if hasattr(torch.cpu.Stream, "record_event"):  # else this PyTorch's fully_shard needs a GPU
+        checks.append(networks_that_are_fully_sharded)
+    run(checks, 2, tmp_path)
