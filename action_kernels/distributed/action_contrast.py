@@ -240,12 +240,11 @@ class _Contrast(torch.autograd.Function):
             if grad_similarity is None and settings.k:
                 grad_similarity = torch.zeros_like(index, dtype=dtype)
         if grad_similarity is not None and settings.k:
-            query, bank = selection_gradient(
+            query = selection_gradient(
                 *(grad_similarity, student, rows, index, settings.shard, settings.counts, settings.chunk),
-                *(settings.normalize, to_student, to_bank, ctx.backend),
+                *(settings.normalize, to_student, of_bank, ctx.backend),
             )
             of_student = query if of_student is None else of_student if query is None else of_student + query
-            of_bank = bank if of_bank is None else of_bank if bank is None else of_bank + bank
         return (
             None if of_student is None else of_student.to(student_dtype),
             None if of_bank is None else of_bank.to(bank_dtype),

@@ -113,8 +113,9 @@ class _HardNegatives(torch.autograd.Function):
         query, rows, slots = ctx.saved_tensors
         shard, counts, chunk, _, normalize = ctx.settings
         to_query, to_bank = ctx.needs_input_grad[:2]
-        of_query, of_bank = selection_gradient(
-            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, to_bank, ctx.backend
+        of_bank = torch.zeros_like(rows, dtype=working_dtype(query, rows)) if to_bank else None
+        of_query = selection_gradient(
+            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, of_bank, ctx.backend
         )
         return (
             None if of_query is None else of_query.to(query.dtype),

@@ -222,4 +222,5 @@ def _bank_gradient(
                 *(temp, normalize, False, False, True, backend),
             )[2]
         total += found[0]
+        del found  # before the next one is there
     return total
