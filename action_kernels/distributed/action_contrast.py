@@ -136,6 +136,7 @@ def contrast(
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The divergence, and the ``k`` hard negatives of the student if there is a ``k``: similarities and slots."""
+    operator = "contrastive_distillation" if k is None else "action_contrast"
 
     def given() -> Given:
         if k is not None:
@@ -164,7 +165,7 @@ def contrast(
         return Given([len(student), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, student, bank)
+    table = agree(operator, "queries and banks", _NAMES, given, members, student, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     rows = student, teacher, shard.rows
     settings = Settings(
@@ -239,12 +240,11 @@ class _Contrast(torch.autograd.Function):
             if grad_similarity is None and settings.k:
                 grad_similarity = torch.zeros_like(index, dtype=dtype)
         if grad_similarity is not None and settings.k:
-            query, bank = selection_gradient(
+            query = selection_gradient(
                 *(grad_similarity, student, rows, index, settings.shard, settings.counts, settings.chunk),
-                *(settings.normalize, to_student, to_bank, ctx.backend),
+                *(settings.normalize, to_student, of_bank, ctx.backend),
             )
             of_student = query if of_student is None else of_student if query is None else of_student + query
-            of_bank = bank if of_bank is None else of_bank if bank is None else of_bank + bank
         return (
             None if of_student is None else of_student.to(student_dtype),
             None if of_bank is None else of_bank.to(bank_dtype),

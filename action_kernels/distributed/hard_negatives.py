@@ -56,7 +56,7 @@ def hard_negatives(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, query, bank)
+    table = agree("hard_negatives", "queries and banks", _NAMES, given, members, query, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     shard = shard._replace(labels=None if shard.labels is None else shard.labels.long())
     labels = None if query_labels is None else query_labels.long()
@@ -113,8 +113,9 @@ class _HardNegatives(torch.autograd.Function):
         query, rows, slots = ctx.saved_tensors
         shard, counts, chunk, _, normalize = ctx.settings
         to_query, to_bank = ctx.needs_input_grad[:2]
-        of_query, of_bank = selection_gradient(
-            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, to_bank, ctx.backend
+        of_bank = torch.zeros_like(rows, dtype=working_dtype(query, rows)) if to_bank else None
+        of_query = selection_gradient(
+            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, of_bank, ctx.backend
         )
         return (
             None if of_query is None else of_query.to(query.dtype),

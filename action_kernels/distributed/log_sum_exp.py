@@ -42,7 +42,7 @@ def log_sum_exp(
     Returns:
         [N] float64; -inf, with a graph, where no process has a row.
     """
-    return lse_of(query, None, bank, None, temp, False, "none", normalize, chunk, group)
+    return lse_of("log_sum_exp", query, None, bank, None, temp, False, "none", normalize, chunk, group)
 
 
 class Settings(NamedTuple):
@@ -63,6 +63,7 @@ _NAMES = (
 
 
 def lse_of(
+    call_name: str,
     query: Tensor,
     positive: Tensor | None,
     bank: ShardedMemoryBank | Tensor,
@@ -74,7 +75,10 @@ def lse_of(
     chunk: int,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked."""
+    """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked.
+
+    ``call_name`` is the operator that the user has called.
+    """
     operator = "log_sum_exp" if index is None else "anatomical_contrast"
 
     def given() -> Given:
@@ -103,7 +107,7 @@ def lse_of(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, query, bank)
+    table = agree(call_name, "queries and banks", _NAMES, given, members, query, bank)
     if positive_in_bank and any(count for count, _ in table) and not any(rows for _, rows in table):
         raise ValueError("bank is empty on all processes: positive_in_bank says that it has the positives")
     shard = shard_of(bank, None, group, False)
@@ -218,4 +222,5 @@ def _bank_gradient(
                 *(temp, normalize, False, False, True, backend),
             )[2]
         total += found[0]
+        del found  # before the next one is there
     return total

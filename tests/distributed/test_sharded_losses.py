@@ -12,6 +12,7 @@ import pytest
 import torch
 from problems import K, Problem, assert_near, leaves, problem
 from processes import run
+from torch.utils.checkpoint import checkpoint
 
 import action_kernels
 from action_kernels import backends, distributed, use_backend
@@ -285,6 +286,25 @@ def the_same_bits_again(rank: int, world: int) -> None:
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
+def recomputed(rank: int, world: int) -> None:
+    """A checkpoint makes the call's collectives once more in the backward pass, the same on every process."""
+    p = problem(rank, world, torch.float32)
+
+    def loss(q: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        kl, similarity, index = distributed.action_contrast(q, p.teacher[p.own], b, K, chunk=5)
+        nce = distributed.info_nce(q, p.positive[p.own], b, chunk=5)
+        return kl + nce + torch.where(index >= 0, similarity, 0.0).sum()
+
+    results = []
+    for reentrant in (None, True, False):
+        mine = leaves(p.student[p.own], p.part(p.bank))
+        value = loss(*mine) if reentrant is None else checkpoint(loss, *mine, use_reentrant=reentrant)
+        value.backward()
+        results.append((value, *(x.grad for x in mine)))
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
 def the_reference_takes_few_queries_at_once(rank: int, world: int) -> None:
     usual, contrast.SIMILARITIES = contrast.SIMILARITIES, 20
     compare_contrast(problem(rank, world), EXACT, labels=True, normalize=True, with_bank=True, chunk=1000)
@@ -333,6 +353,7 @@ ALL = (
     without_gradients,
     second_derivatives,
     the_same_bits_again,
+    recomputed,
     the_reference_takes_few_queries_at_once,
     *([both_passes_run_on_one_backend] if cpu.unavailable() is None else []),
 )
