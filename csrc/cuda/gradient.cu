@@ -7,6 +7,8 @@
 // to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
 // result's columns and recomputes the similarities over all features; the first of those blocks takes the selection's
 // verdicts. Of one softmax, p_s(j) alone is the weight.
+#include <type_traits>
+
 #include "passes.cuh"
 
 namespace action {
@@ -38,8 +40,8 @@ struct Part {
   }
 };
 
-template <class Math>
-__device__ void store(const Gradient& p, const Part& part, int64_t kept, const Sums<Math>& sums) {
+template <class Math, int TERMS>
+__device__ void store(const Gradient& p, const Part& part, int64_t kept, const Sums<Math, TERMS>& sums) {
   const int64_t warp_first = part.first + warp_id() * kWarpRows;
   const int from = part.out * (kChunk / static_cast<int>(sizeof(typename Math::Element)));
   float* target = p.partial + ((part.split * p.groups + part.group) * kept + warp_first) * p.features + from;
@@ -65,7 +67,7 @@ constexpr int kResident = PAIR                                  ? 1
                           : sizeof(typename Math::Element) == 4 ? 2
                                                                 : 3;
 
-template <class Math, bool PAIR, bool VERDICTS>
+template <class Math, bool PAIR, bool VERDICTS, int TERMS>
 __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
     const int64_t row = part.first + warp_id() * kWarpRows + Block::row(r);
     own[r] = reinterpret_cast<const Terms*>(p.terms)[part.group * p.queries_padded + row];
   }
-  Sums<Math> sums;
+  Sums<Math, TERMS> sums;
   sums.clear();
   Verdicts<Math> found;
   const int64_t warp_first = part.first + warp_id() * kWarpRows, own_first = part.group * p.queries + warp_first;
@@ -195,13 +197,19 @@ int shared_of(const Plan& plan, bool bank, bool verdicts) {
   return shared_bytes(plan, bank ? kTerms : verdicts ? 2 : 1, besides);
 }
 
+template <class Math, int TERMS>
+auto* student_kernel(const Gradient& p) {
+  if (!p.teacher) return student_grad<Math, false, false, TERMS>;
+  return p.words.words ? student_grad<Math, true, true, TERMS> : student_grad<Math, true, false, TERMS>;
+}
+
 template <class Math>
 void run(Queue& queue, const Gradient& p, bool bank, int64_t blocks) {
   const bool verdicts = p.words.words;
-  auto* kernel = bank ? bank_grad<Math, false> : student_grad<Math, false, false>;
-  if (p.teacher) {
-    kernel = verdicts ? student_grad<Math, true, true> : student_grad<Math, true, false>;
-    if (bank) kernel = bank_grad<Math, true>;
+  auto* kernel = p.teacher ? bank_grad<Math, true> : bank_grad<Math, false>;
+  if (!bank) kernel = student_kernel<Math, 2>(p);
+  if constexpr (std::is_same_v<Math, Half>) {
+    if (p.one_term) kernel = student_kernel<Math, 1>(p);
   }
   const char* name = bank ? "bank_grad" : "student_grad";
   queue.enqueue(name, kernel, blocks, kThreads, shared_of<Math>(p.plan, bank, verdicts), p);

@@ -190,8 +190,9 @@ struct Products<Exact, TWO_X, TWO_Z> {
   }
 };
 
-/// A thread's part of its warp's 16 rows of a weighted sum of rows, two chunks wide.
-template <class Math>
+/// A thread's part of its warp's 16 rows of a weighted sum of rows, two chunks wide. A weight of 16-bit rows is the sum
+/// of so many terms.
+template <class Math, int TERMS = 2>
 struct Sums {
   static constexpr int kFeatures = 2 * kChunk / sizeof(typename Math::Element);
   static constexpr int kTiles = kFeatures / 8;
@@ -209,8 +210,7 @@ struct Sums {
     if constexpr (sizeof(typename Math::Element) == 2) {
 #pragma unroll
       for (int step = 0; step < kBlock / 16; ++step) {
-        // A weight is split into two terms, which keep 16 or more of its bits. Two tiles of an accumulator are laid out
-        // like one left operand.
+        // Two terms keep 16 or more of a weight's bits. Two tiles of an accumulator are laid out like one left operand.
         uint32_t high[4], low[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -225,9 +225,9 @@ struct Sums {
           const int row = 16 * step + (matrix & 1) * 8 + (lane & 7);
           ldmatrix_x4_trans(z, part_of(chunk, row, tile % 8 + (matrix >> 1)));
           mma(Math{}, v + 4 * tile, high, z);
-          mma(Math{}, v + 4 * tile, low, z);
+          if constexpr (TERMS == 2) mma(Math{}, v + 4 * tile, low, z);
           mma(Math{}, v + 4 * tile + 4, high, z + 2);
-          mma(Math{}, v + 4 * tile + 4, low, z + 2);
+          if constexpr (TERMS == 2) mma(Math{}, v + 4 * tile + 4, low, z + 2);
         }
       }
     } else {
@@ -268,7 +268,7 @@ struct Sums {
     using T = typename Math::Element;
     const T a = from_float<T>(first), b = from_float<T>(second);
     high = pack(a, b);
-    low = pack(from_float<T>(first - as_float(a)), from_float<T>(second - as_float(b)));
+    if constexpr (TERMS == 2) low = pack(from_float<T>(first - as_float(a)), from_float<T>(second - as_float(b)));
   }
   __device__ static uint32_t pack(__half a, __half b) {
     return __half_as_ushort(a) | static_cast<uint32_t>(__half_as_ushort(b)) << 16;

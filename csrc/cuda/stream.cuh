@@ -45,12 +45,16 @@ struct Format {
   int64_t pitch() const { return width * size(); }
 };
 
-/// Of rows of `features` elements, multiplied as they are if their dtypes agree; if not, as float32.
-inline Format format_of(std::initializer_list<const Tensor*> rows, int64_t features, bool tf32) {
+/// Of rows of `features` elements, multiplied as they are if their dtypes agree; if not, as float32. bfloat16 rows that
+/// come to a length in (128, 256] become float16, in which a gradient's weight needs one term instead of two. They fit
+/// it exactly but for elements below 2^-21 of the length: those are rounded by at most 2^-32 of it, less than float32
+/// products are.
+inline Format format_of(std::initializer_list<const Tensor*> rows, int64_t features, bool normalize, bool tf32) {
   Dtype dtype = (*rows.begin())->dtype;
   for (const Tensor* x : rows) {
     if (x->given() && x->dtype != dtype) dtype = Dtype::float32;
   }
+  if (normalize && dtype == Dtype::bfloat16) dtype = Dtype::float16;
   Format format{dtype, dtype == Dtype::float32 && tf32, 0};
   const int64_t step = Format::kPart / format.size();
   format.width = ceil_div(features, step) * step;
