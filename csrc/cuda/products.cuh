@@ -71,12 +71,21 @@ __device__ inline void load_tile(char* tile, const char* data, int64_t first, in
   const int row = threadIdx.x / 8, part = threadIdx.x % 8;
   if (part * 16 >= pitch - from) return;
   const int rows = rows_of_tile(first, end);
-  const char* source = data + (first + row) * pitch + from + part * 16;
+  // Where a tile begins is known to a whole warp, and from there on 32 bits are enough.
+  const char* begin = data + first * pitch + from;
+  const auto step = static_cast<uint32_t>(pitch), place = row * step + part * 16;
   char* target = part_of(tile, row, part);
+  if (!PLACED && rows == kBlock) {
+#pragma unroll
+    for (int i = 0; i < kBlock / kApart; ++i) {
+      cp_async_16(target + i * kApart * kChunk, begin + (place + i * kApart * step), true);
+    }
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < kBlock / kApart; ++i) {
     const bool present = row + i * kApart < rows;
-    const char* piece = source + i * kApart * pitch;
+    const char* piece = begin + (place + i * kApart * step);
     if constexpr (PLACED) piece = data + placement.place_of(first + row + i * kApart) * pitch + from + part * 16;
     cp_async_16(target + i * kApart * kChunk, present ? piece : data, present);
   }
@@ -125,11 +134,22 @@ template <class Math, bool TWO_X, bool TWO_Z>
 struct Products {
   __device__ static void add(const char* x0, const char* x1, const char* z0, const char* z1, int width, Scores<Math>& a,
                              Scores<Math>& b) {
+    if (width == kChunk) {  // nothing to compare along the way
+      steps<true>(x0, x1, z0, z1, width, a, b);
+    } else {
+      steps<false>(x0, x1, z0, z1, width, a, b);
+    }
+  }
+
+ private:
+  template <bool WHOLE>
+  __device__ static void steps(const char* x0, const char* x1, const char* z0, const char* z1, int width,
+                               Scores<Math>& a, Scores<Math>& b) {
     const int lane = lane_id(), matrix = lane >> 3, row = lane & 7;
     const int x_row = warp_id() * kWarpRows + (matrix & 1) * 8 + row, z_row = (matrix >> 1) * 8 + row;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      if (step * 32 >= width) break;
+      if (!WHOLE && step * 32 >= width) break;
       uint32_t x[4], y[4];
       ldmatrix_x4(x, part_of(x0, x_row, 2 * step + (matrix >> 1)));
       if constexpr (TWO_X) ldmatrix_x4(y, part_of(x1, x_row, 2 * step + (matrix >> 1)));
@@ -206,6 +226,24 @@ struct Sums {
   /// Adds weights @ rows, for rows in two tiles of which `width` bytes count. The last argument: shared memory of the
   /// warp, for exact sums.
   __device__ void add(Scores<Math>& weights, const char* rows, int width, float*) {
+    if (width == 2 * kChunk) {
+      add_columns<true>(weights, rows, width);
+    } else {
+      add_columns<false>(weights, rows, width);
+    }
+  }
+
+  /// f(row of the warp, feature, sum) for every element.
+  template <class F>
+  __device__ void each(F f) const {
+    const int g = lane_id() >> 2, t = lane_id() & 3;
+#pragma unroll
+    for (int i = 0; i < kTiles * 4; ++i) f(g + i % 4 / 2 * 8, i / 4 * 8 + 2 * t + i % 2, v[i]);
+  }
+
+ private:
+  template <bool WHOLE>
+  __device__ void add_columns(Scores<Math>& weights, const char* rows, int width) {
     const int lane = lane_id(), matrix = lane >> 3;
     if constexpr (sizeof(typename Math::Element) == 2) {
 #pragma unroll
@@ -219,7 +257,7 @@ struct Sums {
         }
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile += 2) {
-          if (tile * 16 >= width) break;
+          if (!WHOLE && tile * 16 >= width) break;
           uint32_t z[4];
           const char* chunk = rows + tile / 8 * kTile;
           const int row = 16 * step + (matrix & 1) * 8 + (lane & 7);
@@ -241,7 +279,7 @@ struct Sums {
         for (int i = 0; i < 4; ++i) x[i] = round_to_tf32(w[(i & 1) * 2 + i / 2]);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          if (tile * 32 >= width) break;
+          if (!WHOLE && tile * 32 >= width) break;
           uint32_t z[2];
           const char* chunk = rows + tile / 4 * kTile;
 #pragma unroll
@@ -255,15 +293,6 @@ struct Sums {
     }
   }
 
-  /// f(row of the warp, feature, sum) for every element.
-  template <class F>
-  __device__ void each(F f) const {
-    const int g = lane_id() >> 2, t = lane_id() & 3;
-#pragma unroll
-    for (int i = 0; i < kTiles * 4; ++i) f(g + i % 4 / 2 * 8, i / 4 * 8 + 2 * t + i % 2, v[i]);
-  }
-
- private:
   __device__ static void split(float first, float second, uint32_t& high, uint32_t& low) {
     using T = typename Math::Element;
     const T a = from_float<T>(first), b = from_float<T>(second);
