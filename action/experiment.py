@@ -21,7 +21,7 @@ from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.memory import check_memory
-from action.model.unet import UNet
+from action.model.unet import UNet, channels_of
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, load_checkpoint
 from action.stages import make_learner
@@ -143,9 +143,10 @@ def make_trainer(
         InputError: networks and banks larger than the device's memory.
     """
     names = data.dataset.class_names
-    check_memory(config, len(names), device)
+    channels = len(data.fingerprint.channels)
+    check_memory(config, len(names), device, channels=channels)
     torch.manual_seed(config.seed)
-    learner = make_learner(config, len(names), ranks).to(device)
+    learner = make_learner(config, len(names), ranks, channels=channels).to(device)
     training = TrainingData(
         SlicePool(data.labeled, labels=True, seed=config.seed, device=device),
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
@@ -158,12 +159,12 @@ def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> t
     """The student network of a checkpoint, ready for inference, and its class names."""
     state = checked_state(load_checkpoint(checkpoint, device), checkpoint)
     names = tuple(state["class_names"])
-    network = UNet(1, len(names), config.model.channels)
     prefix = "network.student."
     weights = {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
     try:
+        network = UNet(channels_of(weights), len(names), config.model.channels)
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint} holds another network than model.channels {tuple(config.model.channels)} of its run "
             f"({' '.join(str(error).split())[:200]}...): use the version of action that wrote it, or train again"

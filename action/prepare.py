@@ -13,9 +13,9 @@ from action.cli import Parser, command_parser, run
 from action.commands import example, program
 from action.data import Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
-from action.data.fingerprint import Measures, make_fingerprint, measure, unlike
-from action.data.nifti import check_contrast, read_image, read_label
+from action.data.fingerprint import Measures, join_channels, measure, unlike
 from action.data.phantom import write_phantom
+from action.data.reading import read_channels, read_label
 from action.errors import InputError
 from action.progress import track
 
@@ -33,7 +33,7 @@ def check(dataset: Dataset) -> str:
     names = dataset.class_names
     rows: list[list[str]] = []
     facts: list[findings.Facts] = []
-    measures: list[Measures] = []
+    measures: list[list[Measures]] = []
     sized: dict[str, bool] = {}
     problems: list[str] = []
     warned: list[str] = []
@@ -74,28 +74,27 @@ def check(dataset: Dataset) -> str:
     return table
 
 
-def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Measures, bool]:
+def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, list[Measures], bool]:
     """A row of the table, what is compared with other cases, and whether the file has a voxel size."""
-    image = read_image(case.image)
-    check_contrast(image)
-    label = None if case.label is None else read_label(case.label, image, classes).array
-    fact = findings.facts_of(case.name, case.patient, image.array, label, classes)
-    low, high = image.array.min(), image.array.max()
+    image, *others = read_channels(case)
+    label = read_label(case, image, classes)
+    channels = [image.array, *(channel.array for channel in others)]
+    fact = findings.facts_of(case.name, case.patient, channels, label, classes)
     row = [
         case.name,
         " ".join(str(n) for n in image.array.shape[::-1]),
         " ".join(f"{size:.3g}" for size in image.spacing[::-1]),
-        f"{low:g} to {high:g}",
+        ", ".join(f"{channel.min():g} to {channel.max():g}" for channel in channels),
     ]
     row += ["no label"] if fact.voxels is None else _shares(fact.voxels)
-    return row, fact, measure(image), image.sized
+    return row, fact, [measure(channel) for channel in (image, *others)], image.sized
 
 
-def _notes_on_looks(measures: Sequence[Measures]) -> list[str]:
+def _notes_on_looks(measures: Sequence[Sequence[Measures]]) -> list[str]:
     """Sentences about volumes that differ from the others."""
     if not measures:
         return []
-    fingerprint = make_fingerprint(measures, "auto")
+    fingerprint = join_channels(measures, "auto")
     return [note for measured in measures for note in unlike(measured, fingerprint)]
 
 

@@ -18,14 +18,26 @@ class Case:
     Args:
         name: unique in the data set; predictions are written under it, e.g. ``patient001_frame01``.
         patient: the unit of every split. All cases of a patient are always in the same set.
-        image: NIfTI file of the intensities.
-        label: NIfTI file of the class indices, ``None`` where nobody has drawn one.
+        image: file of the intensities, by which messages name the case; of several channels the first.
+        label: file of the class indices, ``None`` where nobody has drawn one. In HDF5 it is the image's.
+        others: further files of the image: its other channels or, in HDF5, its slices after the first.
     """
 
     name: str
     patient: str
     image: Path
     label: Path | None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """All files of the image."""
+        return self.image, *self.others
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the case."""
+        return [*self.images, *([] if self.label is None else [self.label])]
 
 
 class Format(Protocol):
