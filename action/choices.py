@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # any name for the type checker, those that there are for the
     MixName = str
 else:
     CropName = Literal[tuple(CROPS)]
-    FormatName = Literal[tuple(FORMATS)]
+    FormatName = Literal[("auto", *FORMATS)]
     IntensityName = Literal[("auto", *INTENSITIES)]
     MethodName = Literal[tuple(METHODS)]
     MixName = Literal[tuple(MIXES)]

@@ -91,7 +91,7 @@ def evaluate_again(
         cases = _test_cases(dataset, load_split(folder.split).test)
         targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays]
         inputs = [folder.best, folder.config, folder.split, folder.fingerprint]
-        inputs += [path for case in cases for path in (case.image, case.label) if path is not None]
+        inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
         fingerprint = load_fingerprint(folder.fingerprint)
         with findings.printed():
@@ -103,6 +103,8 @@ def evaluate_again(
 
 
 def _test_cases(dataset: Dataset, patients: Sequence[str]) -> list[Case]:
+    if not patients:
+        raise InputError("no patient tests this run, so nothing can be evaluated: train with a larger share of test")
     cases = [case for case in dataset.cases if case.patient in patients]
     problems = []
     if absent := [patient for patient in patients if patient not in {case.patient for case in cases}]:

@@ -12,7 +12,8 @@ from action.checkpoint import checked_state
 from action.config import RunConfig, TrainConfig, fill_in
 from action.data import findings
 from action.data.batches import SlicePool
-from action.data.dataset import Dataset, open_dataset
+from action.data.cases import Sets
+from action.data.dataset import AUTO, Dataset, open_dataset
 from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
 from action.data.phantom import write_phantom
@@ -39,6 +40,9 @@ def resolve(config: TrainConfig) -> RunConfig:
         split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
     output = choose_output(config)
     config = dataclasses.replace(config, data=str(data.resolve()), split=split)
+    if config.format == AUTO:
+        config = dataclasses.replace(config, format=open_dataset(data, AUTO).format)
+        print(f"{data}: taken for the format {config.format}")
     spacing, size = config.input.spacing, config.input.size
     if spacing is None or size is None:
         dataset, patients = open_split(config)
@@ -81,6 +85,7 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
         seed=config.seed,
         file=file,
         shuffle_seed=config.split.shuffle_seed,
+        prescribed=Sets() if file else dataset.find_sets(config.split.fold),
     )
     if config.method != "supervised" and not split.unlabeled:
         raise InputError(

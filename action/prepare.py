@@ -13,6 +13,7 @@ from action.cli import Parser, command_parser, run
 from action.commands import example, program
 from action.data import Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
+from action.data.dataset import AUTO
 from action.data.fingerprint import Measures, join_channels, measure, unlike
 from action.data.phantom import write_phantom
 from action.data.reading import read_channels, read_label
@@ -121,7 +122,7 @@ def main(arguments: list[str]) -> None:
         epilog=f"example:\n  {example('prepare')}",
     )
     checking.add_argument("folder", type=str, help="folder of the data set")
-    checking.add_argument("--format", type=FormatName, default="acdc", help="layout of the files")
+    checking.add_argument("--format", type=FormatName, default="auto", help="layout of the files; auto recognises it")
 
     parser = command_parser("prepare")
     commands = parser.add_subcommands(required=True, dest="command")
@@ -133,7 +134,10 @@ def main(arguments: list[str]) -> None:
         root = write_phantom(Path(chosen.folder), chosen.patients, chosen.seed)
         print(f"{chosen.patients} phantom patients in {root}: python -m action.train --data {root}")
     else:
-        print(check(open_dataset(chosen.folder, chosen.format)))
+        dataset = open_dataset(chosen.folder, chosen.format)
+        if chosen.format == AUTO:
+            print(f"{chosen.folder}: taken for the format {dataset.format}")
+        print(check(dataset))
 
 
 if __name__ == "__main__":

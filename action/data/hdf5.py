@@ -67,6 +67,16 @@ def read_grid(paths: Sequence[Path]) -> Grid:
     return Grid((slices, rows, columns), SPACING, None)
 
 
+def has_label(path: Path) -> bool:
+    """Whether a file has a label.
+
+    Raises:
+        InputError: h5py is not installed; a missing or damaged file.
+    """
+    with _opened(path) as file:
+        return "label" in file
+
+
 def write(path: Path, image: np.ndarray, label: np.ndarray | None) -> None:
     """Write a volume [Z, Y, X] or a slice [Y, X], aside and then renamed.
 

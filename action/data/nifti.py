@@ -153,6 +153,17 @@ def class_indices(array: np.ndarray, classes: int, path: Path, what: str) -> np.
     return indices
 
 
+def label_values(path: Path | str) -> frozenset[float]:
+    """The values that a label file has, those next to whole numbers rounded.
+
+    Raises:
+        InputError: as ``read_image``.
+    """
+    values = np.unique(_read(Path(path), None).array).astype(float)
+    near = np.abs(values - np.rint(values)) <= WHOLE
+    return frozenset(float(value) for value in np.where(near, np.rint(values), values))
+
+
 class Grid(NamedTuple):
     """Where the voxels of an image lie.
 
