@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Prepare data: ``python -m action.prepare phantom DIR`` writes the phantom, ``... check DIR`` verifies a data set."""
+"""Prepare data, ``python -m action.prepare``: check a data set, convert it to another layout, or write the phantom."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from action.choices import FormatName
+from action.choices import FormatName, WriterName
 from action.cli import Parser, command_parser, run
 from action.commands import example, program
 from action.data import Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
+from action.data.conversion import convert
 from action.data.dataset import AUTO
 from action.data.fingerprint import Measures, join_channels, measure, unlike
 from action.data.phantom import write_phantom
@@ -124,20 +125,41 @@ def main(arguments: list[str]) -> None:
     checking.add_argument("folder", type=str, help="folder of the data set")
     checking.add_argument("--format", type=FormatName, default="auto", help="layout of the files; auto recognises it")
 
+    converting = Parser(
+        description="Write a data set in another layout; nothing of it is changed, and nothing is ever overwritten.",
+        epilog=f"example:\n  {program('prepare')} convert ACDC hearts --to nnunet",
+    )
+    converting.add_argument("source", type=str, help="folder of the data set")
+    converting.add_argument("target", type=str, help="folder to write")
+    converting.add_argument(
+        "--format", type=FormatName, default="auto", help="layout of the source; auto recognises it"
+    )
+    converting.add_argument("--to", type=WriterName, required=True, help="layout of the target")
+
     parser = command_parser("prepare")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("phantom", phantom, help="write the synthetic heart")
     commands.add_subcommand("check", checking, help="verify a data set")
+    commands.add_subcommand("convert", converting, help="write a data set in another layout")
     parsed = parser.parse_args(arguments)
     chosen = parsed[parsed.command]
     if parsed.command == "phantom":
         root = write_phantom(Path(chosen.folder), chosen.patients, chosen.seed)
         print(f"{chosen.patients} phantom patients in {root}: python -m action.train --data {root}")
+    elif parsed.command == "convert":
+        dataset = _opened(chosen.source, chosen.format)
+        with findings.printed():
+            notes = convert(dataset, Path(chosen.target), chosen.to)
+        print("\n".join([*(f"note: {note}" for note in notes), f"{len(dataset.cases)} cases in {chosen.target}"]))
     else:
-        dataset = open_dataset(chosen.folder, chosen.format)
-        if chosen.format == AUTO:
-            print(f"{chosen.folder}: taken for the format {dataset.format}")
-        print(check(dataset))
+        print(check(_opened(chosen.folder, chosen.format)))
+
+
+def _opened(folder: str, format: str) -> Dataset:
+    dataset = open_dataset(folder, format)
+    if format == AUTO:
+        print(f"{folder}: taken for the format {dataset.format}")
+    return dataset
 
 
 if __name__ == "__main__":

@@ -189,15 +189,25 @@ def _counts(
         counts = (patients + unlabeled - validation - test, validation, test)
     # Whoever validates or tests has labels, and one patient with labels must be left to learn from.
     if min(counts[:2]) < 1 or counts[1] + (counts[2] if tested is None else 0) >= patients:
-        with_labels = " with labels" if unlabeled else ""
+        who = f"{'patient' if patients == 1 else 'patients'}{' with labels' if unlabeled else ''}"
         raise InputError(
-            f"{patients} {'patient' if patients == 1 else 'patients'}{with_labels} are too few for the split {list(shares)}: each set needs one at least, "
+            f"{patients} {who} are too few for the split {list(shares)}: each set needs one at least, "
             "and only that of test may be asked for with 0"
         )
     return counts
 
 
-def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
+def read_sets(path: Path, patients: Sequence[str]) -> Sets:
+    """The sets of a split file, which divides all ``patients``.
+
+    Raises:
+        InputError: it cannot be read, or does not divide them.
+    """
+    train, validation, test = (tuple(names) for names in _read_sets(path, patients))
+    return Sets(train, validation, test, str(path))
+
+
+def _read_sets(path: Path, patients: Sequence[str]) -> list[list[str]]:
     sets = _read_lists(path, SETS)
     listed = [name for names in sets for name in names]
     twice = natural_sort({name for name in listed if listed.count(name) > 1})

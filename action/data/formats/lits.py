@@ -21,8 +21,8 @@ class Lits(Format):
     class_names: tuple[str, ...] = ("background", "liver", "tumour")
 
     def recognises(self, root: Path) -> bool:
-        """A volume anywhere. See ``Format.recognises``."""
-        return any(_kind_and_number(path) for path in walk(root, []))
+        """A segmentation anywhere: volumes of such names lie in other layouts, too. See ``Format.recognises``."""
+        return any((_kind_and_number(path) or ("",))[0] == "segmentation" for path in walk(root, []))
 
     def find_cases(self, root: Path) -> list[Case]:
         """A case per volume; its label is ``None`` without a segmentation of its number. See ``Format.find_cases``."""
