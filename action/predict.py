@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Segment NIfTI images with a run's network: ``python -m action.predict RUN IMAGE... -o DIR``."""
+"""Segment images with a run's network: ``python -m action.predict RUN IMAGES -o DIR``."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_every_wrong_flag_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["chek", "x"], "not one of 'phantom', 'check': did you mean check?"),
+        (["chek", "x"], "not one of 'phantom', 'check', 'convert': did you mean check?"),
         (["check", "x", "--formt=acdc"], "there is no --formt: did you mean --format?"),
         (["check", "x", "--format=acd"], "did you mean acdc?"),
         (["phantom", "x", "--patient=2"], "there is no --patient: did you mean --patients?"),
