@@ -22,7 +22,7 @@ from action.data.nifti import write_label
 from action.data.split import load_split
 from action.data.volumes import LoadedCase, load_cases, native_slice, unit_of
 from action.errors import InputError
-from action.experiment import load_network
+from action.experiment import check_network, load_network
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
 from action.inference import segment
@@ -94,6 +94,7 @@ def evaluate_again(
         inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
         fingerprint = load_fingerprint(folder.fingerprint)
+        check_network(network, fingerprint, folder)
         with findings.printed():
             loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
         facts = [findings.of_case(case, len(class_names)) for case in loaded]

@@ -175,3 +175,16 @@ def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> t
             f"({' '.join(str(error).split())[:200]}...): use the version of action that wrote it, or train again"
         ) from error
     return network.to(device).eval(), names
+
+
+def check_network(network: UNet, fingerprint: Fingerprint, folder: RunFolder) -> None:
+    """Refuse a network for images with another number of channels than the run's fingerprint is of.
+
+    Raises:
+        InputError: the run's files do not belong together.
+    """
+    if (wanted := len(fingerprint.channels)) != network.in_channels:
+        raise InputError(
+            f"{folder.best} is of a network for {network.in_channels} channels, but {folder.fingerprint} is of "
+            f"{wanted}: bring back the file that belongs to the run, or train again"
+        )

@@ -11,7 +11,7 @@ from action.data.fingerprint import load_fingerprint
 from action.data.images import cases_of
 from action.data.nifti import write_label
 from action.data.volumes import load_cases
-from action.experiment import load_network
+from action.experiment import check_network, load_network
 from action.files import check_targets
 from action.inference import segment
 from action.progress import track
@@ -43,6 +43,7 @@ def predict(
     inputs = [path for case in cases for path in case.files]
     check_targets(targets, [*inputs, *(path for path in folder.files if path.is_file())], overwrite=overwrite)
     network, class_names = load_network(config, folder.best, choose_device(device))
+    check_network(network, fingerprint, folder)
     with findings.printed():
         loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
     output.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from action.data.cases import Case, Sets, natural_sort
-from action.data.folders import dangling
+from action.data.folders import dangling, entries
 from action.data.formats import FORMATS
 from action.data.text import read_json
 from action.errors import InputError
@@ -82,7 +83,16 @@ def recognise(root: Path) -> str:
     listed = "\n".join(f"  - {name}: {layout.looks_for}" for name, layout in FORMATS.items())
     if known:
         raise InputError(f"{root} looks like {' and like '.join(known)}: say which with --format\n{listed}")
-    raise InputError(f"no patients in {root} that any format would find; what each looks for:\n{listed}")
+    hint = "".join(f"{folder} looks like {name}: give that one. " for folder, name in _near(root))
+    raise InputError(f"no patients in {root} that any format would find. {hint}What each looks for:\n{listed}")
+
+
+def _near(root: Path) -> list[tuple[Path, str]]:
+    """The folder that was probably meant, and its format: around one part of a data set, or the first one below."""
+    part = root.name.startswith(("images", "labels"))
+    folders = [root.resolve().parent] if part else [path for path in entries(root) if path.is_dir()]
+    found = ((folder, name) for folder in folders for name, layout in FORMATS.items() if layout.recognises(folder))
+    return list(islice(found, 1))
 
 
 def _optional(path: Path) -> Path | None:

@@ -23,11 +23,13 @@ def cases_of(paths: Sequence[Path], channels: int, *, numbered: bool = False) ->
     Raises:
         InputError: a folder without images, a channel that is missing, or a name that does not say which it is.
     """
+    # Of one channel, _0000 is all that can be a number: other digits belong to the name.
+    number = r"\d{4}" if channels > 1 else "0000" if numbered else "(?!)"
     files = [file for path in paths for file in (_images_in(path) if path.is_dir() else [path])]
     found: dict[tuple[Path, str], dict[int, Path]] = {}
     problems: list[str] = []
     for path in files:
-        match = re.fullmatch(r"(.+)_(\d{4})", _stem(path)) if channels > 1 or numbered else None
+        match = re.fullmatch(rf"(.+)_({number})", _stem(path))
         if match is None and channels > 1:
             problems.append(
                 f"{path} does not say which of {channels} channels it is: let names end in _0000, _0001 ..., as those "

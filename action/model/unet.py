@@ -73,7 +73,7 @@ class UNet(nn.Module):
         dropout: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.channels = tuple(channels)
+        self.in_channels, self.channels = in_channels, tuple(channels)
         rates = tuple(dropout) or (0.0,) * len(self.channels)
         if len(self.channels) < 2 or len(rates) != len(self.channels):
             raise InputError(

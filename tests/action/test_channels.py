@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from layouts import SHORT, case_images, write_nnunet
 
 from action import evaluate, predict, train
 from action.config import AugmentationConfig, InputConfig
-from action.data import open_dataset
+from action.data import findings, open_dataset
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.fingerprint import fingerprint_of, load_fingerprint, save_fingerprint
+from action.data.images import cases_of
 from action.data.volumes import load_case, load_cases, native_slice
 from action.errors import InputError
 
@@ -156,11 +158,24 @@ def test_a_run_refuses_data_of_another_number_of_channels(finished, two, tmp_pat
         train.main(["--resume", f"--output={finished}", "--data", str(root)])
 
 
+def test_a_checkpoint_of_another_number_of_channels_is_refused(finished, two, acdc_root, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    save_fingerprint(fingerprint_of(open_dataset(acdc_root, "acdc").cases[:3], "auto"), run / "fingerprint.json")
+    with pytest.raises(InputError, match=r"best\.pt is of a network for 2 channels, but .*fingerprint\.json is of 1"):
+        call(run, two / "imagesTr" / "heart_1_0000.nii.gz", output=tmp_path / "out")
+    with pytest.raises(InputError, match="network for 2 channels"):
+        evaluate.main([str(run), "--overwrite", "--device=cpu"])
+
+
+def test_of_one_channel_only_0000_is_no_part_of_the_name():
+    paths = [Path("a_0000.nii.gz"), Path("b_2023.nii"), Path("c.nii.gz"), Path("d.h5")]
+    assert [case.name for case in cases_of(paths, 1, numbered=True)] == ["a", "b_2023", "c", "d"]
+    assert [case.name for case in cases_of(paths, 1)] == ["a_0000", "b_2023", "c", "d"]
+
+
 def test_the_same_scan_in_one_channel_is_not_the_same_scan(two):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        from action.data import findings
-
         cases = load_cases(open_dataset(two, "nnunet").cases[:2], 3, InputConfig((1.5, 1.5)))
         shared = dataclasses.replace(cases[1], image=cases[1].image.copy())
         shared.image[:, 0] = cases[0].image[:, 0]

@@ -39,6 +39,14 @@ def test_a_folder_of_nothing_known_says_what_is_looked_for(tmp_path):
         assert f"{name}: {layout.looks_for}" in str(error.value)
 
 
+def test_the_folder_that_was_meant_is_named(tmp_path):
+    root = write_nnunet(tmp_path / "all" / "hearts").resolve()
+    for given in (root / "imagesTr", root / "labelsTr", root.parent):
+        with pytest.raises(InputError) as error:
+            open_dataset(given, "auto")
+        assert f"{root} looks like nnunet: give that one" in str(error.value)
+
+
 def test_a_folder_of_two_layouts_asks_which(acdc_root, tmp_path):
     root = write_folders(shutil.copytree(acdc_root, tmp_path / "both"))
     with pytest.raises(InputError, match="looks like acdc and like folders: say which with --format"):
