@@ -83,16 +83,16 @@ def recognise(root: Path) -> str:
     listed = "\n".join(f"  - {name}: {layout.looks_for}" for name, layout in FORMATS.items())
     if known:
         raise InputError(f"{root} looks like {' and like '.join(known)}: say which with --format\n{listed}")
-    hint = "".join(f"{folder} looks like {name}: give that one. " for folder, name in _near(root))
-    raise InputError(f"no patients in {root} that any format would find. {hint}What each looks for:\n{listed}")
+    near = "".join(f"{folder} looks like {name}: is it meant? " for folder, name in _near(root))
+    raise InputError(f"no patients in {root} that any format would find. {near}What each looks for:\n{listed}")
 
 
 def _near(root: Path) -> list[tuple[Path, str]]:
-    """The folder that was probably meant, and its format: around one part of a data set, or the first one below."""
+    """Folders that may have been meant, and their formats: around a part of a data set, else below."""
     part = root.name.startswith(("images", "labels"))
     folders = [root.resolve().parent] if part else [path for path in entries(root) if path.is_dir()]
     found = ((folder, name) for folder in folders for name, layout in FORMATS.items() if layout.recognises(folder))
-    return list(islice(found, 1))
+    return list(islice(found, 3))
 
 
 def _optional(path: Path) -> Path | None:

@@ -90,7 +90,8 @@ def make_split(
     if not 1 <= labeled <= len(candidates):
         among = f"the {len(train)} training patients have labels" if named is None else f"{source} are named"
         raise InputError(
-            f"{labeled} labelled patients asked for, but {len(candidates)} of {among}: ask for at least 1 and at most "
+            f"{labeled} labelled patients asked for, but {len(candidates)} of {among} (besides {len(validation)} to "
+            f"validate and {len(test)} to test): ask for at least 1 and at most "
             "that many"
         )
     chosen = set(candidates[:labeled])

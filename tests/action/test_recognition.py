@@ -44,7 +44,7 @@ def test_the_folder_that_was_meant_is_named(tmp_path):
     for given in (root / "imagesTr", root / "labelsTr", root.parent):
         with pytest.raises(InputError) as error:
             open_dataset(given, "auto")
-        assert f"{root} looks like nnunet: give that one" in str(error.value)
+        assert f"{root} looks like nnunet: is it meant?" in str(error.value)
 
 
 def test_a_folder_of_two_layouts_asks_which(acdc_root, tmp_path):
