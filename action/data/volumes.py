@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,12 +78,13 @@ def load_case(
             training volumes have; no air around the body that is to be cropped to; slices that would be far too large.
     """
     fingerprint = fingerprint or fingerprint_of([case], config.intensity)
-    if fingerprint is not None:  # else the image cannot be read, and the next lines say why
-        check_channels(case, len(fingerprint.channels))
+    if fingerprint is None:
+        deque(read_channels(case), maxlen=0)  # says why a channel cannot be read
+        raise AssertionError(f"{case.image} can be read after all")
+    check_channels(case, len(fingerprint.channels))
     channels = read_channels(case)
     volume = next(channels)
     truth = read_label(case, volume, classes)
-    assert fingerprint is not None
     measures = [measure(volume)]
     turn = fingerprint.turn(measures[0])
     volume = volume.turned(turn)

@@ -82,6 +82,15 @@ def test_a_channel_stored_in_another_order_is_put_into_that_of_the_first(two, tm
     assert np.array_equal(turned.image, usual.image)
 
 
+def test_second_channels_of_which_none_can_be_read_are_named(two, tmp_path):
+    cases = open_dataset(shutil.copytree(two, tmp_path / "data"), "nnunet").cases[:2]
+    for case in cases:
+        case.others[0].write_bytes(b"nothing")
+    with pytest.raises(InputError) as error:
+        load_cases(cases, 3, InputConfig((1.5, 1.5)))
+    assert all(str(case.others[0]) in str(error.value) for case in cases)
+
+
 def test_batches_and_views_keep_the_channels(two):
     cases = load_cases(open_dataset(two, "nnunet").cases[:3], 3, InputConfig((1.5, 1.5)))
     slices = SlicePool(cases, labels=True, seed=0).batch(0, 4)
