@@ -8,6 +8,7 @@ from action.data.crops import CROPS
 from action.data.formats import FORMATS
 from action.data.intensities import INTENSITIES
 from action.data.mixing import MIXES
+from action.data.writing import WRITERS
 
 METHODS: dict[str, tuple[str, ...]] = {
     "action": ("global_distillation", "local_distillation", "anatomical_contrast"),
@@ -22,9 +23,11 @@ if TYPE_CHECKING:  # any name for the type checker, those that there are for the
     IntensityName = str
     MethodName = str
     MixName = str
+    WriterName = str
 else:
     CropName = Literal[tuple(CROPS)]
-    FormatName = Literal[tuple(FORMATS)]
+    FormatName = Literal[("auto", *FORMATS)]
     IntensityName = Literal[("auto", *INTENSITIES)]
     MethodName = Literal[tuple(METHODS)]
     MixName = Literal[tuple(MIXES)]
+    WriterName = Literal[tuple(WRITERS)]

@@ -20,19 +20,19 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(
         "Train on a folder of scans and evaluate on its test patients.",
-        "--data ACDC --format acdc --labeled 3",
+        "--data ACDC --labeled 3",
     ),
     "evaluate": Command(
         "Evaluate a run on its test patients again.",
         "runs/ACDC-action-3-seed0 --overwrite",
     ),
     "predict": Command(
-        "Segment NIfTI images with the network of a run.",
+        "Segment images with the network of a run.",
         "runs/ACDC-action-3-seed0 scan.nii.gz -o predictions",
     ),
     "prepare": Command(
-        "Check a data set before the training, or write the synthetic heart.",
-        "check ACDC --format acdc",
+        "Check a data set, convert it, or write the synthetic heart.",
+        "check ACDC",
     ),
 }
 

@@ -26,12 +26,14 @@ class SplitConfig:
         shuffle_seed: order in which patients are dealt; the run's seed never moves one into or out of the test set.
         labeled_order: "seed" draws the labelled patients by the run's seed; "list" takes the first of the file's list
             "train". A list "labeled" in the file comes before both: its first patients are the labelled ones.
+        fold: which division of a data set that has several, as nnU-Net's splits_final.json has.
     """
 
     proportions: tuple[float, float, float] = within(0, inf, (0.7, 0.1, 0.2))
     file: str | None = None
     shuffle_seed: int = within(0, 2**63 - 1, 0)
     labeled_order: Literal["seed", "list"] = "seed"
+    fold: int = within(0, 10**4, 0)
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ class TrainConfig:
 
     Args:
         data: folder of the data set; null: a phantom set is written to data/phantom once and used.
-        format: layout of the data set.
+        format: layout of the data set; "auto" recognises it.
         method: ACTION, or a baseline in the same trainer.
         labeled: number of labelled patients; the other training patients are used without their labels.
         labeled_patients: names of the labelled patients, in place of their number.
@@ -259,7 +261,7 @@ class TrainConfig:
     """
 
     data: str | None = None
-    format: FormatName = "acdc"
+    format: FormatName = "auto"
     method: MethodName = "action"
     labeled: int = within(1, 10**6, 2)
     labeled_patients: tuple[str, ...] = ()

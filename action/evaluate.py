@@ -22,7 +22,7 @@ from action.data.nifti import write_label
 from action.data.split import load_split
 from action.data.volumes import LoadedCase, load_cases, native_slice, unit_of
 from action.errors import InputError
-from action.experiment import load_network
+from action.experiment import check_network, load_network
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
 from action.inference import segment
@@ -91,9 +91,10 @@ def evaluate_again(
         cases = _test_cases(dataset, load_split(folder.split).test)
         targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays]
         inputs = [folder.best, folder.config, folder.split, folder.fingerprint]
-        inputs += [path for case in cases for path in (case.image, case.label) if path is not None]
+        inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
         fingerprint = load_fingerprint(folder.fingerprint)
+        check_network(network, fingerprint, folder)
         with findings.printed():
             loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True)
         facts = [findings.of_case(case, len(class_names)) for case in loaded]
@@ -103,6 +104,8 @@ def evaluate_again(
 
 
 def _test_cases(dataset: Dataset, patients: Sequence[str]) -> list[Case]:
+    if not patients:
+        raise InputError("no patient tests this run, so nothing can be evaluated: train with a larger share of test")
     cases = [case for case in dataset.cases if case.patient in patients]
     problems = []
     if absent := [patient for patient in patients if patient not in {case.patient for case in cases}]:

@@ -12,7 +12,8 @@ from action.checkpoint import checked_state
 from action.config import RunConfig, TrainConfig, fill_in
 from action.data import findings
 from action.data.batches import SlicePool
-from action.data.dataset import Dataset, open_dataset
+from action.data.cases import Sets
+from action.data.dataset import AUTO, Dataset, open_dataset
 from action.data.fingerprint import Fingerprint, fingerprint_of
 from action.data.identity import describe
 from action.data.phantom import write_phantom
@@ -21,7 +22,7 @@ from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.memory import check_memory
-from action.model.unet import UNet
+from action.model.unet import UNet, channels_of
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, load_checkpoint
 from action.stages import make_learner
@@ -39,6 +40,9 @@ def resolve(config: TrainConfig) -> RunConfig:
         split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
     output = choose_output(config)
     config = dataclasses.replace(config, data=str(data.resolve()), split=split)
+    if config.format == AUTO:
+        config = dataclasses.replace(config, format=open_dataset(data, AUTO).format)
+        print(f"{data}: taken for the format {config.format}")
     spacing, size = config.input.spacing, config.input.size
     if spacing is None or size is None:
         dataset, patients = open_split(config)
@@ -81,6 +85,7 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
         seed=config.seed,
         file=file,
         shuffle_seed=config.split.shuffle_seed,
+        prescribed=Sets() if file else dataset.find_sets(config.split.fold),
     )
     if config.method != "supervised" and not split.unlabeled:
         raise InputError(
@@ -143,9 +148,10 @@ def make_trainer(
         InputError: networks and banks larger than the device's memory.
     """
     names = data.dataset.class_names
-    check_memory(config, len(names), device)
+    channels = len(data.fingerprint.channels)
+    check_memory(config, len(names), device, channels=channels)
     torch.manual_seed(config.seed)
-    learner = make_learner(config, len(names), ranks).to(device)
+    learner = make_learner(config, len(names), ranks, channels=channels).to(device)
     training = TrainingData(
         SlicePool(data.labeled, labels=True, seed=config.seed, device=device),
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
@@ -158,14 +164,27 @@ def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> t
     """The student network of a checkpoint, ready for inference, and its class names."""
     state = checked_state(load_checkpoint(checkpoint, device), checkpoint)
     names = tuple(state["class_names"])
-    network = UNet(1, len(names), config.model.channels)
     prefix = "network.student."
     weights = {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
     try:
+        network = UNet(channels_of(weights), len(names), config.model.channels)
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint} holds another network than model.channels {tuple(config.model.channels)} of its run "
             f"({' '.join(str(error).split())[:200]}...): use the version of action that wrote it, or train again"
         ) from error
     return network.to(device).eval(), names
+
+
+def check_network(network: UNet, fingerprint: Fingerprint, folder: RunFolder) -> None:
+    """Refuse a network for images with another number of channels than the run's fingerprint is of.
+
+    Raises:
+        InputError: the run's files do not belong together.
+    """
+    if (wanted := len(fingerprint.channels)) != network.in_channels:
+        raise InputError(
+            f"{folder.best} is of a network for {network.in_channels} channels, but {folder.fingerprint} is of "
+            f"{wanted}: bring back the file that belongs to the run, or train again"
+        )

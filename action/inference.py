@@ -19,7 +19,7 @@ def probabilities(network: nn.Module, image: np.ndarray, size: tuple[int, int], 
 
     Args:
         network: U-Net; its mode is restored afterwards.
-        image: [Z, H, W] in [0, 1] at the network's spacing.
+        image: [Z, channels, H, W] in [0, 1] at the network's spacing.
         size: height and width of the window, as in training; smaller slices are padded.
         batch: windows in one forward pass.
 
@@ -39,7 +39,7 @@ def probabilities(network: nn.Module, image: np.ndarray, size: tuple[int, int], 
         device="cpu",
         progress=False,
     )
-    volume = torch.from_numpy(image).float()[None, None]
+    volume = torch.from_numpy(image).float().movedim(1, 0)[None]
     result: Tensor = inferer(volume, lambda slices: network(slices).logits.softmax(dim=1))[0]
     network.train(training)
     return result

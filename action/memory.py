@@ -14,7 +14,7 @@ from action_kernels import MemoryBank
 FLOAT = 4  # bytes
 
 
-def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
+def check_memory(config: RunConfig, classes: int, device: torch.device, *, channels: int = 1) -> None:
     """Compare what is certain to be held during training with the memory of the device; allocates nothing.
 
     Activations are not counted: they depend on what the batches need at their largest.
@@ -23,7 +23,7 @@ def check_memory(config: RunConfig, classes: int, device: torch.device) -> None:
         InputError: names the sizes that are too large.
     """
     with torch.device("meta"):
-        learner = make_learner(config, classes)
+        learner = make_learner(config, classes, channels=channels)
     weights = sum(value.numel() for value in learner.trained())
     # The student's weights, gradients and momentum, and the teacher's weights.
     numbers = {

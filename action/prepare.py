@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Prepare data: ``python -m action.prepare phantom DIR`` writes the phantom, ``... check DIR`` verifies a data set."""
+"""Prepare data, ``python -m action.prepare``: check a data set, convert it to another layout, or write the phantom."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from action.choices import FormatName
+from action.choices import FormatName, WriterName
 from action.cli import Parser, command_parser, run
 from action.commands import example, program
 from action.data import Case, Dataset, findings, open_dataset
 from action.data.cases import raise_problems
-from action.data.fingerprint import Measures, make_fingerprint, measure, unlike
-from action.data.nifti import check_contrast, read_image, read_label
+from action.data.conversion import convert
+from action.data.dataset import AUTO
+from action.data.fingerprint import Measures, join_channels, measure, unlike
 from action.data.phantom import write_phantom
+from action.data.reading import read_channels, read_label
 from action.errors import InputError
 from action.progress import track
 
@@ -33,7 +35,7 @@ def check(dataset: Dataset) -> str:
     names = dataset.class_names
     rows: list[list[str]] = []
     facts: list[findings.Facts] = []
-    measures: list[Measures] = []
+    measures: list[list[Measures]] = []
     sized: dict[str, bool] = {}
     problems: list[str] = []
     warned: list[str] = []
@@ -74,28 +76,27 @@ def check(dataset: Dataset) -> str:
     return table
 
 
-def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, Measures, bool]:
+def _check_case(case: Case, classes: int) -> tuple[list[str], findings.Facts, list[Measures], bool]:
     """A row of the table, what is compared with other cases, and whether the file has a voxel size."""
-    image = read_image(case.image)
-    check_contrast(image)
-    label = None if case.label is None else read_label(case.label, image, classes).array
-    fact = findings.facts_of(case.name, case.patient, image.array, label, classes)
-    low, high = image.array.min(), image.array.max()
+    image, *others = read_channels(case)
+    label = read_label(case, image, classes)
+    channels = [image.array, *(channel.array for channel in others)]
+    fact = findings.facts_of(case.name, case.patient, channels, label, classes)
     row = [
         case.name,
         " ".join(str(n) for n in image.array.shape[::-1]),
         " ".join(f"{size:.3g}" for size in image.spacing[::-1]),
-        f"{low:g} to {high:g}",
+        ", ".join(f"{channel.min():g} to {channel.max():g}" for channel in channels),
     ]
     row += ["no label"] if fact.voxels is None else _shares(fact.voxels)
-    return row, fact, measure(image), image.sized
+    return row, fact, [measure(channel) for channel in (image, *others)], image.sized
 
 
-def _notes_on_looks(measures: Sequence[Measures]) -> list[str]:
+def _notes_on_looks(measures: Sequence[Sequence[Measures]]) -> list[str]:
     """Sentences about volumes that differ from the others."""
     if not measures:
         return []
-    fingerprint = make_fingerprint(measures, "auto")
+    fingerprint = join_channels(measures, "auto")
     return [note for measured in measures for note in unlike(measured, fingerprint)]
 
 
@@ -122,19 +123,43 @@ def main(arguments: list[str]) -> None:
         epilog=f"example:\n  {example('prepare')}",
     )
     checking.add_argument("folder", type=str, help="folder of the data set")
-    checking.add_argument("--format", type=FormatName, default="acdc", help="layout of the files")
+    checking.add_argument("--format", type=FormatName, default="auto", help="layout of the files; auto recognises it")
+
+    converting = Parser(
+        description="Write a data set in another layout; nothing of it is changed, and nothing is ever overwritten.",
+        epilog=f"example:\n  {program('prepare')} convert ACDC hearts --to nnunet",
+    )
+    converting.add_argument("source", type=str, help="folder of the data set")
+    converting.add_argument("target", type=str, help="folder to write")
+    converting.add_argument(
+        "--format", type=FormatName, default="auto", help="layout of the source; auto recognises it"
+    )
+    converting.add_argument("--to", type=WriterName, required=True, help="layout of the target")
 
     parser = command_parser("prepare")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("phantom", phantom, help="write the synthetic heart")
     commands.add_subcommand("check", checking, help="verify a data set")
+    commands.add_subcommand("convert", converting, help="write a data set in another layout")
     parsed = parser.parse_args(arguments)
     chosen = parsed[parsed.command]
     if parsed.command == "phantom":
         root = write_phantom(Path(chosen.folder), chosen.patients, chosen.seed)
         print(f"{chosen.patients} phantom patients in {root}: python -m action.train --data {root}")
+    elif parsed.command == "convert":
+        dataset = _opened(chosen.source, chosen.format)
+        with findings.printed():
+            notes = convert(dataset, Path(chosen.target), chosen.to)
+        print("\n".join([*(f"note: {note}" for note in notes), f"{len(dataset.cases)} cases in {chosen.target}"]))
     else:
-        print(check(open_dataset(chosen.folder, chosen.format)))
+        print(check(_opened(chosen.folder, chosen.format)))
+
+
+def _opened(folder: str, format: str) -> Dataset:
+    dataset = open_dataset(folder, format)
+    if format == AUTO:
+        print(f"{folder}: taken for the format {dataset.format}")
+    return dataset
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from action.choices import METHODS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
+from action.commands import program
 from action.config import RunConfig, RunSplitConfig, TrainConfig
 from action.data.dataset import open_dataset
 from action.data.fingerprint import load_fingerprint, save_fingerprint
@@ -87,7 +88,10 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         with ranks.alike():
             trainer.fit()
         if ranks.first:
-            evaluate(settings, folder, data.test, device)
+            if data.test:
+                evaluate(settings, folder, data.test, device)
+            else:
+                print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
             folder.job.unlink(missing_ok=True)
     return folder
 
@@ -96,7 +100,7 @@ def _inputs(config: RunConfig) -> list[Path]:
     """Files and folders that a run reads."""
     files = [Path(config.data)] + ([Path(config.split.file)] if config.split.file else [])
     for case in open_dataset(Path(config.data), config.format).cases:
-        files += [case.image] + ([case.label] if case.label else [])
+        files += case.files
     return files
 
 

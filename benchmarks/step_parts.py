@@ -31,12 +31,13 @@ def random_case(name: str, size: tuple[int, int], classes: int) -> LoadedCase:
     """Noise with labels in blocks."""
     rng = np.random.default_rng(len(name))
     shape = (SLICES, *(5 * extent // 4 for extent in size))
-    image = rng.random(shape, np.float32).astype(np.float16)
+    image = rng.random(shape, np.float32).astype(np.float16)[:, None]
     label = rng.integers(classes, size=(SLICES, 5, 5), dtype=np.uint8)
-    label = label.repeat(-(-shape[1] // 5), 1).repeat(-(-shape[2] // 5), 2)[:, : shape[1], : shape[2]]
+    label = label.repeat(-(-shape[1] // 5), 1).repeat(-(-shape[2] // 5), 2)
+    label = np.ascontiguousarray(label[:, : shape[1], : shape[2]])
     volume = Volume(np.empty((0, 0, 0), np.float32), np.eye(4), None, (1.0, 1.0, 1.0), Path(name))
     box = slice(0, shape[1]), slice(0, shape[2])
-    return LoadedCase(name, name, image, np.ascontiguousarray(label), None, (1.0, 1.0, 1.0), volume, shape, box)
+    return LoadedCase(name, name, image, label, None, (1.0, 1.0, 1.0), volume, shape, box)
 
 
 def make_trainer(config: RunConfig, classes: int, device: str) -> Trainer:

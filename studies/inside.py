@@ -57,7 +57,7 @@ class Finding(NamedTuple):
 class Shown(NamedTuple):
     """Slices of the network's size."""
 
-    image: Tensor  # [B, 1, H, W]
+    image: Tensor  # [B, channels, H, W]
     label: Tensor  # [B, H, W] uint8
 
 
@@ -71,7 +71,7 @@ def slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: torch.dev
         if not len(there):
             continue
         for z in np.unique(np.quantile(there, (0.25, 0.5, 0.75)).round().astype(int)):
-            images.append(np.asarray(fit(case.image[z : z + 1].astype(np.float32))))
+            images.append(np.asarray(fit(case.image[z].astype(np.float32))))
             labels.append(np.asarray(fit(case.label[z : z + 1]))[0])
     return Shown(*(torch.from_numpy(np.stack(x)).to(device) for x in (images, labels)))
 

@@ -59,18 +59,19 @@ class Augmentation:
         return _sample(slices.canvas, (affine @ places.flatten(1)).unflatten(-1, self._size))
 
     def intensity(self, batch: Slices, rng: np.random.Generator) -> Slices:
-        """Brightness, contrast and blur of the image; nothing moves."""
+        """Brightness and contrast of every channel, and blur of the image; nothing moves."""
         config, count = self._config, len(batch["image"])
 
         def drawn(limits: tuple[float, float], numbers: int, otherwise: float) -> np.ndarray:
             value = rng.uniform(*limits, (numbers, count))
             return np.where(rng.random(count) < config.intensity_probability, value, otherwise)
 
-        (brightness,), (contrast,) = drawn(config.brightness, 1, 1.0), drawn(config.brightness, 1, 1.0)
         image = batch["image"]
+        channels = image.shape[1]
+        brightness, contrast = (drawn(config.brightness, channels, 1.0).T for _ in range(2))  # [B, channels]
         factors = np.stack([brightness * contrast, brightness * (1 - contrast)])
-        gain, offset = torch.from_numpy(factors).to(image.device, image.dtype)[..., None, None, None]
-        changed = image * gain + offset * image.mean(dim=(1, 2, 3), keepdim=True)
+        gain, offset = torch.from_numpy(factors).to(image.device, image.dtype)[..., None, None]
+        changed = image * gain + offset * image.mean(dim=(2, 3), keepdim=True)
         sigma = torch.from_numpy(drawn(config.blur, 2, 0.0)).to(image.device, image.dtype)
         return {**{key: value.clone() for key, value in batch.items()}, "image": _blurred(changed, sigma)}
 
@@ -105,13 +106,13 @@ def _sample(batch: Slices, places: Tensor) -> Slices:
 
 
 def _blurred(image: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of images [B, 1, H, W] with deviations [2, B] along rows and columns, pixels; 0 leaves as it is.
+    """Gaussian blur of images [B, C, H, W] with deviations [2, B] along rows and columns, pixels; 0 leaves as it is.
 
     As a product with a matrix for either axis, whose rows sum to 1: a border is not darkened, and every slice has a
     kernel of its own.
     """
-    rows, columns = (_blur_matrix(s, extent) for s, extent in zip(sigma, image.shape[-2:], strict=True))
-    blurred: Tensor = (rows @ image[:, 0] @ columns.mT)[:, None]
+    rows, columns = (_blur_matrix(s, extent)[:, None] for s, extent in zip(sigma, image.shape[-2:], strict=True))
+    blurred: Tensor = rows @ image @ columns.mT
     return blurred
 
 

@@ -45,7 +45,7 @@ class SlicePool:
         self._device = torch.device(device)
         store = self._device if _fits(cases, self._device) else torch.device("cpu")
         self.images = [slice_ for case in cases for slice_ in torch.from_numpy(case.image).to(store)]
-        self.labels = [slice_ for case in cases for slice_ in _label(case).to(store)] if labels else None
+        self.labels = [slice_[None] for case in cases for slice_ in _label(case).to(store)] if labels else None
         self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
         self.drawn: list[str] = []
@@ -70,14 +70,14 @@ class SlicePool:
         canvas = {"image": self._canvas(self.images, chosen)}
         if labels and self.labels is not None:
             canvas["label"] = self._canvas(self.labels, chosen)
-        return WholeSlices(canvas, [(height, width) for height, width in (self.images[i].shape for i in chosen)])
+        return WholeSlices(canvas, [(height, width) for _, height, width in (self.images[i].shape for i in chosen)])
 
     def _canvas(self, slices: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
         taken = [slices[i] for i in chosen]
-        height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
-        canvas = torch.zeros(len(taken), 1, height, width, device=self._device)
-        for place, slice_ in zip(canvas[:, 0], taken, strict=True):
-            place[: slice_.shape[0], : slice_.shape[1]] = slice_
+        channels, height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
+        canvas = torch.zeros(len(taken), channels, height, width, device=self._device)
+        for place, slice_ in zip(canvas, taken, strict=True):
+            place[:, : slice_.shape[1], : slice_.shape[2]] = slice_
         return canvas
 
 

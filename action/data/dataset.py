@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from action.data.cases import Case, natural_sort
-from action.data.folders import dangling
+from action.data.cases import Case, Sets, natural_sort
+from action.data.folders import dangling, entries
 from action.data.formats import FORMATS
 from action.data.text import read_json
 from action.errors import InputError
 
+AUTO = "auto"
+"""In the place of a format: whatever is recognised."""
 MAX_CLASSES = 256
 """Labels are stored in a byte."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is found under a data folder: its cases in natural order and the names of its classes (0 = background)."""
+    """What is found under a data folder: cases in natural order, names of the classes (0 = background), the format."""
 
     root: Path
     cases: list[Case]
     class_names: tuple[str, ...]
+    format: str
 
     @property
     def patients(self) -> list[str]:
@@ -39,9 +43,13 @@ class Dataset:
         """
         return _optional(self.root / "split.json")
 
+    def find_sets(self, fold: int) -> Sets:
+        """The sets that the layout's own lists prescribe. See ``Format.find_sets``."""
+        return FORMATS[self.format].find_sets(self.root, self.cases, fold)
+
 
 def open_dataset(root: Path | str, format: str) -> Dataset:
-    """List the cases under ``root``.
+    """List the cases under ``root``, whose layout "auto" recognises.
 
     Class names are those of the format, unless ``dataset.json`` or ``manifest.json`` in ``root`` has a list
     ``classes``, or ``dataset.json`` maps ``labels`` as nnU-Net does: names to values, or in the older form values to
@@ -50,15 +58,41 @@ def open_dataset(root: Path | str, format: str) -> Dataset:
     Raises:
         InputError: unknown format, missing folder, no case, missing files, or unusable class names.
     """
-    if format not in FORMATS:
-        raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}")
+    if format not in (AUTO, *FORMATS):
+        raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}, or {AUTO}")
     root = Path(root)
     if (problem := dangling(root)) is not None:
         raise InputError(problem)
     if not root.is_dir():
         raise InputError(f"data folder {root} {'is not a folder' if root.exists() else 'does not exist'}")
+    format = recognise(root) if format == AUTO else format
     layout = FORMATS[format]
-    return Dataset(root, layout.find_cases(root), _read_class_names(root) or layout.class_names)
+    cases = layout.find_cases(root)
+    return Dataset(root, cases, _read_class_names(root) or layout.find_class_names(root, cases), format)
+
+
+def recognise(root: Path) -> str:
+    """The format of a folder.
+
+    Raises:
+        InputError: it looks like none, or like several.
+    """
+    known = [name for name, layout in FORMATS.items() if layout.recognises(root)]
+    if len(known) == 1:
+        return known[0]
+    listed = "\n".join(f"  - {name}: {layout.looks_for}" for name, layout in FORMATS.items())
+    if known:
+        raise InputError(f"{root} looks like {' and like '.join(known)}: say which with --format\n{listed}")
+    near = "".join(f"{folder} looks like {name}: is it meant? " for folder, name in _near(root))
+    raise InputError(f"no patients in {root} that any format would find. {near}What each looks for:\n{listed}")
+
+
+def _near(root: Path) -> list[tuple[Path, str]]:
+    """Folders that may have been meant, and their formats: around a part of a data set, else below."""
+    part = root.name.startswith(("images", "labels"))
+    folders = [root.resolve().parent] if part else [path for path in entries(root) if path.is_dir()]
+    found = ((folder, name) for folder in folders for name, layout in FORMATS.items() if layout.recognises(folder))
+    return list(islice(found, 3))
 
 
 def _optional(path: Path) -> Path | None:

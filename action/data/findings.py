@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ class Facts:
 
     Args:
         name, patient: as in ``Case``.
-        blank: whether all voxels are the same.
-        digest: of the image's shape and voxels; the same scan has the same.
+        blank: whether all voxels are the same, in every channel.
+        digest: of the channels' shapes and voxels; the same scan has the same.
         voxels: number of voxels of each class [C], ``None`` without a label.
     """
 
@@ -32,18 +32,21 @@ class Facts:
     voxels: np.ndarray | None
 
 
-def facts_of(name: str, patient: str, image: np.ndarray, label: np.ndarray | None, classes: int) -> Facts:
-    """``Facts`` of a case with this image [Z, Y, X] and label [Z, Y, X]; see there."""
-    digest = hashlib.sha256(f"{image.shape}".encode())
-    digest.update(np.ascontiguousarray(image).data)
+def facts_of(name: str, patient: str, channels: Iterable[np.ndarray], label: np.ndarray | None, classes: int) -> Facts:
+    """``Facts`` of a case with these channels [Z, Y, X] and label [Z, Y, X]; see there."""
+    digest, blank = hashlib.sha256(), True
+    for image in channels:
+        digest.update(f"{image.shape}".encode())
+        digest.update(np.ascontiguousarray(image).data)
+        blank &= bool(image.min() == image.max())
     voxels = None if label is None else np.bincount(label.ravel(), minlength=classes)
-    return Facts(name, patient, bool(image.min() == image.max()), digest.digest(), voxels)
+    return Facts(name, patient, blank, digest.digest(), voxels)
 
 
 def of_case(case: LoadedCase, classes: int) -> Facts:
     """``Facts`` of a case as the network sees it."""
     label = case.label if case.truth is None else case.truth
-    return facts_of(case.name, case.patient, case.image, label, classes)
+    return facts_of(case.name, case.patient, case.image.swapaxes(0, 1), label, classes)
 
 
 def notes_on_blanks(facts: Sequence[Facts]) -> list[str]:

@@ -1,14 +1,15 @@
 """The fingerprint of a data set: how its training volumes look, and so how every volume is shown to the network.
 
-What concerns the whole data set is decided once, from all training volumes, and kept with the run: whether intensities
-are Hounsfield units, and which way the axes run. A volume that differs from the training volumes is reported.
+What concerns the whole data set is decided once, from all training volumes, and kept with the run: whether the
+intensities of a channel are Hounsfield units, and which way the axes run. A volume that differs from the training
+volumes is reported.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from action.data.cases import Case
 from action.data.intensities import INTENSITIES, LEVELS, quantiles
-from action.data.nifti import Volume, known_directions, read_image
+from action.data.nifti import Volume, known_directions
 from action.data.orientation import Turn, axis_codes, common_axes, turn_between
+from action.data.reading import read_channels
 from action.errors import InputError
 from action.files import write_aside
 
@@ -69,6 +71,7 @@ class Fingerprint:
         shape_ranges: voxels of each axis (z, y, x), as in ``ranges``.
         directions: common directions [3, 3] of the axes, by rows; ``None`` if most headers give none.
         axis_codes: the scanner's axes nearest to x, y, z.
+        others: of the further channels, whose grid is the first one's.
     """
 
     volumes: int
@@ -83,6 +86,12 @@ class Fingerprint:
     directions: tuple[tuple[float, float, float], ...] | None
     axis_codes: str | None
     levels: tuple[float, ...] = LEVELS
+    others: tuple[Fingerprint, ...] = ()
+
+    @property
+    def channels(self) -> tuple[Fingerprint, ...]:
+        """The fingerprint of every channel."""
+        return self, *self.others
 
     def turn(self, measures: Measures) -> Turn:
         """What brings a volume into the axes of the training volumes; none where its header leaves that open."""
@@ -108,7 +117,7 @@ def measure(volume: Volume) -> Measures:
 
 
 def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprint:
-    """The fingerprint of volumes, at least one.
+    """The fingerprint of one channel of volumes, at least one.
 
     Args:
         measures: of the volumes.
@@ -144,16 +153,36 @@ def fingerprint_of(cases: Sequence[Case], intensity: str) -> Fingerprint | None:
     measures = []
     for case in cases:
         try:
-            measures.append(measure(read_image(case.image)))
+            measures.append([measure(channel) for channel in read_channels(case)])
         except InputError:
             continue
-    return make_fingerprint(measures, intensity) if measures else None
+    return join_channels(measures, intensity) if measures else None
 
 
-def unlike(measures: Measures, fingerprint: Fingerprint) -> list[str]:
-    """Sentences about a volume that differs from the training volumes: intensities, axes, voxel size, extent."""
-    notes = [*_unlike_intensities(measures, fingerprint), *_unlike_geometry(measures, fingerprint)]
-    return [f"{measures.path}: {note}" for note in notes]
+def join_channels(measures: Sequence[Sequence[Measures]], intensity: str) -> Fingerprint:
+    """The fingerprint of volumes with all their channels.
+
+    Args:
+        measures: of each volume those of its channels. Volumes with another number than the first are passed over:
+            loading the cases reports them.
+        intensity: as for ``make_fingerprint``; "auto" decides for each channel.
+    """
+    alike = [volume for volume in measures if len(volume) == len(measures[0])]
+    first, *others = (make_fingerprint(channel, intensity) for channel in zip(*alike, strict=True))
+    return replace(first, others=tuple(others))
+
+
+def unlike(measures: Sequence[Measures], fingerprint: Fingerprint) -> list[str]:
+    """Sentences about a volume that differs from the training volumes: intensities, axes, voxel size, extent.
+
+    Args:
+        measures: of the volume's channels.
+        fingerprint: of the training volumes, with as many channels.
+    """
+    notes = []
+    for channel, usual in zip(measures, fingerprint.channels, strict=True):
+        notes += [f"{channel.path}: {note}" for note in _unlike_intensities(channel, usual)]
+    return notes + [f"{measures[0].path}: {note}" for note in _unlike_geometry(measures[0], fingerprint)]
 
 
 def save_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
@@ -174,18 +203,28 @@ def load_fingerprint(path: Path) -> Fingerprint:
             "version, or train again"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        fingerprint = Fingerprint(**{field.name: _tuples(content[field.name]) for field in fields(Fingerprint)})
-        numbers = [np.array(value, float) for name, value in vars(fingerprint).items() if name in _SHAPES]
-        sound = [number.shape for number in numbers] == list(_SHAPES.values())
-        sound &= all(np.isfinite(number).all() for number in numbers)
-        sound &= fingerprint.directions is None or np.array(fingerprint.directions, float).shape == (3, 3)
-        if not sound or fingerprint.intensity not in INTENSITIES or fingerprint.levels != LEVELS:
-            raise ValueError("values that a fingerprint cannot have")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _checked(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a readable fingerprint ({type(error).__name__}: {error}): train again"
         ) from error
+
+
+def _checked(content: Any) -> Fingerprint:
+    """The fingerprint that a JSON file holds; those of runs before there were channels have no ``others``.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it holds something else.
+    """
+    others = tuple(_checked(other) for other in content.get("others", ()))
+    known = {field.name: _tuples(content[field.name]) for field in fields(Fingerprint) if field.name != "others"}
+    fingerprint = Fingerprint(**known, others=others)
+    numbers = [np.array(value, float) for name, value in vars(fingerprint).items() if name in _SHAPES]
+    sound = [number.shape for number in numbers] == list(_SHAPES.values())
+    sound &= all(np.isfinite(number).all() for number in numbers)
+    sound &= fingerprint.directions is None or np.array(fingerprint.directions, float).shape == (3, 3)
+    if not sound or fingerprint.intensity not in INTENSITIES or fingerprint.levels != LEVELS:
+        raise ValueError("values that a fingerprint cannot have")
     return fingerprint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,37 @@ def walk(root: Path, problems: list[str]) -> Iterator[Path]:
                 entered.add(real)
                 folders.append(path)
         waiting += reversed(folders)
+
+
+def nifti_stem(name: str) -> str | None:
+    """The name of a NIfTI file without its suffix; ``None`` for other names."""
+    match = re.fullmatch(r"(.+)\.nii(\.gz)?", name, re.IGNORECASE | re.DOTALL)
+    return match[1] if match else None
+
+
+def nifti_files(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """The NIfTI files in a folder by their names without the suffix; none where the folder is missing.
+
+    Args:
+        folder: is not searched below.
+        problems: gets a line for every link whose target is missing, folder in the place of a file, and name that is
+            there with both suffixes.
+    """
+    found: dict[str, Path] = {}
+    if (problem := dangling(folder)) is not None:
+        problems.append(problem)
+    for path in entries(folder) if folder.is_dir() else ():
+        if (stem := nifti_stem(path.name)) is None:
+            continue
+        if (problem := dangling(path)) is not None:
+            problems.append(problem)
+        elif not path.is_file():
+            problems.append(f"{path} is not a file: put the file itself in its place")
+        elif stem in found:
+            problems.append(f"{found[stem]} and {path} are both there: remove one")
+        else:
+            found[stem] = path
+    return found
 
 
 def dangling(path: Path) -> str | None:

@@ -18,8 +18,8 @@ def mix(batch: Slices, partner: Slices, how: str, rng: np.random.Generator) -> S
     """Paste a part of each slice's partner into it; new tensors, the inputs are not modified.
 
     Args:
-        batch: values [B, 1, H, W].
-        partner: values [B, 1, H, W] under the same keys; "label" decides for ClassMix.
+        batch: values [B, channels, H, W].
+        partner: values [B, channels, H, W] under the same keys; "label" decides for ClassMix.
         how: a name in ``MIXES``.
         rng: draws what is pasted.
     """

@@ -72,13 +72,21 @@ def read_image(path: Path | str) -> Volume:
     volume = _read(Path(path), np.float32)
     if volume.header["intent_name"].item() == PREDICTION:
         raise InputError(f"{path} is a prediction that this program wrote, not an image: give the image itself")
-    bad = volume.array.size - np.count_nonzero(np.isfinite(volume.array))
+    check_finite(volume.array, path)
+    return volume
+
+
+def check_finite(array: np.ndarray, path: Path | str) -> None:
+    """Refuse intensities that are no numbers.
+
+    Raises:
+        InputError: NaN or infinite voxels.
+    """
+    bad = array.size - np.count_nonzero(np.isfinite(array))
     if bad:
         raise InputError(
-            f"{path}: {bad} of {volume.array.size} voxels are NaN or infinite, or too large for float32; repair or "
-            "remove it"
+            f"{path}: {bad} of {array.size} voxels are NaN or infinite, or too large for float32; repair or remove it"
         )
-    return volume
 
 
 def check_contrast(image: Volume) -> None:
@@ -92,6 +100,17 @@ def check_contrast(image: Volume) -> None:
         raise InputError(f"{image.path}: every voxel is {low:g}, there is no image in it: replace or remove it")
 
 
+def read_channel(path: Path | str, image: Volume) -> Volume:
+    """Read another channel of ``image`` as float32 [Z, Y, X] on its voxel grid, matched as a label's is.
+
+    Raises:
+        InputError: as ``read_image``; another shape than the image.
+    """
+    volume = _on_grid(read_image(path), image, "channel")
+    _compare_places(volume, image)
+    return replace(volume, affine=image.affine, header=image.header, spacing=image.spacing)
+
+
 def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     """Read class indices as uint8 [Z, Y, X] and lays them on the voxel grid of ``image``.
 
@@ -103,26 +122,46 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     Raises:
         InputError: as ``read_image``; another shape than the image; values that are not whole numbers in [0, classes).
     """
-    volume = _in_order(_read(Path(path), None), image)
-    array = volume.array
-    if array.shape != image.array.shape:
-        raise InputError(
-            f"label {path} has {_size(array)} voxels but image {image.path} has {_size(image.array)}; they must match"
-        )
+    volume = _on_grid(_read(Path(path), None), image, "label")
+    indices = class_indices(volume.array, classes, Path(path), f"label {path} of image {image.path}")
+    _compare_places(volume, image)
+    return Volume(indices, image.affine, image.header, image.spacing, volume.path)
+
+
+def class_indices(array: np.ndarray, classes: int, path: Path, what: str) -> np.ndarray:
+    """Values of a label as uint8; those within a thousandth of a whole number are rounded, with a warning.
+
+    Args:
+        array: the values.
+        classes: number of classes.
+        path: of the label.
+        what: names it in the error.
+
+    Raises:
+        InputError: values that are not whole numbers in [0, classes).
+    """
     values = np.unique(array)
     if array.dtype.kind == "f" and (values != np.rint(values)).any() and (abs(values - np.rint(values)) <= WHOLE).all():
-        warnings.warn(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded", stacklevel=2)
+        warnings.warn(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded", stacklevel=3)
         array = np.rint(array)
         values = np.unique(array)
     unknown = [f"{value:g}" for value in values if not (0 <= value < classes and value == np.rint(value))]
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(
-            f"label {path} of image {image.path} has unknown values {shown}: the {classes} classes are 0..{classes - 1}"
-        )
-    if not _same_place(volume.affine, _unit(volume.header), image):
-        warnings.warn(f"{path}: affine differs from that of {image.path}; matched voxel by voxel", stacklevel=2)
-    return Volume(array.astype(np.uint8), image.affine, image.header, image.spacing, volume.path)
+        raise InputError(f"{what} has unknown values {shown}: the {classes} classes are 0..{classes - 1}")
+    indices: np.ndarray = array.astype(np.uint8)
+    return indices
+
+
+def label_values(path: Path | str) -> frozenset[float]:
+    """The values that a label file has, those next to whole numbers rounded.
+
+    Raises:
+        InputError: as ``read_image``.
+    """
+    values = np.unique(_read(Path(path), None).array).astype(float)
+    near = np.abs(values - np.rint(values)) <= WHOLE
+    return frozenset(float(value) for value in np.where(near, np.rint(values), values))
 
 
 class Grid(NamedTuple):
@@ -322,8 +361,28 @@ def _unit(header: nib.Nifti1Header) -> float:
     return MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
 
 
+def _on_grid(volume: Volume, image: Volume, what: str) -> Volume:
+    """A label or another channel in the image's order of axes.
+
+    Raises:
+        InputError: another shape than the image.
+    """
+    volume = _in_order(volume, image)
+    if volume.array.shape != image.array.shape:
+        raise InputError(
+            f"{what} {volume.path} has {_size(volume.array)} voxels but image {image.path} has {_size(image.array)}; "
+            "they must match"
+        )
+    return volume
+
+
+def _compare_places(volume: Volume, image: Volume) -> None:
+    if not _same_place(volume.affine, _unit(volume.header), image):
+        warnings.warn(f"{volume.path}: affine differs from that of {image.path}; matched voxel by voxel", stacklevel=3)
+
+
 def _in_order(label: Volume, image: Volume) -> Volume:
-    """The label in the image's order of axes and directions, if their affines say that it is stored in another."""
+    """A volume in the image's order of axes and directions, if their affines say that it is stored in another."""
     unit = _unit(label.header)
     if _same_place(label.affine, unit, image):
         return label

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from action.data.cases import Case, raise_problems
-from action.data.nifti import Grid, read_grid
+from action.data.nifti import Grid
 from action.data.orientation import common_axes
+from action.data.reading import read_grid
 from action.errors import InputError
 
 STEP, LARGEST = 32, 256
@@ -34,7 +35,7 @@ def choose_scale(cases: Sequence[Case], spacing: Spacing | None, size: Size | No
     problems: list[str] = []
     for case in cases:
         try:
-            grids.append(read_grid(case.image))
+            grids.append(read_grid(case))
         except InputError as error:
             problems.append(str(error))
     raise_problems(problems, "the training data")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from action.data.cases import Case, natural_sort
+from action.data.cases import Case, Sets, natural_sort
 from action.data.text import read_json
 from action.errors import InputError
 from action.files import write_aside
 
 SETS = ("train", "validation", "test")
+FEW = 3
+"""Patients with labels, beside others without: so few validate and teach, and none tests."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,26 @@ def make_split(
     order: str = "seed",
     file: Path | None = None,
     shuffle_seed: int = 0,
+    prescribed: Sets = Sets(),  # noqa: B008  a tuple, so one may serve all
 ) -> Split:
     """Divide the patients of ``cases``.
 
-    Test and validation sets are the same whatever the run's ``seed``, so that runs can be compared. The labelled
-    patients are among the training patients all of whose cases have labels; a smaller choice is part of a larger one.
-    The labels of the other training patients are not used.
+    Test and validation sets are the same whatever the run's ``seed``, so that runs can be compared. Patients with an
+    image that has no label train, and the shares are those of the others; of three or fewer others none tests. The
+    labelled patients are among the training patients all of whose cases have labels; a smaller choice is part of a
+    larger one. The labels of the other training patients are not used.
 
     Args:
         cases: of the data set.
-        fractions_or_counts: of train, validation, test: fractions (sum 1) or numbers of patients (sum all).
+        fractions_or_counts: of train, validation, test: fractions (sum 1) or numbers of patients (sum all). A share 0
+            of test leaves that set empty.
         labeled: number of labelled patients, or their names.
         seed: draws the labelled patients, for the order ``seed``.
         order: ``seed``, or ``list``: the first of the training patients as the file lists them.
         file: JSON with the keys ``train``, ``validation``, ``test``, lists of patient names; overrides the fractions.
             A list ``labeled`` in it names the patients of whom the first are labelled, and overrides the order.
         shuffle_seed: chooses which patients are in which set.
+        prescribed: the sets that the data set itself prescribes; a file comes before them.
 
     Raises:
         InputError: too few patients (with or without labels), a validation or test patient without labels, a file
@@ -64,10 +70,7 @@ def make_split(
         named = _read_labeled(Path(file))
         train, validation, test = _read_sets(Path(file), patients)
     else:
-        counts = _counts(fractions_or_counts, len(patients))
-        shuffled = [patients[i] for i in np.random.default_rng(shuffle_seed).permutation(len(patients))]
-        test, validation = shuffled[: counts[2]], shuffled[counts[2] : counts[2] + counts[1]]
-        train = shuffled[counts[2] + counts[1] :]
+        train, validation, test = _deal(patients, incomplete, fractions_or_counts, shuffle_seed, prescribed)
 
     for name, members in (("validation", validation), ("test", test)):
         missing = natural_sort(incomplete & set(members))
@@ -87,7 +90,8 @@ def make_split(
     if not 1 <= labeled <= len(candidates):
         among = f"the {len(train)} training patients have labels" if named is None else f"{source} are named"
         raise InputError(
-            f"{labeled} labelled patients asked for, but {len(candidates)} of {among}: ask for at least 1 and at most "
+            f"{labeled} labelled patients asked for, but {len(candidates)} of {among} (besides {len(validation)} to "
+            f"validate and {len(test)} to test): ask for at least 1 and at most "
             "that many"
         )
     chosen = set(candidates[:labeled])
@@ -123,7 +127,47 @@ def load_split(path: Path | str) -> Split:
     return Split(*(tuple(names) for names in _read_lists(Path(path), keys)))
 
 
-def _counts(shares: Sequence[float | int], patients: int) -> tuple[int, int, int]:
+def _deal(
+    patients: Sequence[str], incomplete: Set[str], shares: Sequence[float | int], seed: int, prescribed: Sets
+) -> list[list[str]]:
+    """Train, validation and test patients: those that are prescribed, and the others by their shares.
+
+    Raises:
+        InputError: shares that cannot be; a patient in two prescribed sets, or in none where they leave no set open.
+    """
+    placed = [name for names in prescribed[: len(SETS)] for name in names or ()]
+    if twice := natural_sort({name for name in placed if placed.count(name) > 1}):
+        raise InputError(
+            f"{prescribed.source}: patients {', '.join(twice)} are in several sets: leave all cases of each in one"
+        )
+    others = [patient for patient in patients if patient not in placed]
+    unlabeled = [patient for patient in others if patient in incomplete]
+    dealt = [patient for patient in others if patient not in incomplete]
+    train, validation, test = (list(names or ()) for names in prescribed[: len(SETS)])
+    if prescribed.validation is not None:
+        if dealt:
+            raise InputError(f"{prescribed.source} leaves out patients {', '.join(dealt)}: put each in train or val")
+        return [[*train, *unlabeled], validation, test]
+    tested = prescribed.test is not None
+    counts = _counts(shares, len(dealt), len(unlabeled), tested=len(test) if tested else None)
+    shuffled = [dealt[i] for i in np.random.default_rng(seed).permutation(len(dealt))]
+    if not tested:
+        test = shuffled[: counts[2]]
+        shuffled = shuffled[counts[2] :]
+    return [[*shuffled[counts[1] :], *unlabeled], shuffled[: counts[1]], test]
+
+
+def _counts(
+    shares: Sequence[float | int], patients: int, unlabeled: int = 0, tested: int | None = None
+) -> tuple[int, int, int]:
+    """Numbers of train, validation and test patients.
+
+    Args:
+        shares: of all three.
+        patients: with labels, those of a prescribed test set aside.
+        unlabeled: patients who train in any case.
+        tested: patients of a prescribed test set; ``None``: it is to be made.
+    """
     if len(shares) != 3 or min(shares) < 0:
         raise InputError(f"split {list(shares)}: give three fractions or counts, of train, validation, test")
     if any(share > 1 for share in shares) or all(isinstance(share, int) for share in shares):
@@ -131,19 +175,40 @@ def _counts(shares: Sequence[float | int], patients: int) -> tuple[int, int, int
         counts = train, validation, test
         if counts != tuple(shares):
             raise InputError(f"split {list(shares)}: either three fractions or three whole numbers of patients")
-        if sum(counts) != patients:
-            raise InputError(f"split {list(shares)} asks for {sum(counts)} patients, but there are {patients}")
+        everybody = patients + unlabeled + (tested or 0)
+        if sum(counts) != everybody:
+            raise InputError(f"split {list(shares)} asks for {sum(counts)} patients, but there are {everybody}")
+        if tested is not None and test != tested:
+            raise InputError(f"split {list(shares)} asks for {test} test patients, but {tested} are prescribed")
     else:
         if abs(sum(shares) - 1) > 1e-6:
             raise InputError(f"split {list(shares)}: fractions must sum to 1, not {sum(shares):g}")
-        validation, test = (max(1, round(share * patients)) for share in shares[1:])
-        counts = (patients - validation - test, validation, test)
-    if min(counts) < 1:
-        raise InputError(f"{patients} patients are too few for the split {list(shares)}: each set needs one at least")
+        total = 1 - shares[2] if tested is not None else 1.0
+        validation = max(1, round(shares[1] / total * patients)) if shares[1] else 0
+        few = unlabeled and patients <= FEW
+        test = 0 if tested is not None or few or not shares[2] else max(1, round(shares[2] * patients))
+        counts = (patients + unlabeled - validation - test, validation, test)
+    # Whoever validates or tests has labels, and one patient with labels must be left to learn from.
+    if min(counts[:2]) < 1 or counts[1] + (counts[2] if tested is None else 0) >= patients:
+        who = f"{'patient' if patients == 1 else 'patients'}{' with labels' if unlabeled else ''}"
+        raise InputError(
+            f"{patients} {who} are too few for the split {list(shares)}: each set needs one at least, "
+            "and only that of test may be asked for with 0"
+        )
     return counts
 
 
-def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
+def read_sets(path: Path, patients: Sequence[str]) -> Sets:
+    """The sets of a split file, which divides all ``patients``.
+
+    Raises:
+        InputError: it cannot be read, or does not divide them.
+    """
+    train, validation, test = (tuple(names) for names in _read_sets(path, patients))
+    return Sets(train, validation, test, str(path))
+
+
+def _read_sets(path: Path, patients: Sequence[str]) -> list[list[str]]:
     sets = _read_lists(path, SETS)
     listed = [name for names in sets for name in names]
     twice = natural_sort({name for name in listed if listed.count(name) > 1})
@@ -154,8 +219,8 @@ def _read_sets(path: Path, patients: list[str]) -> list[list[str]]:
     if left_out:
         raise InputError(f"{path} leaves out patients {', '.join(left_out)}: put each in train, validation or test")
     for key, names in zip(SETS, sets, strict=True):
-        if not names:
-            raise InputError(f"{path}: '{key}' is empty, each set needs one patient at least")
+        if not names and key != "test":
+            raise InputError(f"{path}: '{key}' is empty, training and validation need one patient at least")
     return sets
 
 

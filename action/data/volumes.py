@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
 from action.data.crops import CROPS, Box
-from action.data.fingerprint import Fingerprint, fingerprint_of, make_fingerprint, measure, unlike
+from action.data.fingerprint import Fingerprint, fingerprint_of, measure, unlike
 from action.data.intensities import scale_intensity
-from action.data.nifti import Volume, check_contrast, read_image, read_label
+from action.data.nifti import Volume
+from action.data.reading import channels_of, read_channels, read_label
 from action.data.scale import pixels
 from action.errors import InputError
 from action.progress import track
@@ -28,8 +30,8 @@ class LoadedCase:
 
     Args:
         name, patient: as in ``Case``.
-        image: float16 [Z, H, W] in [0, 1] at the network's spacing: finer than the noise, in half the memory of
-            float32. H and W are as large as the slices are.
+        image: float16 [Z, C, H, W] of C channels, in [0, 1] at the network's spacing: finer than the noise, in half
+            the memory of float32. H and W are as large as the slices are.
         label: uint8 [Z, H, W] at the network's spacing, ``None`` without a label file.
         truth: uint8 [Z, Y, X] of the file's voxels, ``None`` without a label file and in training, which needs none.
         spacing: voxel size (z, y, x) in mm; 1 where the file has none.
@@ -66,22 +68,25 @@ def load_case(
 ) -> LoadedCase:
     """Read and verifies a case and brings its slices to the spacing of ``config``: image bilinear, label nearest.
 
-    Intensities are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this is (without one,
-    the volume's own); a warning says in what the volume differs from them.
+    Intensities of each channel are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this
+    is (without one, the volume's own); a warning says in what the volume differs from them. The crop is that of the
+    first channel.
     ``keep_truth``: whether the labels of the file's own voxels are kept beside them.
 
     Raises:
-        InputError: see ``read_image``, ``check_contrast``, ``read_label`` and ``scale_intensity``; no air around the
-            body that is to be cropped to; slices that would be far too large.
+        InputError: see ``read_channels``, ``read_label`` and ``scale_intensity``; another number of channels than the
+            training volumes have; no air around the body that is to be cropped to; slices that would be far too large.
     """
-    volume = read_image(case.image)
-    check_contrast(volume)
-    truth = None if case.label is None else read_label(case.label, volume, classes).array
-    measures = measure(volume)
-    fingerprint = fingerprint or make_fingerprint([measures], config.intensity)
-    for note in unlike(measures, fingerprint):
-        warnings.warn(note, stacklevel=2)
-    turn = fingerprint.turn(measures)
+    fingerprint = fingerprint or fingerprint_of([case], config.intensity)
+    if fingerprint is None:
+        deque(read_channels(case), maxlen=0)  # says why a channel cannot be read
+        raise AssertionError(f"{case.image} can be read after all")
+    check_channels(case, len(fingerprint.channels))
+    channels = read_channels(case)
+    volume = next(channels)
+    truth = read_label(case, volume, classes)
+    measures = [measure(volume)]
+    turn = fingerprint.turn(measures[0])
     volume = volume.turned(turn)
     truth = None if truth is None else turn.apply(truth)
     shape = volume.array.shape
@@ -93,13 +98,43 @@ def load_case(
         )
     except InputError as error:
         raise InputError(f"{case.image}: {error}") from None
-    scaled = scale_intensity(volume.array, fingerprint.intensity)[:, rows, columns]
-    image = _resize(scaled, size, mode="bilinear", antialias=True)
-    label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
+    image = np.empty((shape[0], len(fingerprint.channels), *size), np.float16)
+    image[:, 0] = _seen(volume.array, fingerprint.intensity, box, size)
+    del volume
+    for index, channel in enumerate(channels, start=1):
+        measures.append(measure(channel))
+        image[:, index] = _seen(turn.apply(channel.array), fingerprint.channels[index].intensity, box, size)
+    for note in unlike(measures, fingerprint):
+        warnings.warn(note, stacklevel=2)
+    label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     truth = truth if keep_truth else None
-    image = image.astype(np.float16)
-    return LoadedCase(case.name, case.patient, image, label, truth, volume.spacing, geometry, shape, box)
+    return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box)
+
+
+def check_channels(case: Case, wanted: int) -> None:
+    """Refuse an image that has not as many channels as the training volumes.
+
+    Raises:
+        InputError: it has more or fewer.
+    """
+    there = channels_of(case)
+    if there == wanted:
+        return
+    names = [f"{case.name}_{index:04d}.nii.gz" for index in range(wanted)]
+    remedy = f"give each as a file, {', '.join(names)}" if wanted > 1 else "give that one alone"
+    raise InputError(
+        f"{case.image}: {_count(there)} of {case.name} there, but the training volumes have {_count(wanted)}: {remedy}"
+    )
+
+
+def _count(channels: int) -> str:
+    return "one channel" if channels == 1 else f"{channels} channels"
+
+
+def _seen(array: np.ndarray, intensity: str, box: Box, size: tuple[int, ...]) -> np.ndarray:
+    """What the network sees of a channel [Z, Y, X]: [Z, H, W] in [0, 1]."""
+    return _resize(scale_intensity(array, intensity)[:, box[0], box[1]], size, mode="bilinear", antialias=True)
 
 
 def load_cases(
@@ -132,11 +167,11 @@ def load_cases(
 
 
 def native_slice(case: LoadedCase, z: int) -> np.ndarray:
-    """The image of a slice on the file's own grid, to be shown; black where it was cropped away."""
+    """The first channel of a slice on the file's own grid, to be shown; black where it was cropped away."""
     rows, columns = case.box
     image = np.zeros(case.shape[1:], np.float32)
     extent = rows.stop - rows.start, columns.stop - columns.start
-    image[rows, columns] = _resize(case.image[z : z + 1].astype(np.float32), extent, mode="bilinear")[0]
+    image[rows, columns] = _resize(case.image[z : z + 1, 0].astype(np.float32), extent, mode="bilinear")[0]
     return image
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,6 +17,11 @@ class UNetOutput(NamedTuple):
 
     logits: Tensor  # [B, C, H, W], in single precision at the least also under autocast
     features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
+
+
+def channels_of(weights: Mapping[str, Tensor]) -> int:
+    """Channels of the images that a U-Net with these weights takes."""
+    return int(weights["encoder.0.0.weight"].shape[1])
 
 
 class ConvBlock(nn.Sequential):
@@ -68,7 +73,7 @@ class UNet(nn.Module):
         dropout: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.channels = tuple(channels)
+        self.in_channels, self.channels = in_channels, tuple(channels)
         rates = tuple(dropout) or (0.0,) * len(self.channels)
         if len(self.channels) < 2 or len(rates) != len(self.channels):
             raise InputError(

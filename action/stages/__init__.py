@@ -29,9 +29,16 @@ def make_stages(config: RunConfig, classes: int, ranks: Ranks = ALONE) -> dict[s
     return stages
 
 
-def make_learner(config: RunConfig, classes: int, ranks: Ranks = ALONE) -> Learner:
-    """The network and the stages of the configured method, initialised from PyTorch's global generator."""
-    network = UNet(1, classes, config.model.channels, config.model.dropout)
+def make_learner(config: RunConfig, classes: int, ranks: Ranks = ALONE, *, channels: int = 1) -> Learner:
+    """The network and the stages of the configured method, initialised from PyTorch's global generator.
+
+    Args:
+        config: settings of the run.
+        classes: number of classes, background included.
+        ranks: the processes that train.
+        channels: of the images.
+    """
+    network = UNet(channels, classes, config.model.channels, config.model.dropout)
     learner = Learner(network, make_stages(config, classes, ranks), config.optimizer.teacher_momentum)
     spread(learner, ranks)
     return learner

@@ -80,7 +80,7 @@ def test_the_same_generator_gives_the_same_view(batch):
 
 def test_the_two_views_are_separate_and_the_teacher_gets_the_weak_one(loaded_cases):
     config = AugmentationConfig(intensity_probability=1.0, rotation=0.0, zoom=0.0, flip=0.0)
-    size = loaded_cases[0].image.shape[1:]
+    size = loaded_cases[0].image.shape[2:]
     pool = SlicePool(loaded_cases, labels=True, seed=0)
     settings = fill_in(TrainConfig(method="supervised", augmentation=config), "data", "output", (1.5, 1.5), size)
     stage = make_stages(settings, classes=4)["supervised"]

@@ -24,15 +24,15 @@ def test_an_epoch_has_every_slice_once_and_epochs_differ(loaded_cases):
 def test_labels_come_with_their_images(loaded_cases):
     pool = SlicePool(loaded_cases, labels=True, seed=0)
     batch, sizes = pool.batch(5, 4)
-    assert sizes == [tuple(pool.images[0].shape)] * 4
+    assert sizes == [tuple(pool.images[0].shape[1:])] * 4
     for image, label, index in zip(batch["image"], batch["label"], pool.indices(5, 4), strict=True):
-        assert torch.equal(image[0], pool.images[index].float())
-        assert torch.equal(label[0], pool.labels[index].float())
+        assert torch.equal(image, pool.images[index].float())
+        assert torch.equal(label, pool.labels[index].float())
     assert set(pool.batch(5, 4, labels=False).canvas) == {"image"}
 
 
 def test_slices_of_different_sizes_lie_on_one_canvas(loaded_cases):
-    cases = [dataclasses.replace(loaded_cases[0], image=np.full((1, h, w), h / 64, np.float16)) for h, w in SIZES]
+    cases = [dataclasses.replace(loaded_cases[0], image=np.full((1, 1, h, w), h / 64, np.float16)) for h, w in SIZES]
     canvas, sizes = SlicePool(cases, labels=False, seed=0).batch(0, len(SIZES))
     assert sorted(sizes) == sorted(SIZES) and canvas["image"].shape == (3, 1, 48, 50)
     for image, (height, width) in zip(canvas["image"][:, 0], sizes, strict=True):

@@ -110,7 +110,7 @@ WRONG = {
     "--lr=1": "did you mean --optimizer.lr?",
     "--zzz": "there is no --zzz: --help-all lists what there is",
     "--resum": "did you mean --resume?",
-    "--format=acd": "format is 'acd', not one of 'acdc', 'lits': did you mean acdc?",
+    "--format=acd": "format is 'acd', not one of 'auto', 'acdc', 'folders', 'hdf5', 'lits', 'nnunet': did you mean acd",
     "--input.crop=bodies": "input.crop is 'bodies', not one of 'none', 'body': did you mean body?",
     "--seed=x": "seed is 'x': it must be a whole number",
     "--seed=null": "seed is null: it must be a whole number",
@@ -134,7 +134,7 @@ def test_every_wrong_flag_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["chek", "x"], "not one of 'phantom', 'check': did you mean check?"),
+        (["chek", "x"], "not one of 'phantom', 'check', 'convert': did you mean check?"),
         (["check", "x", "--formt=acdc"], "there is no --formt: did you mean --format?"),
         (["check", "x", "--format=acd"], "did you mean acdc?"),
         (["phantom", "x", "--patient=2"], "there is no --patient: did you mean --patients?"),

@@ -44,7 +44,7 @@ def cases(folder, volumes, affine=CT_AFFINE):
 
 def said(folder, volume, fingerprint, affine=CT_AFFINE):
     path = save_nifti(folder / "new.nii.gz", volume.astype(np.float32), affine)
-    notes = unlike(measure(read_image(path)), fingerprint)
+    notes = unlike([measure(read_image(path))], fingerprint)
     assert all(note.startswith(f"{path}: ") for note in notes)
     return " | ".join(note.removeprefix(f"{path}: ") for note in notes)
 

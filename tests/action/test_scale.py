@@ -97,7 +97,7 @@ def test_a_round_trip_moves_no_border_by_more_than_half_a_voxel(tmp_path, shape,
     truth = save_nifti(tmp_path / "gt.nii.gz", label, nib.load(source.image).affine)
     loaded = load_case(Case("a", "a", source.image, truth), 3, InputConfig(wanted))
     expected = [max(1, round(e * s / w)) for e, s, w in zip(shape[1:], spacing, wanted, strict=True)]
-    assert list(loaded.image.shape[1:]) == list(loaded.label.shape[1:]) == expected  # the aspect is kept
+    assert list(loaded.image.shape[2:]) == list(loaded.label.shape[1:]) == expected  # the aspect is kept
     back = resize_to_native(np.eye(3, dtype=np.float32)[loaded.label].transpose(3, 0, 1, 2), shape, loaded.box)
     for axis, extent in enumerate(shape[1:]):
         # Where the network's pixels are no larger than the file's, not at all. Else by half a pixel of the network's,
@@ -133,10 +133,10 @@ class Pointwise(nn.Module):
 
 @pytest.mark.parametrize("height, width", [(32, 48), (5, 7), (200, 130), (32, 49), (20, 300), (1, 1)])
 def test_windows_cover_every_slice_and_do_not_show(height, width):
-    network, image = Pointwise(), np.random.default_rng(0).random((3, height, width)).astype(np.float16)
+    network, image = Pointwise(), np.random.default_rng(0).random((3, 1, height, width)).astype(np.float16)
     result = probabilities(network, image, (32, 48), 4)
     with torch.no_grad():
-        expected = network(torch.from_numpy(image).float()[:, None]).logits.softmax(1).movedim(0, 1)
+        expected = network(torch.from_numpy(image).float()).logits.softmax(1).movedim(0, 1)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     assert all(shape[1:] == (1, 32, 48) and shape[0] <= 4 for shape in network.seen[:-1])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from action.data.cases import Case
+from action.data.cases import Case, Sets
 from action.data.split import Split, load_split, make_split, save_split
 from action.errors import InputError
 
@@ -198,3 +198,30 @@ def test_written_and_read_again(tmp_path):
     save_split(split, tmp_path / "split.json")
     assert load_split(tmp_path / "split.json") == split
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+PRESCRIBED = Sets(test=("p3", "p7"), source="imagesTs")
+
+
+@pytest.mark.parametrize(("shares", "validation"), [((0.7, 0.1, 0.2), 1), ((0.4, 0.4, 0.2), 4), ((5, 3, 2), 3)])
+def test_a_prescribed_test_set_leaves_the_others_to_be_dealt(shares, validation):
+    split = make_split(cases(10), shares, labeled=1, seed=0, prescribed=PRESCRIBED)
+    assert split.test == ("p3", "p7") and len(split.validation) == validation
+    assert len(split.labeled + split.unlabeled) == 8 - validation
+
+
+def test_numbers_that_do_not_go_with_a_prescribed_test_set():
+    with pytest.raises(InputError, match="asks for 3 test patients, but 2 are prescribed"):
+        make_split(cases(10), (5, 2, 3), labeled=1, seed=0, prescribed=PRESCRIBED)
+
+
+def test_a_file_comes_before_what_is_prescribed(tmp_path):
+    given = [case for case in cases(10) if case.patient not in ("p7", "p8", "p9")]
+    split = make_split(given, labeled=1, seed=0, file=file(tmp_path), prescribed=Sets(test=("p1",)))
+    assert split.test == ("p5", "p6")
+
+
+def test_a_prescribed_list_keeps_its_order():
+    prescribed = Sets(("p5", "p2", "p1"), ("p3", "p4"), (), "the lists")
+    five = cases(5)
+    assert make_split(five, labeled=2, seed=0, order="list", prescribed=prescribed).labeled == ("p2", "p5")

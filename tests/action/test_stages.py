@@ -39,7 +39,7 @@ def config(loaded_cases):
             labeled=2, unlabeled=2, queries=10, keys=8, negatives_per_query=6, pixel_bank=50, weak_threshold=0.0
         ),
     )
-    return fill_in(settings, "data", "output", (1.5, 1.5), loaded_cases[0].image.shape[1:])
+    return fill_in(settings, "data", "output", (1.5, 1.5), loaded_cases[0].image.shape[2:])
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
     loaded = load_case(case, 4, InputConfig((1.5, 1.5), intensity="minmax"))
     raw = np.asarray(nib.load(case.image).dataobj).T.astype(np.float32)
     low, high = np.quantile(raw, [0.005, 0.995])
-    assert np.allclose(loaded.image, np.clip((raw - low) / (high - low), 0, 1), atol=0.01)
+    assert np.allclose(loaded.image[:, 0], np.clip((raw - low) / (high - low), 0, 1), atol=0.01)
     assert np.array_equal(loaded.label, np.asarray(nib.load(case.label).dataobj).T)
     assert np.array_equal(loaded.truth, loaded.label)
     assert (loaded.name, loaded.patient) == ("patient001_frame01", "patient001")
@@ -75,7 +75,7 @@ SPACINGS = (1.5, 1.5), (0.75, 0.5)
 def test_resampling_keeps_places_and_label_values(acdc_root):
     case = open_dataset(acdc_root, "acdc").cases[0]
     native, doubled = (load_case(case, 4, InputConfig(spacing, intensity="minmax")) for spacing in SPACINGS)
-    assert doubled.image.shape == doubled.label.shape == (4, 64, 96) and doubled.truth.shape == SHAPE
+    assert doubled.image[:, 0].shape == doubled.label.shape == (4, 64, 96) and doubled.truth.shape == SHAPE
     assert np.array_equal(doubled.label, native.label.repeat(2, 1).repeat(3, 2))
     blocks = doubled.image.reshape(4, 32, 2, 32, 3).mean((2, 4))  # a shift by a pixel would show
     assert np.corrcoef(blocks.ravel(), native.image.ravel())[0, 1] > 0.98
@@ -86,13 +86,13 @@ def test_shrinking_averages_instead_of_skipping(tmp_path):
     image = np.indices((2, 32, 32)).sum(0) % 2 * 100  # a chessboard
     case = Case("a", "a", save_nifti(tmp_path / "a.nii.gz", image.astype(np.int16)), None)
     shrunk = load_case(case, 2, InputConfig((3, 3), intensity="minmax")).image
-    assert np.allclose(shrunk[:, 1:-1, 1:-1], 0.5, atol=1e-5)
+    assert np.allclose(shrunk[..., 1:-1, 1:-1], 0.5, atol=1e-5)
 
 
 def test_a_case_without_label(acdc_root):
     case = dataclasses.replace(open_dataset(acdc_root, "acdc").cases[0], label=None)
     loaded = load_case(case, 4, InputConfig((3, 3)))
-    assert loaded.label is None and loaded.truth is None and loaded.image.shape == (4, 16, 16)
+    assert loaded.label is None and loaded.truth is None and loaded.image.shape == (4, 1, 16, 16)
 
 
 def test_geometry_survives_until_a_prediction_is_written(lits_root, tmp_path):
@@ -110,7 +110,7 @@ def test_all_cases_in_order(lits_root):
     cases = open_dataset(lits_root, "lits").cases
     loaded = load_cases(cases, 3, InputConfig((0.75, 0.75)), progress=True)
     assert [case.name for case in loaded] == [case.name for case in cases]
-    assert all(case.image[:, 0].max() == 0 for case in loaded)  # air is 0 in the window of soft tissue
+    assert all(case.image[:, :, 0].max() == 0 for case in loaded)  # air is 0 in the window of soft tissue
     lean = load_cases(cases, 3, InputConfig((0.75, 0.75)), training=[cases[0].patient])
     assert lean[0].truth is None and np.array_equal(lean[0].label, loaded[0].label)
     assert all(case.truth is not None for case in lean[1:])
@@ -148,12 +148,12 @@ def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
     case = load_case(Case("a", "a", *files), 2, InputConfig((0.75, 0.75), crop="body"))
     rows, columns = case.box
     shown = native_slice(case, 1)
-    means = case.image[1].astype(np.float32).reshape(10, 2, 20, 2).mean((1, 3))  # of the network's smaller pixels
+    means = case.image[1, 0].astype(np.float32).reshape(10, 2, 20, 2).mean((1, 3))  # of the network's smaller pixels
     assert np.allclose(shown[rows, columns], means, atol=1e-3) and shown.shape == case.shape[1:]
     outside = np.ones(shown.shape, bool)
     outside[rows, columns] = False
     assert outside.any() and not shown[outside].any()
-    assert case.image.shape == case.label.shape == (2, 20, 40) and case.shape == image.shape
+    assert case.image[:, 0].shape == case.label.shape == (2, 20, 40) and case.shape == image.shape
     assert case.image[1].min() == 0 and case.label[1, 8:16, 2:24].all() and case.label.sum() == 8 * 22
     assert np.array_equal(case.truth, label)
     probabilities = np.stack([1 - case.label, case.label]).astype(np.float32)

@@ -59,14 +59,15 @@ def test_only_pages_with_tests_of_their_own_have_parts_of_files():
 
 
 def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
-    (code,) = (block.code for block in blocks(ROOT / "docs/how-to/add.md", "python") if "class Pairs" in block.code)
-    namespace = {"__name__": "pairs"}
-    exec(compile(code, "pairs.py", "exec"), namespace)
-    for name in ("images/b10", "images/b9", "labels/b9"):
+    (code,) = (block.code for block in blocks(ROOT / "docs/how-to/add.md", "python") if "class Scans" in block.code)
+    namespace = {"__name__": "scans"}
+    exec(compile(code, "scans.py", "exec"), namespace)
+    for name in ("b10/scan", "b9/scan", "b9/mask"):
         (tmp_path / f"{name}.nii.gz").parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.nii.gz").touch()
+    assert namespace["FORMAT"].recognises(tmp_path)
     first, second = namespace["FORMAT"].find_cases(tmp_path)
-    assert (first.name, first.label) == ("b9", tmp_path / "labels" / "b9.nii.gz")
+    assert (first.name, first.label) == ("b9", tmp_path / "b9" / "mask.nii.gz")
     assert (second.name, second.label) == ("b10", None)
 
 

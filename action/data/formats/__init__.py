@@ -1,6 +1,6 @@
 """Layouts of data sets on disk, a file each: ``formats/acdc.py`` is what ``--format acdc`` reads.
 
-A new file here is found by itself; it must assign an object with the interface of ``action.data.cases.Format`` to
+A new file here is found by itself; it must assign an object of a subclass of ``action.data.cases.Format`` to
 ``FORMAT``.
 """
 

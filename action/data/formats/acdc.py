@@ -11,20 +11,25 @@ from action.data.text import read_text
 from action.errors import InputError
 
 
-class Acdc:
+class Acdc(Format):
     """``patientNNN/Info.cfg``, ``patientNNN/patientNNN_frameMM.nii.gz``, ``patientNNN/patientNNN_frameMM_gt.nii.gz``.
 
     Patient folders lie in the data folder itself or in the official ``training`` and ``testing`` folders. ``Info.cfg``
     gives the numbers of the end-diastolic and end-systolic frame; other frames and the 4-D series are not read.
     """
 
+    looks_for = "patientNNN/Info.cfg, patientNNN_frameMM.nii.gz, patientNNN_frameMM_gt.nii.gz"
     class_names: tuple[str, ...] = ("background", "right ventricle", "myocardium", "left ventricle")
+
+    def recognises(self, root: Path) -> bool:
+        """A folder of a patient. See ``Format.recognises``."""
+        return any(_patient_folders(parent, []) for parent in _parents(root))
 
     def find_cases(self, root: Path) -> list[Case]:
         """Both frames of every patient (one, where ED and ES name the same frame). See ``Format.find_cases``."""
         folders: dict[str, Path] = {}
         problems: list[str] = []
-        for parent in (root, root / "training", root / "testing"):
+        for parent in _parents(root):
             if (problem := dangling(parent)) is not None:
                 problems.append(problem)
             for folder in _patient_folders(parent, problems):
@@ -46,6 +51,10 @@ class Acdc:
 
 
 FORMAT: Format = Acdc()
+
+
+def _parents(root: Path) -> tuple[Path, ...]:
+    return root, root / "training", root / "testing"
 
 
 def _patient_folders(parent: Path, problems: list[str]) -> list[Path]:

@@ -11,23 +11,27 @@ from action.data.nifti import is_prediction
 from action.errors import InputError
 
 
-class Lits:
+class Lits(Format):
     """``volume-N.nii[.gz]`` and ``segmentation-N.nii[.gz]`` anywhere below the data folder; each volume is a patient.
 
     Linked folders are entered. Hidden and system folders, and volumes that are predictions, are passed over.
     """
 
+    looks_for = "volume-N.nii[.gz], segmentation-N.nii[.gz]"
     class_names: tuple[str, ...] = ("background", "liver", "tumour")
+
+    def recognises(self, root: Path) -> bool:
+        """A segmentation anywhere: volumes of such names lie in other layouts, too. See ``Format.recognises``."""
+        return any((_kind_and_number(path) or ("",))[0] == "segmentation" for path in walk(root, []))
 
     def find_cases(self, root: Path) -> list[Case]:
         """A case per volume; its label is ``None`` without a segmentation of its number. See ``Format.find_cases``."""
         found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
         problems: list[str] = []
         for path in walk(root, problems):
-            match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name, re.IGNORECASE)
-            if match is None or not path.is_file():
+            if (named := _kind_and_number(path)) is None or not path.is_file():
                 continue
-            kind, number = match[1].lower(), match[2]
+            kind, number = named
             if kind == "volume" and is_prediction(path):
                 continue
             files = found[kind]
@@ -46,3 +50,8 @@ class Lits:
 
 
 FORMAT: Format = Lits()
+
+
+def _kind_and_number(path: Path) -> tuple[str, str] | None:
+    match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    return None if match is None else (match[1].lower(), match[2])
