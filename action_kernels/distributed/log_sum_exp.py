@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import operators
 from ..backends import chosen, pinned
 from ..backends.reference.rows import raw_gradient
 from ..dtypes import working_dtype
@@ -21,7 +22,18 @@ from ..operators.registration import call, keep, once_differentiable
 from ..unit_rows import unit
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
-from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import (
+    Shard,
+    backend_for,
+    check_backend,
+    check_chunk,
+    check_rows,
+    constant,
+    group_of,
+    is_whole,
+    shard_of,
+    wants_grad,
+)
 from .trips import CHUNK, summed, trips
 
 
@@ -111,10 +123,14 @@ def lse_of(
     if positive_in_bank and any(count for count, _ in table) and not any(rows for _, rows in table):
         raise ValueError("bank is empty on all processes: positive_in_bank says that it has the positives")
     shard = shard_of(bank, None, group, False)
+    backend = backend_for(operator, table, chunk, query, shard.rows)
+    if index is None and is_whole(table, backend):
+        with pinned(backend):
+            return operators.log_sum_exp(query, shard.rows, temp=temp, normalize=normalize)
     counts = [count for count, _ in table]
     settings = Settings(shard, counts, chunk, float(temp), normalize, wants_grad(query))
     function: Callable[..., Tensor] = _LogSumExp.apply
-    with pinned(backend_for(operator, table, chunk, query, shard.rows)):
+    with pinned(backend):
         return function(query, shard.rows, None if index is None else index.long(), settings)
 
 

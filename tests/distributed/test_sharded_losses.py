@@ -339,8 +339,25 @@ def both_passes_run_on_one_backend(rank: int, world: int) -> None:
     registration.kernel = kernel
 
 
+def one_process_computes_what_it_would_alone(rank: int, world: int) -> None:
+    """Bit for bit, results and gradients: nothing is scored twice."""
+    p = problem(rank, world, torch.float32)
+    if world > 1:
+        return
+    labels, _ = labels_of(p, True)
+    found = []
+    for package in (action_kernels, distributed):
+        student, bank = leaves(p.student, p.bank)
+        kl, *selected = package.action_contrast(student, p.teacher, bank, K, **TEMPS, **labels)
+        others = package.hard_negatives(student, bank, K, **labels)[0], package.log_sum_exp(student, bank, temp=0.2)
+        sum(x.nan_to_num(neginf=0.0).sum() for x in (kl, selected[0], *others)).backward()
+        found.append([kl, *selected, *others, student.grad, bank.grad])
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
 ALL = (
     contrast_in_float64,
+    one_process_computes_what_it_would_alone,
     contrast_in_float32,
     sharp_softmaxes,
     half_precision,
