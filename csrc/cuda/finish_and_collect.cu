@@ -24,10 +24,16 @@ __global__ void __launch_bounds__(kMostThreads) finish(Finish p) {
 template <class Math>
 __global__ void __launch_bounds__(kMostThreads)
     finish_and_collect(unsigned finishing, Finish gradient, Collect search) {
+  using Element = typename Math::Element;
   if (blockIdx.x >= finishing) {
     collect_query<Math>(search, blockIdx.x - finishing);
+  } else if constexpr (sizeof(Element) == 4) {  // products of raw rows of any types
+    if (gradient.dtype == Dtype::float16) return finish_rows<__half>(gradient);
+    if (gradient.dtype == Dtype::bfloat16) return finish_rows<__nv_bfloat16>(gradient);
+    finish_rows<float>(gradient);
   } else {
-    with_raw<typename Math::Element>(gradient.dtype, [&](auto raw) { finish_rows<decltype(raw)>(gradient); });
+    if (gradient.dtype == Dtype::bfloat16) return finish_rows<__nv_bfloat16>(gradient);
+    finish_rows<Element>(gradient);
   }
 }
 

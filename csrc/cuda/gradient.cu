@@ -26,17 +26,19 @@ static_assert(sizeof(Terms) == kTerms * sizeof(float));
 
 /// Which part of the work is this block's.
 struct Part {
-  int64_t split, first, group, begin, end;
+  int64_t first, begin, end;
+  unsigned split, group;
   int out;  // first chunk of its columns
 
   __device__ Part(const Gradient& p, int64_t kept, int64_t streamed) {
-    int64_t work = blockIdx.x;
-    out = static_cast<int>(work % p.outs) * 2;
-    work /= p.outs;
-    split = work % p.num_splits;
-    const int64_t blocks = (kept + kBlock - 1) / kBlock;
-    first = work / p.num_splits % blocks * kBlock;
-    group = work / p.num_splits / blocks;
+    // No number here is larger than that of the grid's blocks: 32 bits do.
+    const auto outs = static_cast<unsigned>(p.outs), num_splits = static_cast<unsigned>(p.num_splits);
+    const auto blocks = static_cast<unsigned>((kept + kBlock - 1) / kBlock);
+    out = static_cast<int>(blockIdx.x % outs) * 2;
+    const unsigned walk = blockIdx.x / outs, tile = walk / num_splits;
+    split = walk % num_splits;
+    first = int64_t{tile % blocks} * kBlock;
+    group = tile / blocks;
     begin = split * p.span;
     end = begin + p.span < streamed ? begin + p.span : streamed;
   }
@@ -64,13 +66,13 @@ __device__ float* exchange(char* shared) {
 }
 
 /// Blocks that a multiprocessor's registers have room for: with one softmax more, where shared memory has, too.
-template <class Math, bool PAIR>
-constexpr int kResident = PAIR                                  ? 1
-                          : sizeof(typename Math::Element) == 4 ? 2
-                                                                : 3;
+template <bool PAIR, int TERMS>
+constexpr int kResident = PAIR         ? 1
+                          : TERMS == 1 ? 3
+                                       : 2;
 
 template <class Math, bool PAIR, bool VERDICTS, int TERMS>
-__global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(Gradient p) {
+__global__ void __launch_bounds__(kThreads, kResident<PAIR, TERMS>) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.queries, p.rows);
@@ -104,23 +106,20 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   }
   const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
     const int rows = rows_of_tile(start, part.end);
-    if constexpr (VERDICTS) {
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float b_scale = scale[Block::column(c)];
+    for (int c = 0; c < kColumns; ++c) {
+      const float b_scale = scale[Block::column(c)];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
-      }
-      if (first_columns) found.take(s, p.words, start, rows, scale + kBlock);
+      for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
     }
+    if (VERDICTS && first_columns) found.take(s, p.words, start, rows, scale + kBlock);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const float b_scale = scale[Block::column(c)], factor = b_scale * p.boost;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const Terms& x = own[r];
-        const float score = VERDICTS ? s.at(r, c) : similarity(s.at(r, c), x.s_scale, b_scale);
-        const float log_s = (score - x.s_center) * p.student_factor - x.s_rest;
+        const float log_s = (s.at(r, c) - x.s_center) * p.student_factor - x.s_rest;
         float weight = exp2_fast(log_s);
         if constexpr (PAIR) {
           const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;

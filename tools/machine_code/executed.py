@@ -26,8 +26,8 @@ BUDGETS = {
     "student_grad<Half, true, true, 1>, labels": 38.5,
     "student_grad<Half, true, false, 1>": 31.0,
     "student_grad<Half, false, false, 1>": 23.0,
-    "bank_grad<Half, true>": 60.0,
-    "bank_grad<Half, false>": 29.5,
+    "bank_grad<Half, true>": 62.5,
+    "bank_grad<Half, false>": 31.0,
     "verdicts<Half>": 18.0,
     "verdicts<Half>, labels": 20.5,
 }

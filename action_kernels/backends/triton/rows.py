@@ -94,8 +94,8 @@ def _prepare_block(
     factor = tl.full((BLOCK_N,), 1.0, tl.float32)
     if NORMALIZE:
         factor, _ = unit_factor(value, 1)
-        # The power of two next below 256 times the factor, by its exponent bits; NaN must not become a number. A norm is
-        # at most 2^128, or infinite.
+        # The power of two next below 256 times the factor, by its exponent bits; NaN must not become a number. A norm
+        # is at most 2^128, or infinite.
         power = ((256.0 * factor).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
         power = tl.where(factor == factor, tl.maximum(power, 2.0**-120), factor)
         value *= power[:, None]
