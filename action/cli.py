@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ from action.files import write_aside
 from action.help_pages import HelpPage, MainPage, ShowAll
 from action.ranks import OtherRankFailed, speaks
 from action.suggestions import did_you_mean
+
+LEAVE_AFTER = 1.0
+"""Seconds that a process outlives the failure of another one: when one ends, torchrun ends those that still speak."""
 
 
 class Parser(ArgumentParser):
@@ -134,6 +138,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except InputError as error:
         _fail(str(error))
     except OtherRankFailed:
+        time.sleep(LEAVE_AFTER)
         sys.exit(2)
     except BrokenPipeError:  # the program that read our output has ended
         _discard_output()

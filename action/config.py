@@ -257,7 +257,12 @@ class TrainConfig:
         device: "auto", "cpu", "cuda" or "cuda:<n>".
         precision: "fp32"; "bf16" or "fp16" compute the networks in half precision where PyTorch's autocast does (fp16
             with loss scaling), which GPUs do faster.
+        accumulate: batches whose gradients add up to one update, where the memory holds small batches only: an update
+            sees this many times the slices that a stage has in its batch. Batch norm, losses, pseudo-labels and
+            negatives are those of each batch by itself; the banks take all of them after the update.
         compile: whether torch.compile makes kernels for the U-Net, which takes a minute or more at the start.
+        timeout: seconds that a process of several waits for another one before all of them end; more than any reads
+            the data longer than the others do.
     """
 
     data: str | None = None
@@ -269,7 +274,9 @@ class TrainConfig:
     output: str | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = within(1, 10**4, 1)
     compile: bool = False
+    timeout: float = within(1, 10**6, 600.0)
     split: SplitConfig = field(default_factory=SplitConfig)
     input: InputConfig = field(default_factory=InputConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
