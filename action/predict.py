@@ -166,7 +166,8 @@ def _write(case: LoadedCase, targets: Targets, ensemble: Ensemble, options: Pred
     _check_free([targets], options)  # again: it took a while
     write_label(targets.label, labels, case.volume)
     if targets.probabilities is not None and probabilities is not None:
-        stored = np.stack([case.volume.turn.undo(of_class) for of_class in probabilities])
+        turn = case.volume.turn
+        stored = probabilities if turn.is_identity else np.stack([turn.undo(of_class) for of_class in probabilities])
         with write_aside(targets.probabilities) as aside:
             np.savez_compressed(aside, probabilities=stored)
     if targets.overlay is not None:
