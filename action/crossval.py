@@ -238,7 +238,7 @@ def main(arguments: list[str]) -> None:
     """The command line of ``python -m action.crossval``."""
     parser = config_parser("crossval")
     parser.add_argument(
-        "--folds", type=int | None, default=None, help=f"number of folds; null: those of the data set, or {FOLDS}"
+        "--folds", type=int, default=None, help=f"number of folds; without it those of the data set, or {FOLDS}"
     )
     parser.add_argument("--resume", action="store_true", help="continue interrupted runs in --output, begin others")
     parser.add_argument("--overwrite", action="store_true", help="replace the runs in --output")
