@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             trainer.fit()
         if ranks.first:
             if data.test:
-                evaluate(settings, folder, data.test, device)
+                evaluate(folder, data.test, device)
             else:
                 print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
             folder.job.unlink(missing_ok=True)
