@@ -11,10 +11,19 @@ from action.data.mixing import MIXES
 
 METHODS: dict[str, tuple[str, ...]] = {
     "action": ("global_distillation", "local_distillation", "anatomical_contrast"),
+    "pseudo-labels": ("pseudo_labels",),
     "mean-teacher": ("mean_teacher",),
     "supervised": ("supervised",),
 }
 """The stages of each method, in order: the names of their files in ``action/stages``."""
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "action": METHODS["action"],
+    "pseudo-labels": ("baseline", "anatomical_contrast"),
+    "mean-teacher": ("baseline",),
+    "supervised": ("baseline",),
+}
+"""The groups of settings that a method reads, beside those that all methods read."""
 
 if TYPE_CHECKING:  # any name for the type checker, those that there are for the command line
     CropName = str

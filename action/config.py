@@ -150,7 +150,7 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class AnatomicalContrastConfig:
-    """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives.
+    """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives; also the baseline pseudo-labels.
 
     Args:
         iterations: network updates.

@@ -76,12 +76,7 @@ LABELED_ONLY, FULL = "labeled-only", "fully-labeled"
 ARMS = {
     LABELED_ONLY: Arm("labelled only", "supervised"),
     "mean-teacher": Arm("Mean Teacher", "mean-teacher"),
-    "pseudo-labels": Arm(
-        "pseudo-labels, CutMix",
-        "action",
-        left_out=("global_distillation", "local_distillation"),
-        overrides=("--anatomical_contrast.contrast_weight=0",),
-    ),
+    "pseudo-labels": Arm("pseudo-labels, CutMix", "pseudo-labels"),
     "action": Arm("ACTION", "action"),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }

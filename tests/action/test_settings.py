@@ -8,7 +8,7 @@ import torch
 from test_train import SHORT
 
 from action import memory, prepare, train
-from action.choices import METHODS
+from action.choices import METHODS, SETTINGS
 from action.cli import choose_device, load_config, parse_config, save_config
 from action.config import TrainConfig, fill_in
 from action.data.crops import CROPS
@@ -149,6 +149,12 @@ def test_choices_are_those_of_the_registries(setting):
         parse_config([f"--{setting}={name}"])
     with pytest.raises(InputError, match=", ".join(f"'{name}'" for name in CHOICES[setting])):
         parse_config([f"--{setting}=something"])
+
+
+def test_every_method_says_which_settings_it_reads():
+    assert SETTINGS.keys() == METHODS.keys()
+    groups = {name for name, value in vars(TrainConfig()).items() if dataclasses.is_dataclass(value)}
+    assert all(set(read) <= groups for read in SETTINGS.values())
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(acdc_root, tmp_path, monkeypatch):

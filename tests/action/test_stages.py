@@ -70,7 +70,7 @@ def push_all(to_push):
 
 def learner_with(config, name):
     """A learner of the method that has the stage ``name``, and the stage."""
-    method = {"supervised": "supervised", "mean_teacher": "mean-teacher"}.get(name, "action")
+    method = next(method for method, stages in METHODS.items() if name in stages)
     learner = make_learner(dataclasses.replace(config, method=method), CLASSES).train()
     return learner, learner.stages[name]
 
@@ -81,7 +81,7 @@ def contrast_stage(config, **settings):
     return learner_with(dataclasses.replace(config, anatomical_contrast=stage_config), "anatomical_contrast")
 
 
-ALL = ["global_distillation", "local_distillation", "anatomical_contrast", "supervised", "mean_teacher"]
+ALL = [stage for stages in METHODS.values() for stage in stages]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -107,7 +107,7 @@ def test_the_first_stages_take_the_momentum_that_is_configured(config):
     assert [stage.nesterov for stage in make_stages(published, CLASSES).values()] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "supervised"])
 def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, data):
     learner, stage = learner_with(config, name)
     seen = {"student": [], "teacher": []}
@@ -224,6 +224,21 @@ def test_pseudo_labels_are_aligned_to_the_labels_shares_of_the_classes(learner, 
     torch.testing.assert_close(seen["confidence"], confidence, rtol=1e-4, atol=1e-5)
     assert (seen["label"] == label).float().mean() > 0.999
     assert not torch.equal(label, probability.argmax(1, keepdim=True))
+
+
+def test_pseudo_labels_alone_are_stage_3_without_its_contrast(config, data):
+    settings = {"contrast_weight": 0.0, "strong_threshold": 0.3, "pseudo_label_threshold": 0.0, "ramp_up": 0.0}
+    changed = dataclasses.replace(config.anatomical_contrast, **settings)
+    config = dataclasses.replace(config, anatomical_contrast=changed)
+    found = []
+    for name in ("anatomical_contrast", "pseudo_labels"):
+        torch.manual_seed(0)
+        learner, stage = learner_with(config, name)
+        losses = run_step(stage, learner, data)
+        found.append((losses, [p.grad for p in learner.network.student.parameters()]))
+    (stage_3, gradients), (alone, others) = found
+    assert alone["unsupervised"] > 0 and all(torch.equal(stage_3[name], alone[name]) for name in alone)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, others, strict=True))
 
 
 def test_class_shares_are_running_means_whose_first_batches_count_alike():
