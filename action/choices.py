@@ -12,6 +12,8 @@ from action.data.mixing import MIXES
 METHODS: dict[str, tuple[str, ...]] = {
     "action": ("global_distillation", "local_distillation", "anatomical_contrast"),
     "pseudo-labels": ("pseudo_labels",),
+    "copy-paste": ("copy_paste",),
+    "unimatch": ("unimatch",),
     "mean-teacher": ("mean_teacher",),
     "supervised": ("supervised",),
 }
@@ -20,6 +22,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 SETTINGS: dict[str, tuple[str, ...]] = {
     "action": METHODS["action"],
     "pseudo-labels": ("baseline", "anatomical_contrast"),
+    "copy-paste": ("baseline", "copy_paste"),
+    "unimatch": ("baseline", "unimatch"),
     "mean-teacher": ("baseline",),
     "supervised": ("baseline",),
 }

@@ -210,9 +210,9 @@ class BaselineConfig:
     Args:
         iterations: network updates; null: as many as ACTION's three stages together.
         labeled: labelled slices in a batch.
-        unlabeled: unlabelled slices in a batch (mean teacher).
+        unlabeled: unlabelled slices in a batch.
         consistency: final weight of the mean teacher's consistency.
-        ramp_up: share of the updates over which the consistency weight grows.
+        ramp_up: share of the updates over which the mean teacher's weight grows.
     """
 
     iterations: int | None = within(1, 10**9, None)
@@ -220,6 +220,39 @@ class BaselineConfig:
     unlabeled: int = within(1, 10**4, 3)
     consistency: float = within(0, 1e6, 1.0)
     ramp_up: float = within(0, 1, 0.4)
+
+
+@dataclass(frozen=True)
+class CopyPasteConfig:
+    """The baseline copy-paste.
+
+    Args:
+        side: height and width of the box that is pasted, as a share of the slice's (published: 2/3).
+        unlabeled_weight: weight of pixels with a pseudo-label beside those with a label (published: 0.5).
+        pretraining: share of the updates that paste labelled slices into each other, so that the teacher knows
+            something when it is first asked (published: 0.25).
+    """
+
+    side: float = within(0, 1, 2 / 3)
+    unlabeled_weight: float = within(0, 1e6, 0.5)
+    pretraining: float = within(0, 1, 0.25)
+
+
+@dataclass(frozen=True)
+class UniMatchConfig:
+    """The baseline unimatch.
+
+    Args:
+        threshold: confidence below which a pixel has no pseudo-label (published: 0.95).
+        strong_weight: weight of the two strong views together (published: 0.5).
+        feature_weight: weight of the perturbed features (published: 0.5).
+        drop: share of the channels of every encoder map that the perturbation drops (published: 0.5).
+    """
+
+    threshold: float = within(0, 1, 0.95)
+    strong_weight: float = within(0, 1e6, 0.5)
+    feature_weight: float = within(0, 1e6, 0.5)
+    drop: float = within(0, 0.99, 0.5)
 
 
 @dataclass(frozen=True)
@@ -277,6 +310,8 @@ class TrainConfig:
     local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=100))
     anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    copy_paste: CopyPasteConfig = field(default_factory=CopyPasteConfig)
+    unimatch: UniMatchConfig = field(default_factory=UniMatchConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property

@@ -77,6 +77,8 @@ ARMS = {
     LABELED_ONLY: Arm("labelled only", "supervised"),
     "mean-teacher": Arm("Mean Teacher", "mean-teacher"),
     "pseudo-labels": Arm("pseudo-labels, CutMix", "pseudo-labels"),
+    "copy-paste": Arm("bidirectional copy-paste", "copy-paste"),
+    "unimatch": Arm("UniMatch", "unimatch"),
     "action": Arm("ACTION", "action"),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }

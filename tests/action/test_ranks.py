@@ -29,7 +29,10 @@ from action.stages.base import TrainingData
 from action.train import main
 from action.trainer import Trainer
 
-METHODS = {(5.0, 1.0): ("action", "supervised"), (4.0, 0.0, 2.0): ("action", "mean-teacher")}  # by shares
+METHODS = {  # by shares
+    (5.0, 1.0): ("action", "supervised", "pseudo-labels", "unimatch"),
+    (4.0, 0.0, 2.0): ("action", "mean-teacher", "copy-paste", "unimatch"),
+}
 
 
 def _process(rank, file, weights, data, folder):

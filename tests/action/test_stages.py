@@ -10,9 +10,11 @@ from action.choices import METHODS
 from action.config import (
     AnatomicalContrastConfig,
     AugmentationConfig,
+    CopyPasteConfig,
     DistillationConfig,
     ModelConfig,
     TrainConfig,
+    UniMatchConfig,
     fill_in,
 )
 from action.data.batches import SlicePool, step_generator
@@ -38,6 +40,8 @@ def config(loaded_cases):
         anatomical_contrast=AnatomicalContrastConfig(
             labeled=2, unlabeled=2, queries=10, keys=8, negatives_per_query=6, pixel_bank=50, weak_threshold=0.0
         ),
+        copy_paste=CopyPasteConfig(pretraining=0.0),
+        unimatch=UniMatchConfig(threshold=0.3),
     )
     return fill_in(settings, "data", "output", (1.5, 1.5), loaded_cases[0].image.shape[1:])
 
@@ -107,7 +111,7 @@ def test_the_first_stages_take_the_momentum_that_is_configured(config):
     assert [stage.nesterov for stage in make_stages(published, CLASSES).values()] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "supervised"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("supervised", "unimatch")])
 def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, data):
     learner, stage = learner_with(config, name)
     seen = {"student": [], "teacher": []}
@@ -394,6 +398,15 @@ def test_the_instrument_that_refuses_reading_back_works():
 @pytest.mark.parametrize("changed", [{}, {"negatives": "batch"}, {"selection": "hardest"}, {"mix_with": "labeled"}])
 def test_no_step_reads_a_value_back_to_the_host(config, data, changed):
     learner, _ = contrast_stage(config, **changed)
+    reads_nothing_back(learner, data)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "action"])
+def test_no_step_of_a_baseline_reads_a_value_back_to_the_host(method, config, data):
+    reads_nothing_back(make_learner(dataclasses.replace(config, method=method), CLASSES).train(), data)
+
+
+def reads_nothing_back(learner, data):
     for stage in learner.stages.values():
         for step in range(3):  # with an empty bank, and with rows in it
             rng = np.random.default_rng(step)
