@@ -176,6 +176,11 @@ class AnatomicalContrastConfig:
         keys: teacher pixels a class; their mean is the positive key, and they enter the pixel bank.
         negatives_per_query: N_k.
         temp: temperature of the contrast and of the class relation graph.
+        variant: "action++" pulls the hard pixels of a class to an anchor of its own as well, one of the vectors that
+            lie furthest apart, and lets the temperature of the contrast go from high to low and back (You et al.,
+            MICCAI 2023).
+        temp_range: lowest and highest temperature of the contrast in the variant action++, in place of "temp".
+        anchor_weight: weight of the pull to the anchors in the variant action++.
         negatives: "bank" takes them from a class-labelled pixel bank that spans the data set, "batch" from the batch.
         selection: "relation" draws a class by the relation graph, then a pixel of it; "hardest" takes the most similar.
         pixel_bank: rows of the pixel bank.
@@ -198,6 +203,9 @@ class AnatomicalContrastConfig:
     keys: int = within(1, 10**6, 64)
     negatives_per_query: int = within(1, 10**6, 128)
     temp: float = within(1e-4, 1e4, 0.5)
+    variant: Literal["action", "action++"] = "action"
+    temp_range: tuple[float, float] = within(1e-4, 1e4, (0.1, 1.0))
+    anchor_weight: float = within(0, 1e6, 0.2)
     negatives: Literal["bank", "batch"] = "bank"
     selection: Literal["relation", "hardest"] = "relation"
     pixel_bank: int = within(1, 10**8, 8192)
@@ -324,6 +332,7 @@ class TrainConfig:
         problems = list(_out_of_range(self)) or [
             *_unordered("augmentation.brightness", self.augmentation.brightness),
             *_unordered("augmentation.blur", self.augmentation.blur),
+            *_unordered("anatomical_contrast.temp_range", self.anatomical_contrast.temp_range),
             *_misfits_of_the_model(self.model, self.input.size),
             *_nothing_to_learn(self),
         ]

@@ -80,6 +80,7 @@ ARMS = {
     "copy-paste": Arm("bidirectional copy-paste", "copy-paste"),
     "unimatch": Arm("UniMatch", "unimatch"),
     "action": Arm("ACTION", "action"),
+    "action++": Arm("ACTION++", "action", overrides=("--anatomical_contrast.variant=action++",)),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }
 # What each part contributes: a stage or a loss left out.

@@ -13,6 +13,7 @@ from action.data.slices import Slices
 from action.model.heads import Pixels, RepresentationHead
 from action.model.teacher import StudentTeacher
 from action.model.unet import UNet, UNetOutput
+from action.stages.adaptive_contrast import cosine_temperature, nearest_anchors, spread_anchors
 from action.stages.base import Push, StageParts, StepResult
 from action.stages.losses import zero_like
 from action.stages.pseudo_labels import PseudoLabels
@@ -24,8 +25,11 @@ class AnatomicalContrast(PseudoLabels):
 
     Queries are the student's representations of hard pixels in its strong views. Keys (positives, class relation,
     negatives) are the teacher's representations in the weak views: they carry no gradient and change slowly, so that
-    those in the pixel bank stay comparable.
+    those in the pixel bank stay comparable. The variant action++ adds anchor_weight times the same InfoNCE loss with
+    another positive, the class's anchor, and its temperature of both goes through ``temp_range``.
     """
+
+    anchors: Tensor  # [C, embedding], of the variant action++
 
     name = "anatomical_contrast"
     loss_names = ("loss", "supervised", "unsupervised", "contrast", "confident")
@@ -36,6 +40,8 @@ class AnatomicalContrast(PseudoLabels):
         self.iterations = config.iterations
         self.representation = StudentTeacher(RepresentationHead(model.channels[::-1], model.embedding))
         self.pixel_bank = MemoryBank(config.pixel_bank, model.embedding, labeled=True, normalize=False)
+        if config.variant == "action++":
+            self.register_buffer("anchors", spread_anchors(parts.classes, model.embedding), persistent=False)
 
     def losses(
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
@@ -47,7 +53,7 @@ class AnatomicalContrast(PseudoLabels):
         if config.contrast_weight:
             key_class = self.sure_class(seen.weak)
             query_class = torch.cat([batch["label"].long()[:, 0], self.sure_class(seen.strong)])
-            contrast, push = self.contrast(seen.student, query_class, seen.teacher, key_class, rng)
+            contrast, push = self.contrast(seen.student, query_class, seen.teacher, key_class, step, rng)
             pushes.append(push)
         else:
             contrast = zero_like(seen.student.logits)
@@ -64,6 +70,7 @@ class AnatomicalContrast(PseudoLabels):
         query_class: Tensor,
         teacher: UNetOutput,
         key_class: Tensor,
+        step: int,
         rng: np.random.Generator,
     ) -> tuple[Tensor, Push]:
         """L_anco = mean over classes of the mean over hard queries of the InfoNCE loss; and the keys for the bank.
@@ -73,6 +80,7 @@ class AnatomicalContrast(PseudoLabels):
             query_class: class of each pixel [B, H, W] there, -1: not valid.
             teacher: output for the weak views, likewise.
             key_class: class of each pixel [B, H, W] there, -1: not valid.
+            step: decides the temperature of the variant action++.
             rng: draws pixels and negatives.
         """
         config, classes = self._config, self._classes
@@ -110,7 +118,13 @@ class AnatomicalContrast(PseudoLabels):
             index = relation_negatives(
                 query_labels, bank_labels, relation, config.negatives_per_query, seed=int(rng.integers(2**63))
             )
-        loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
+        if config.variant == "action++":
+            temp = cosine_temperature(step, self.iterations, *config.temp_range)
+            anchor = self.anchors[nearest_anchors(positives, self.anchors)]
+            pull = self.info_nce(query, anchor[query_labels], bank, index, temp)
+            loss = self.info_nce(query, positives[query_labels], bank, index, temp) + config.anchor_weight * pull
+        else:
+            loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
         queries_of_class = ((query_labels[:, None] == names) & usable[:, None]).sum(dim=0)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
         return (loss * weight[query_labels] * usable).sum(), push

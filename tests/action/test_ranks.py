@@ -31,7 +31,7 @@ from action.trainer import Trainer
 
 METHODS = {  # by shares
     (5.0, 1.0): ("action", "supervised", "pseudo-labels", "unimatch"),
-    (4.0, 0.0, 2.0): ("action", "mean-teacher", "copy-paste", "unimatch"),
+    (4.0, 0.0, 2.0): ("action++", "mean-teacher", "copy-paste", "unimatch"),
 }
 
 
@@ -151,7 +151,8 @@ FLAGS = [
 
 def updates(ranks, method, data_root, output):
     """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
-    flags = [*FLAGS, f"--data={data_root}", f"--method={method}", f"--output={output}"]
+    variant = "--anatomical_contrast.variant=" + ("action++" if method == "action++" else "action")
+    flags = [*FLAGS, f"--data={data_root}", f"--method={method.rstrip('+')}", f"--output={output}", variant]
     config = resolve(parse_config(flags))
     data = load_data(config)
     names = data.dataset.class_names

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -281,7 +282,7 @@ def test_contrast_with_fewer_than_two_classes_is_zero_with_a_graph(config, learn
     student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
     for only in (-1, 2):  # no valid pixel at all; a single class
         labels = torch.full((2, *config.input.size), only)
-        loss, _ = stage.contrast(student, labels, teacher, labels, np.random.default_rng(0))
+        loss, _ = stage.contrast(student, labels, teacher, labels, 0, np.random.default_rng(0))
         assert loss.item() == pytest.approx(0.0, abs=1e-6) and loss.device == student.logits.device
         loss.backward(retain_graph=True)
 
@@ -302,7 +303,7 @@ def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch)
         "anatomical_contrast",
         lambda q, p, b, i, **k: seen.update(q=q, p=p, b=b, i=i) or original(q, p, b, i, **k),
     )
-    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, np.random.default_rng(0))
+    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, 0, np.random.default_rng(0))
     labels = {"bank": stage.pixel_bank.labels, "batch": key_labels}[negatives]
     rows = {"bank": stage.pixel_bank.rows, "batch": keys}[negatives]
     assert torch.equal(seen["b"], rows)
@@ -324,6 +325,38 @@ def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch)
         torch.testing.assert_close((negative * 0.5), masked.topk(6, dim=1).values, rtol=1e-4, atol=1e-6)
 
 
+def test_action_plus_plus_adds_the_anchors_pull_and_changes_the_temperature(config, monkeypatch):
+    learner, stage = contrast_stage(config, variant="action++", temp_range=(0.2, 0.8), anchor_weight=0.3)
+    stage.iterations = 8
+    student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
+    label = torch.randint(0, CLASSES, (2, *config.input.size))
+    label[label == 2] = 1  # a class is absent
+    calls = []
+    original = stage.info_nce
+    monkeypatch.setattr(stage, "info_nce", lambda *a: calls.append(a) or original(*a))
+    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, 2, np.random.default_rng(0))
+    (query, anchor, bank, index, temp), (same, positive, _, others, again) = calls
+    assert temp == again == pytest.approx(0.5) and torch.equal(query, same) and torch.equal(index, others)
+    present = [0, 1, 3]
+    means = torch.stack([F.normalize(keys[key_labels == c].mean(0), dim=0) for c in present])
+    query_class = torch.cdist(positive, means).argmin(1)
+    best = max(  # of all ways to give the three classes different anchors
+        itertools.permutations(range(CLASSES), 3), key=lambda way: (means * stage.anchors[list(way)]).sum().item()
+    )
+    torch.testing.assert_close(anchor, stage.anchors[list(best)][query_class])
+
+    def each(target):
+        q, b = query.double(), bank.double()
+        positive = (q * target.double()).sum(1, keepdim=True) / 0.5
+        negative = torch.einsum("nd,nkd->nk", q, b[index]) / 0.5
+        return torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]
+
+    both = each(positive) + 0.3 * each(anchor)
+    expected = torch.stack([both[query_class == c].mean() for c in range(3)]).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+    assert "anchors" not in "".join(stage.state_dict())  # they follow from the settings
+
+
 def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
     stage = learner.stages["anatomical_contrast"]
     student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
@@ -333,7 +366,7 @@ def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
     asked = []
     head = stage.representation.student
     monkeypatch.setattr(head, "forward", lambda f, pixels: asked.append(pixels) or type(head).forward(head, f, pixels))
-    stage.contrast(student._replace(logits=easy), label, teacher, label, np.random.default_rng(0))
+    stage.contrast(student._replace(logits=easy), label, teacher, label, 0, np.random.default_rng(0))
     (pixels,) = asked
     assert len(pixels.y) > 0 and (pixels.image == 0).all() and (pixels.y < 4).all()
 
@@ -445,7 +478,7 @@ def test_the_contrast_never_makes_a_representation_of_the_whole_map(config):
     stage.pixel_bank.push(F.normalize(torch.randn(50, 64)), torch.arange(50) % CLASSES)
     label = torch.randint(0, CLASSES, (4, 64, 64))
     with LargestTensor() as largest:
-        stage.contrast(student, label, teacher, label, np.random.default_rng(0))[0].backward()
+        stage.contrast(student, label, teacher, label, 0, np.random.default_rng(0))[0].backward()
     queries = 10 * CLASSES
     assert largest.elements < 4 * 64 * 64 * 64 / 4  # images x height x width x embedding
     assert largest.elements < queries * 256 * 64 / 4  # queries x negatives x embedding
