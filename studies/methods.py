@@ -80,10 +80,9 @@ ARMS = {
     "copy-paste": Arm("bidirectional copy-paste", "copy-paste"),
     "unimatch": Arm("UniMatch", "unimatch"),
     "action": Arm("ACTION", "action"),
-    "action++": Arm("ACTION++", "action", overrides=("--anatomical_contrast.variant=action++",)),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }
-# What each part contributes: a stage or a loss left out.
+# What each part contributes: a stage or a loss left out, and what ACTION++ adds.
 ABLATION = {
     "without-global": Arm("ACTION without stage 1", "action", left_out=("global_distillation",)),
     "without-stage-2": Arm("ACTION without stage 2", "action", left_out=("local_distillation",)),
@@ -104,6 +103,7 @@ ABLATION = {
     "hardest-negatives": Arm(
         "ACTION, hardest negatives", "action", overrides=("--anatomical_contrast.selection=hardest",)
     ),
+    "action++": Arm("ACTION++", "action", overrides=("--anatomical_contrast.variant=action++",)),
 }
 
 
