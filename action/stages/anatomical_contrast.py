@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from action.config import RunConfig
 from action.data.slices import Slices
 from action.model.heads import Pixels, RepresentationHead
 from action.model.teacher import StudentTeacher
@@ -37,11 +38,14 @@ class AnatomicalContrast(PseudoLabels):
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
         config, model = parts.config.anatomical_contrast, parts.config.model
-        self.iterations = config.iterations
         self.representation = StudentTeacher(RepresentationHead(model.channels[::-1], model.embedding))
         self.pixel_bank = MemoryBank(config.pixel_bank, model.embedding, labeled=True, normalize=False)
         if config.variant == "action++":
             self.register_buffer("anchors", spread_anchors(parts.classes, model.embedding), persistent=False)
+
+    @staticmethod
+    def updates(config: RunConfig) -> int:
+        return config.anatomical_contrast.iterations
 
     def losses(
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action.config import RunConfig
 from action.data.mixing import mix
 from action.data.slices import Slices
 from action.model.class_shares import ClassShares
@@ -46,8 +47,13 @@ class PseudoLabels(Stage):
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
         self._config, self._classes = parts.config.anatomical_contrast, parts.classes
-        self.iterations = parts.config.baseline.iterations
+        self.iterations = self.updates(parts.config)
         self.class_shares = ClassShares(parts.classes, parts.config.optimizer.teacher_momentum)
+
+    @staticmethod
+    def updates(config: RunConfig) -> int:
+        """The stage's number of updates."""
+        return config.baseline.iterations
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         config = self._config

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from action.choices import METHODS
+from action.choices import METHODS, SETTINGS
 from action.config import (
     AnatomicalContrastConfig,
     AugmentationConfig,
@@ -103,6 +104,16 @@ def test_every_stage_logs_what_it_says_and_trains_the_student_alone(name, config
     banks = [module for module in learner.modules() if isinstance(module, MemoryBank)]
     assert not any(bank.features.requires_grad for bank in banks)
     assert (len(pairs), len(banks)) == ((4, 3) if name in METHODS["action"] else (1, 0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_no_settings_but_those_that_it_names(method, config, data):
+    config = copy.copy(dataclasses.replace(config, method=method))
+    for group in {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[method]):
+        object.__setattr__(config, group, None)  # as frozen settings are checked whenever they are made
+    learner = make_learner(config, CLASSES).train()
+    for stage in learner.stages.values():
+        run_step(stage, learner, data)
 
 
 def test_the_first_stages_take_the_momentum_that_is_configured(config):
