@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from action.choices import METHODS
+from action.choices import SETTINGS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.commands import program
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -123,7 +123,7 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
-    others = {"baseline"} if config.method == "action" else set(METHODS["action"])
+    others = {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[config.method])
     free = {"output", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)

@@ -24,8 +24,18 @@ from action.trainer import Trainer
 from action.update import Update
 
 RUNS = {  # by shares: methods, and what they are run with
-    (5.0, 1.0): (("action", "--accumulate=1"), ("supervised", "--accumulate=1")),
-    (4.0, 0.0, 2.0): (("action", "--accumulate=2"), ("mean-teacher", "--accumulate=1")),
+    (5.0, 1.0): (
+        ("action", "--accumulate=1"),
+        ("supervised", "--accumulate=1"),
+        ("pseudo-labels", "--accumulate=1"),
+        ("unimatch", "--accumulate=1"),
+    ),
+    (4.0, 0.0, 2.0): (
+        ("action++", "--accumulate=2"),
+        ("mean-teacher", "--accumulate=1"),
+        ("copy-paste", "--accumulate=1"),
+        ("unimatch", "--accumulate=1"),
+    ),
 }
 
 
@@ -161,7 +171,8 @@ FLAGS = [
 
 def updates(ranks, method, data_root, output, *more):
     """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
-    flags = [*FLAGS, f"--data={data_root}", f"--method={method}", f"--output={output}", *more]
+    variant = "--anatomical_contrast.variant=" + ("action++" if method == "action++" else "action")
+    flags = [*FLAGS, f"--data={data_root}", f"--method={method.rstrip('+')}", f"--output={output}", variant, *more]
     config = resolve(parse_config(flags))
     data = load_data(config)
     names = data.dataset.class_names
