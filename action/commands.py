@@ -34,6 +34,10 @@ COMMANDS = {
         "Segment images with the networks of runs.",
         "runs/ACDC-action-3-seed0 scan.nii.gz -o predictions",
     ),
+    "report": Command(
+        "Show a run as one page for the browser.",
+        "runs/ACDC-action-3-seed0",
+    ),
     "prepare": Command(
         "Check a data set, convert it, or write the synthetic heart.",
         "check ACDC",

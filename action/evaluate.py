@@ -23,8 +23,9 @@ from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
-from action.metrics import MEASURES, ClassValues, case_metrics, mean_dice, summarize
+from action.metrics import MEASURES, ClassValues, case_metrics, confusion, mean_dice, summarize
 from action.progress import track
+from action.report import write_report
 from action.run_folder import RunFolder
 
 
@@ -41,14 +42,21 @@ def _evaluate(ensemble: Ensemble, folder: RunFolder, cases: Sequence[LoadedCase]
     names, segmenter = ensemble.class_names, ensemble.segmenter
     results: dict[str, dict[int, ClassValues]] = {}
     predictions: dict[str, np.ndarray] = {}
+    voxels = np.zeros((len(names), len(names)), np.int64)
     for case in track(cases, "test", "volume"):
         prediction = segmenter.segment(case)
         write_label(_target(folder, case.name), prediction, case.volume)
-        results[case.name] = case_metrics(prediction, case.required_truth, len(names), case.spacing)
+        truth = case.required_truth
+        results[case.name] = case_metrics(prediction, truth, len(names), case.spacing)
+        voxels += confusion(prediction, truth, len(names))
         predictions[case.name] = prediction
     summary = summarize(results, names, unit_of(cases))
     summary["mirror"] = segmenter.mirror
     summary["largest_component"] = [names[index] for index in segmenter.largest]
+    summary["patients"] = {case.name: case.patient for case in cases}
+    summary["confusion"] = {
+        name: dict(zip(names, row, strict=True)) for name, row in zip(names, voxels.tolist(), strict=True)
+    }
     with write_aside(folder.summary) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     plot_overlays(_panels(cases, predictions, results), names, folder.overlays)
@@ -95,7 +103,7 @@ def evaluate_again(
                 f"{', '.join(class_names)}: give its own data with --data"
             )
         cases = _test_cases(dataset, load_split(folder.split).test)
-        targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays]
+        targets = [*(_target(folder, case.name) for case in cases), folder.summary, folder.overlays, folder.report]
         inputs = [folder.best, folder.config, folder.split, folder.fingerprint]
         inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
@@ -104,7 +112,9 @@ def evaluate_again(
         facts = [findings.of_case(case, len(class_names)) for case in loaded]
         raise_problems(findings.no_foreground(facts, "test"), config.data)
         folder.remove_partials()
-        return _evaluate(ensemble, folder, loaded)
+        summary = _evaluate(ensemble, folder, loaded)
+        write_report(folder, config.data)
+        return summary
 
 
 def _test_cases(dataset: Dataset, patients: Sequence[str]) -> list[Case]:

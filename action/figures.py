@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,15 @@ from action.files import write_aside
 NOT_LOSSES = ("step", "stage", "lr")
 SHARES = {"confident": "confident pixels"}
 """Columns between 0 and 1 that are no losses, and what the legend calls them."""
+_CLASS_DICE = re.compile("val_(teacher_)?dice_")
 DECADES = 1e4  # between the largest loss and the smallest that is shown
 # Told apart by people of every colour vision, and from grey images: the first seven are those of Okabe and Ito.
 PALETTE = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#999933", "#332288", "#8c510a")
+
+
+def is_loss(column: str) -> bool:
+    """Whether a column of ``read_columns`` is a loss, and neither a Dice nor a share."""
+    return not column.startswith("val_") and column not in SHARES
 
 
 def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
@@ -34,8 +41,8 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         output: PNG file, written aside and then renamed.
     """
     steps, stages, columns = read_columns(Path(metrics_csv))
-    dice = {name: values for name, values in columns.items() if name.startswith("val_")}
-    losses = {name: values for name, values in columns.items() if name not in dice and name not in SHARES}
+    dice = {name: values for name, values in columns.items() if name.startswith("val_dice")}
+    losses = {name: values for name, values in columns.items() if is_loss(name)}
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -44,7 +51,7 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         x, y = steps[there], losses[name][there]
         upper.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
         label = "loss, their weighted sum" if name == "loss" else name
-        upper.plot(x, _smoothed(y, stages[there]), color=color, linewidth=1.8, label=label)
+        upper.plot(x, smoothed(y, stages[there]), color=color, linewidth=1.8, label=label)
     every = np.concatenate([values[(values > 0) & np.isfinite(values)] for values in losses.values()] or [np.empty(0)])
     if every.size:
         upper.set_yscale("log", nonpositive="mask")
@@ -63,7 +70,7 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
         lower.plot(steps[there], dice[name][there], marker="o", markersize=3, label=label, **style)
     for name in [name for name in SHARES if name in columns]:
         there = np.isfinite(columns[name])
-        y = _smoothed(columns[name][there], stages[there])
+        y = smoothed(columns[name][there], stages[there])
         lower.plot(steps[there], y, color="gray", linestyle=":", linewidth=1.6, label=SHARES[name])
     shares = any(name in columns for name in SHARES)
     lower.set(xlabel="step", ylabel="validation Dice, share of pixels" if shares else "validation Dice", ylim=(0, 1))
@@ -125,7 +132,7 @@ def _mark_stages(panels: Sequence[Axes], steps: np.ndarray, stages: np.ndarray) 
     panels[0].set_title("   ".join(spans), fontsize=9)
 
 
-def _smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
+def smoothed(values: np.ndarray, stages: np.ndarray) -> np.ndarray:
     """Running mean within each stage, over a twentieth of its steps to either side."""
     result = np.empty(len(values))
     for stage in dict.fromkeys(stages.tolist()):
@@ -147,7 +154,7 @@ def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarr
         names = [name for name in reader.fieldnames or () if name not in NOT_LOSSES]
     columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
     # Classes stay, with a Dice or without: their places give them the colours that they have in the overlays.
-    columns = {name: v for name, v in columns.items() if np.isfinite(v).any() or name.startswith("val_dice_")}
+    columns = {name: v for name, v in columns.items() if np.isfinite(v).any() or _CLASS_DICE.match(name)}
     steps = np.array([int(row["step"]) for row in rows], dtype=np.int64)
     return steps, np.array([row["stage"] for row in rows], dtype=object), columns
 

@@ -98,11 +98,22 @@ def dice_scores(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.n
         truth: class indices [Z, Y, X].
         classes: number of classes, background included.
     """
-    _check(prediction, truth)
-    pairs = np.bincount(classes * truth.ravel().astype(np.int64) + prediction.ravel(), minlength=classes**2)
-    pairs = pairs.reshape(classes, classes)
+    pairs = confusion(prediction, truth, classes)
     both, size = np.diag(pairs)[1:], (pairs.sum(0) + pairs.sum(1))[1:]
     return np.where(size > 0, 2 * both / np.maximum(size, 1), np.nan)
+
+
+def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Voxels of one volume by their class in the truth (rows) and in the prediction, int64 [classes, classes].
+
+    Args:
+        prediction: class indices [Z, Y, X].
+        truth: class indices [Z, Y, X].
+        classes: number of classes, background included.
+    """
+    _check(prediction, truth)
+    pairs = np.bincount(classes * truth.ravel().astype(np.int64) + prediction.ravel(), minlength=classes**2)
+    return pairs.reshape(classes, classes)
 
 
 def mean_scores(scores: Sequence[np.ndarray]) -> tuple[list[float | None], float | None]:

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
+from action.choices import METHODS
 from action.errors import InputError
 from action.files import final_name, flush, flush_folder, write_aside
 
@@ -36,6 +37,9 @@ class RunFolder:
         self.latest = self.checkpoints / "latest.pt"
         self.previous = self.checkpoints / "previous.pt"
         self.best = self.checkpoints / "best.pt"
+        self.stage_ends = {stage: self.checkpoints / f"{stage}.pt" for stages in METHODS.values() for stage in stages}
+        self.environment = self.root / "environment.json"
+        self.report = self.root / "report.html"
         self.lock = self.root / ".action.lock"
         self.job = self.root / ".action.job"
 
@@ -43,8 +47,9 @@ class RunFolder:
     def files(self) -> list[Path]:
         """Files of fixed names, the configuration last: a folder is a run's as long as it is there."""
         return [
-            *(self.job, self.latest, self.previous, self.best),
-            *(self.metrics, self.progress, self.overlays, self.summary, self.fingerprint, self.split, self.config),
+            *(self.job, self.latest, self.previous, self.best, *self.stage_ends.values()),
+            *(self.metrics, self.progress, self.overlays, self.summary, self.report, self.environment),
+            *(self.fingerprint, self.split, self.config),
         ]
 
     def partials(self) -> list[Path]:

@@ -16,12 +16,14 @@ from action.config import RunConfig, RunSplitConfig, TrainConfig
 from action.data.dataset import open_dataset
 from action.data.fingerprint import load_fingerprint, save_fingerprint
 from action.data.split import load_split, save_split
+from action.environment import add_start, describe_start
 from action.errors import InputError
 from action.evaluate import evaluate
 from action.experiment import choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
 from action.ranks import ALONE, Ranks
 from action.ranks.start import jobs, started
+from action.report import write_report
 from action.run_folder import RunFolder
 
 
@@ -80,6 +82,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             save_config(settings, folder.config)
             save_split(data.split, folder.split)
             save_fingerprint(data.fingerprint, folder.fingerprint)
+            add_start(folder.environment, describe_start(device, ranks.world, trainer.step))
             if starters:
                 folder.job.write_text("\n".join(starters), encoding="utf-8")
         split = data.split
@@ -95,6 +98,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 evaluate(folder, data.test, device)
             else:
                 print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
+            write_report(folder)
             folder.job.unlink(missing_ok=True)
     return folder
 

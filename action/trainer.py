@@ -20,6 +20,7 @@ from action.figures import plot_progress
 from action.inference import segment
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
+from action.model.unet import UNet
 from action.progress import track
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
@@ -100,12 +101,16 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from wherever the state stands to the end of the last stage."""
-        scores = [f"val_dice_{name}" for name in self.class_names[1:]]
+        learners = ["val_dice"]
+        if any(stage.asks_teacher for stage in self.stages):
+            learners.append("val_teacher_dice")
+        scores = [name for learner in learners for name in (learner, *self._dice_names(learner))]
         losses = dict.fromkeys(name for stage in self.stages for name in stage.loss_names)
-        log = StepLog(self.run, ["lr", *losses, "val_dice", *scores], self.step) if self.ranks.first else None
+        log = StepLog(self.run, ["lr", *losses, *scores], self.step) if self.ranks.first else None
         try:
             while self.stage_index < len(self.stages):
                 self._run_stage(self.stages[self.stage_index], log)
+                self._keep_network()
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
                 self.save_latest()
         finally:
@@ -135,6 +140,8 @@ class Trainer:
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
+                if stage.asks_teacher:
+                    values |= self._dice("val_teacher_dice", self.learner.network.teacher)
             _write(log, stage, [(number, values)])
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
             if saves:
@@ -196,19 +203,25 @@ class Trainer:
         Raises:
             InputError: no validation case has any class, in its label or predicted.
         """
+        found = self._dice("val_dice", self.learner.network.student)
+        if not found:
+            raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
+        return found
+
+    def _dice(self, name: str, network: UNet) -> dict[str, float]:
+        """``name`` and ``name_<class>``: the Dice of a network on the validation patients; changes nothing."""
         size, batch = self.config.input.size, self.config.evaluation.batch
         classes = len(self.class_names)
-        network = self.learner.network.student
 
         def score(case: LoadedCase) -> np.ndarray:
             return dice_scores(segment(network, case, size, batch), case.required_truth, classes)
 
         by_class, mean = mean_scores(self.ranks.share_out(self.validation, score))
-        if mean is None:
-            raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
-        names = [f"val_dice_{name}" for name in self.class_names[1:]]
-        found = {name: value for name, value in zip(names, by_class, strict=True) if value is not None}
-        return {"val_dice": mean, **found}
+        scores = zip((name, *self._dice_names(name)), (mean, *by_class), strict=True)
+        return {name: value for name, value in scores if value is not None}
+
+    def _dice_names(self, name: str) -> list[str]:
+        return [f"{name}_{class_name}" for class_name in self.class_names[1:]]
 
     def _is_best(self, dice: float) -> bool:
         weight = self.config.evaluation.smoothing
@@ -226,6 +239,14 @@ class Trainer:
     def save_latest(self) -> None:
         """Write the checkpoint to resume from; the one before it is kept."""
         self._save(self.run.latest, self.run.previous)
+
+    def _keep_network(self) -> None:
+        """Keep the student's network of the end of a stage that another one follows: what the report compares."""
+        if self.ranks.first and self.stage_index + 1 < len(self.stages):
+            network = self.learner.network.student.state_dict(prefix="network.student.")
+            state = {"format": FORMAT, "torch": str(torch.__version__), "learner": network}
+            state |= {"class_names": list(self.class_names)}
+            save_checkpoint(state, self.run.stage_ends[self.stages[self.stage_index].name])
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
         state = self.state_dict()

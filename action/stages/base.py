@@ -82,6 +82,7 @@ class Stage(nn.Module, ABC):
         name: as in the log, the figures, and ``METHODS`` of ``action.choices``; also the name of the stage's file.
         loss_names: keys of the losses.
         segments: whether the stage trains the segmentation, so that validation means something.
+        asks_teacher: whether it learns from what the teacher segments, so that the teacher is validated, too.
         iterations: network updates.
         nesterov: whether the momentum is Nesterov's.
     """
@@ -89,6 +90,7 @@ class Stage(nn.Module, ABC):
     name: ClassVar[str]
     loss_names: ClassVar[tuple[str, ...]]
     segments: ClassVar[bool] = True
+    asks_teacher: ClassVar[bool] = False
     iterations: int
     nesterov: bool = True
 

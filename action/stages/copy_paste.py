@@ -30,6 +30,7 @@ class CopyPaste(Stage):
 
     name = "copy_paste"
     loss_names = ("loss", "supervised", "unsupervised")
+    asks_teacher = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)

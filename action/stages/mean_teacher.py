@@ -23,6 +23,7 @@ class MeanTeacher(Stage):
 
     name = "mean_teacher"
     loss_names = ("loss", "supervised", "consistency")
+    asks_teacher = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)

@@ -43,6 +43,7 @@ class PseudoLabels(Stage):
 
     name = "pseudo_labels"
     loss_names: ClassVar[tuple[str, ...]] = ("loss", "supervised", "unsupervised", "confident")
+    asks_teacher = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)

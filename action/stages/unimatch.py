@@ -27,6 +27,7 @@ class UniMatch(Stage):
 
     name = "unimatch"
     loss_names = ("loss", "supervised", "strong", "feature", "confident")
+    asks_teacher = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)

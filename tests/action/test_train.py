@@ -66,6 +66,8 @@ def test_a_run_leaves_one_complete_folder(finished, acdc_root):
         [
             *("config.yaml", "fingerprint.json", "metrics.csv", "overlays.png", "progress.png", "split.json"),
             *("checkpoints/best.pt", "checkpoints/latest.pt", "checkpoints/previous.pt", "summary.json"),
+            *("checkpoints/global_distillation.pt", "checkpoints/local_distillation.pt"),
+            *("environment.json", "report.html"),
         ]
     )
     split = json.loads((finished / "split.json").read_text())

@@ -1,0 +1,1 @@
+"""HTML pages that show runs: everything in one file, which opens from disk without a network."""
