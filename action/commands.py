@@ -38,6 +38,10 @@ COMMANDS = {
         "Show a run as one page for the browser.",
         "runs/ACDC-action-3-seed0",
     ),
+    "compare": Command(
+        "Compare runs that were tested on the same cases.",
+        "runs/supervised runs/action -o compare.html",
+    ),
     "prepare": Command(
         "Check a data set, convert it, or write the synthetic heart.",
         "check ACDC",

@@ -122,9 +122,10 @@ def _round_steps(last: int) -> list[int]:
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
-    """A line through all places, a dot where there is only one."""
-    path = " ".join(f"{'L' if i else 'M'}{x} {y}" for i, (x, y) in enumerate(places))
-    return f"{path} h0.01" if len(places) == 1 else path
+    """A line through all places, a stroke where there is only one."""
+    if len(places) == 1:
+        return f"M{places[0][0] - 3:.1f} {places[0][1]} h6"
+    return " ".join(f"{'L' if i else 'M'}{x} {y}" for i, (x, y) in enumerate(places))
 
 
 def _pairs(line: Line) -> list[tuple[float, float]]:

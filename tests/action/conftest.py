@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import CHROMIUM, Page, opened
 from placeholders import instead_of_figures
 
 from action.config import InputConfig
@@ -41,6 +42,15 @@ def _without_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         instead_of_figures(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Page]:
+    """A page in a headless browser."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium to open a page with")
+    with opened(tmp_path_factory.mktemp("profile")) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from test_settings import NUMBERS
 
 from action import __main__ as overview
-from action import __version__, crossval, evaluate, predict, prepare, report, train
+from action import __version__, compare, crossval, evaluate, predict, prepare, report, train
 from action.cli import config_parser, load_config, parse_config
 from action.commands import COMMANDS, example
 from action.config import reach
@@ -25,6 +25,7 @@ MODULES = {
     "evaluate": evaluate,
     "predict": predict,
     "report": report,
+    "compare": compare,
     "prepare": prepare,
 }
 SCREEN = 40
@@ -67,7 +68,7 @@ def test_an_unknown_command_is_an_error_with_the_nearest(capsys) -> None:
     assert overview.main(["trian"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'trian': did you mean train?\n"
     assert overview.main(["xyz"]) == 2
-    assert "choose one of train, crossval, evaluate, predict, report, prepare" in capsys.readouterr().err
+    assert "choose one of train, crossval, evaluate, predict, report, compare, prepare" in capsys.readouterr().err
 
 
 def test_the_version_is_printed(capsys) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Page, opened
+from browser import Page
 from test_train import SHORT
 
 from action import report, train
@@ -128,14 +127,6 @@ def test_a_case_without_foreground_is_shown_whole(loaded_cases) -> None:
     empty = type(case)(**{**vars(case), "truth": np.zeros(case.shape, np.uint8)})
     shown = viewed(empty, empty.required_truth, ["background", "a", "b", "c"])
     assert shown["slices"] == list(range(1, case.shape[0] + 1)) and "–" in shown["dice"][0]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium to open a page with")
-    with opened(tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
