@@ -24,7 +24,9 @@ from action.figures import PALETTE, is_loss, read_columns, smoothed
 from action.files import check_targets
 from action.metrics import MEASURES
 from action.pages.charts import Chart, Line, chart
+from action.pages.embedding import embeddings
 from action.pages.page import STYLES, number, write_page
+from action.pages.scatter import Scatter
 from action.pages.summary import case_mean, heads, read_summary
 from action.pages.viewer import read_prediction, viewed
 from action.run_folder import RunFolder
@@ -63,6 +65,12 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
         except (InputError, OSError) as error:
             unseen = f"There are no slices here: {error}."
             print(f"warning: {folder.report} shows no slices: {error}")
+    drawings: list[Scatter] = []
+    if not unseen and Path(data or config.data).is_dir():
+        try:
+            drawings = embeddings(folder, config, open_dataset(Path(data or config.data), config.format))
+        except InputError as error:
+            print(f"warning: {folder.report} shows no features: {error}")
     write_page(
         "report.html",
         folder.report,
@@ -79,6 +87,7 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
         rows=list(_rows(summary)) if summary else [],
         viewer=viewer,
         unseen=unseen,
+        embeddings=drawings,
         confusion=_confusion(summary) if summary else None,
         starts=[_start(start) for start in read_starts(folder.environment)],
         patients=[(name, ", ".join(members) or "none") for name, members in dataclasses.asdict(split).items()],

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jsonargparse.typing import PositiveInt
-from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor
 
 from action.cli import choose_device, parse_config
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.experiment import load_data, make_trainer, resolve
+from action.features import Shown, at_pixels, quarter_slices, variance_between
 from action.inference import segment
 from action.metrics import dice_scores, mean_scores
 from action.model.heads import Pixels
@@ -54,28 +54,6 @@ class Finding(NamedTuple):
     value: float
 
 
-class Shown(NamedTuple):
-    """Slices of the network's size."""
-
-    image: Tensor  # [B, channels, H, W]
-    label: Tensor  # [B, H, W] uint8
-
-
-def slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: torch.device) -> Shown:
-    """The slices at a quarter, half and three quarters of each heart, cropped or padded about their centre."""
-    fit = ResizeWithPadOrCrop(size)
-    images, labels = [], []
-    for case in cases:
-        assert case.label is not None
-        there = np.flatnonzero(case.label.any(axis=(1, 2)))
-        if not len(there):
-            continue
-        for z in np.unique(np.quantile(there, (0.25, 0.5, 0.75)).round().astype(int)):
-            images.append(np.asarray(fit(case.image[z].astype(np.float32))))
-            labels.append(np.asarray(fit(case.label[z : z + 1]))[0])
-    return Shown(*(torch.from_numpy(np.stack(x)).to(device) for x in (images, labels)))
-
-
 @torch.no_grad()
 def features(trainer: Trainer, stage: Stage, shown: Shown) -> tuple[dict[str, Tensor], Tensor]:
     """Rows of sampled pixels in the teacher's decoder maps and, with stage 3, its representation; and their classes."""
@@ -87,8 +65,7 @@ def features(trainer: Trainer, stage: Stage, shown: Shown) -> tuple[dict[str, Te
         maps = network(image).features
         pixels, drawn = sample_pixels(label.long(), classes, PIXELS, rng)
         found.append(drawn)
-        joined = torch.cat([F.interpolate(x, label.shape[1:], mode="bilinear", align_corners=True) for x in maps], 1)
-        rows.setdefault("decoder", []).append(joined[0, :, pixels.y, pixels.x].T)
+        rows.setdefault("decoder", []).append(at_pixels(maps, pixels, label.shape[1:]))
         if isinstance(stage, AnatomicalContrast):
             rows.setdefault("representation", []).append(_represent(stage, maps, pixels))
     return {name: torch.cat(parts) for name, parts in rows.items()}, torch.cat(found)
@@ -121,10 +98,7 @@ def separation(
     means = torch.stack([labeled[labels == c].mean(0) for c in range(classes)]).nan_to_num()  # a class may be absent
     nearest = (others @ F.normalize(means, dim=1).T).argmax(1)
     recall = [float((nearest[truth == c] == c).double().mean()) for c in range(classes)]
-    centres = torch.stack([others[truth == c].mean(0) for c in range(classes)])
-    within = torch.stack([(others[truth == c] - centres[c]).square().sum(1).mean() for c in range(classes)]).mean()
-    between = (centres - centres.mean(0)).square().sum(1).mean()
-    return recall, float(between / (between + within))
+    return recall, variance_between(others, truth, classes)
 
 
 def softness(similarity: Tensor, temp: float) -> float:
@@ -221,8 +195,8 @@ def watch(
         data = load_data(config)
         if not data.split.unlabeled:
             raise InputError("every training patient is labelled: ask for fewer with --labeled")
-        known = {case.patient for case in data.dataset.cases if case.label}
-        hidden = [patient for patient in data.split.unlabeled if patient in known][:patients]
+        labeled = {case.patient for case in data.dataset.cases if case.label}
+        hidden = [patient for patient in data.split.unlabeled if patient in labeled][:patients]
         if not hidden:
             raise InputError("no unlabelled patient has a label to compare with: add some, which the training ignores")
         cases = [case for case in data.dataset.cases if case.patient in hidden and case.label]
@@ -230,8 +204,10 @@ def watch(
         assert isinstance(trainer, WatchedTrainer)
         trainer.rows = []
         trainer.cases = load_cases(cases, len(data.dataset.class_names), config.input, data.fingerprint)
-        trainer.known = slices(data.labeled, config.input.size, device)
-        trainer.others = slices(trainer.cases, config.input.size, device)
+        known, others = (quarter_slices(seen, config.input.size, device) for seen in (data.labeled, trainer.cases))
+        if known is None or others is None:
+            raise InputError("no labelled or no hidden patient has a class in the label: look at more with --patients")
+        trainer.known, trainer.others = known, others
         folder.checkpoints.mkdir(exist_ok=True)
         trainer.fit()
 

@@ -12,6 +12,7 @@ from browser import Page
 from test_train import SHORT
 
 from action import report, train
+from action.cli import load_config
 from action.config import InputConfig
 from action.data import open_dataset
 from action.data.nifti import write_label
@@ -19,8 +20,10 @@ from action.data.volumes import load_case
 from action.errors import InputError
 from action.figures import read_columns
 from action.metrics import confusion
+from action.pages.embedding import embeddings
 from action.pages.summary import case_mean
 from action.pages.viewer import read_prediction, viewed
+from action.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,22 @@ def test_a_run_that_nobody_tests_has_a_page_too(copy: Path) -> None:
     (copy / "summary.json").unlink()
     report.main([str(copy)])
     assert "no patient tests it" in text(copy) and "Losses" in text(copy)
+
+
+def test_features_are_drawn_before_and_after_the_last_stage(finished: Path, copy: Path, capsys) -> None:
+    assert "before anatomical contrast" in text(finished) and "after anatomical contrast" in text(finished)
+    (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
+    report.main([str(copy)])
+    assert "shows no features" in capsys.readouterr().out and "anatomical contrast</h3>" not in text(copy)
+    assert seen(copy) == seen(finished)
+
+
+def test_the_networks_of_the_stages_differ_and_their_pixels_do_not(finished: Path, acdc_root: Path) -> None:
+    folder = RunFolder(finished)
+    before, after = embeddings(folder, load_config(folder.config), open_dataset(acdc_root, "acdc"))
+    assert [group.name for group in before.groups] == list(open_dataset(acdc_root, "acdc").class_names)
+    for one, other in zip(before.groups, after.groups, strict=True):
+        assert one.path.count("z") == other.path.count("z") > 20 and one.path != other.path
 
 
 def test_names_are_text(copy: Path) -> None:
