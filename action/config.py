@@ -254,6 +254,9 @@ class TrainConfig:
         labeled_patients: names of the labelled patients, in place of their number.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
         output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
+        cache: folder in which volumes are kept as the network sees them, two bytes a pixel: slices are read from there
+            as they are needed, and the next run with the same scans and settings starts at once. Several runs may share
+            it. null: all volumes are read at the start of every run, and held in memory.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
         precision: "fp32"; "bf16" or "fp16" compute the networks in half precision where PyTorch's autocast does (fp16
             with loss scaling), which GPUs do faster.
@@ -267,6 +270,7 @@ class TrainConfig:
     labeled_patients: tuple[str, ...] = ()
     seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
+    cache: str | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False

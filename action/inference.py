@@ -47,4 +47,4 @@ def probabilities(network: nn.Module, image: np.ndarray, size: tuple[int, int], 
 
 def segment(network: nn.Module, case: LoadedCase, size: tuple[int, int], batch: int) -> np.ndarray:
     """Labels of a case on its file's own grid, uint8 [Z, Y, X]; ``size`` and ``batch`` as in ``probabilities``."""
-    return resize_to_native(probabilities(network, case.image, size, batch), case.shape, case.box)
+    return resize_to_native(probabilities(network, np.asarray(case.image), size, batch), case.shape, case.box)

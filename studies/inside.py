@@ -67,7 +67,7 @@ def slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: torch.dev
     images, labels = [], []
     for case in cases:
         assert case.label is not None
-        there = np.flatnonzero(case.label.any(axis=(1, 2)))
+        there = np.flatnonzero(np.asarray(case.label).any(axis=(1, 2)))
         if not len(there):
             continue
         for z in np.unique(np.quantile(there, (0.25, 0.5, 0.75)).round().astype(int)):
