@@ -326,10 +326,14 @@ class RunBaselineConfig(BaselineConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainConfig):
-    """Settings of a run with nothing left open, saved as ``config.yaml`` in its folder; paths are absolute."""
+    """Settings of a run with nothing left open, saved as ``config.yaml`` in its folder; paths are absolute.
+
+    ``cache`` is "" where there is none, as in runs of before it was a setting.
+    """
 
     data: str
     output: str
+    cache: str = ""
     split: RunSplitConfig
     input: RunInputConfig
     baseline: RunBaselineConfig
@@ -345,6 +349,7 @@ def fill_in(
         | {
             "data": data,
             "output": output,
+            "cache": config.cache or "",
             "split": RunSplitConfig(**vars(config.split) | {"file": config.split.file or ""}),
             "input": RunInputConfig(**vars(config.input) | {"spacing": spacing, "size": size}),
             "baseline": RunBaselineConfig(**vars(config.baseline) | {"iterations": baseline}),

@@ -92,7 +92,7 @@ def evaluate_again(
             run, results are there, or another process uses the run. Nothing has been written then.
     """
     config = load_config(folder.config)
-    cache = config.cache if config.cache and Path(config.cache).is_dir() else None  # or it is another machine's
+    cache = config.cache if config.cache and Path(config.cache).is_dir() else ""  # or it is another machine's
     config = dataclasses.replace(config, data=data or config.data, cache=cache)
     if not Path(config.data).is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")

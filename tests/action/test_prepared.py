@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -307,6 +309,46 @@ def test_several_processes_share_a_cache(acdc_root, tmp_path):
     assert run.summary.is_file()
     names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*.slices")}
     assert len(names) == len(list((tmp_path / "cache").glob("*.slices"))) > 10  # each case once
+
+
+BOUNDED = """
+import re, sys
+from action.config import TrainConfig, InputConfig
+from action.data.batches import SlicePool
+from action.experiment import load_data
+
+def peak():  # of this program; getrusage gives its parent's, where that is larger
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+
+def run(root, cache):
+    data = load_data(TrainConfig(root, labeled=1, cache=cache, input=InputConfig((1.0, 1.0))))
+    pool = SlicePool(data.unlabeled, labels=False, seed=0)
+    for start in range(0, len(pool), 8):
+        pool.batch(start, 8)
+    return len(pool)
+
+few, many, cache = sys.argv[1:]
+run(few, cache or None)
+before = peak()
+run(many, cache or None)
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_data_set(tmp_path):
+    """MiB by which the peak grows from 4 to 24 volumes of 1.5 MiB each as the network sees them."""
+    rng = np.random.default_rng(0)
+    for count in (4, 24):
+        for number in range(count):
+            voxels = rng.integers(-200, 1000, size=(12, 256, 256), dtype=np.int16)
+            folder = tmp_path / f"data-{count}"
+            save_nifti(folder / f"volume-{number}.nii", voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
+            save_nifti(folder / f"segmentation-{number}.nii", (voxels > 900).astype(np.uint8), np.diag([1, 1, 5, 1.0]))
+    places = [str(tmp_path / name) for name in ("data-4", "data-24", "cache")]
+    command = [sys.executable, "-c", BOUNDED, *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 15  # the images of 20 volumes are 30
 
 
 def test_measures_are_kept_apart_from_settings(acdc_root, tmp_path, reads):
