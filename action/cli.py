@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ from action.files import write_aside
 from action.help_pages import HelpPage, MainPage, ShowAll
 from action.ranks import OtherRankFailed, speaks
 from action.suggestions import did_you_mean
+
+LEAVE_AFTER = 1.0
+"""Seconds that a process outlives the failure of another one: when one ends, torchrun ends those that still speak."""
 
 
 class Parser(ArgumentParser):
@@ -96,6 +100,21 @@ def command_parser(name: str, **keywords: Any) -> Parser:
     )
 
 
+def add_processing(parser: Parser) -> None:
+    """Add the flags that say how labels are made of a network's probabilities."""
+    parser.add_argument(
+        "--mirror", action="store_true", help="average over four flips of every slice: takes four times as long"
+    )
+    parser.add_argument(
+        "--largest_component",
+        type=str,
+        nargs="*",
+        default=None,
+        metavar="CLASS",
+        help="keep only the largest connected piece (3-D, corners connect) of these classes, or of each without a name",
+    )
+
+
 class ConfigFile(ActionConfigFile):
     """The flag of a YAML file with settings; an empty file changes nothing."""
 
@@ -134,6 +153,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except InputError as error:
         _fail(str(error))
     except OtherRankFailed:
+        time.sleep(LEAVE_AFTER)
         sys.exit(2)
     except BrokenPipeError:  # the program that read our output has ended
         _discard_output()
@@ -192,9 +212,9 @@ def _system_sentence(error: OSError) -> str:
     return f"{where}{error.strerror or error}; {remedy}"
 
 
-def config_parser() -> Parser:
-    """Parser of a ``TrainConfig``: YAML files (``--config``) and flags, the later overriding the earlier."""
-    parser = command_parser("train", formatter_class=MainPage, usage="%(prog)s [--config FILE] [OPTION ...]")
+def config_parser(command: str = "train") -> Parser:
+    """The parser of a ``TrainConfig``: YAML files (``--config``) and flags, the later overriding the earlier."""
+    parser = command_parser(command, formatter_class=MainPage, usage="%(prog)s [--config FILE] [OPTION ...]")
     parser.add_argument("--help-all", action=ShowAll)
     parser.add_argument(
         "--config",

@@ -22,12 +22,16 @@ COMMANDS = {
         "Train on a folder of scans and evaluate on its test patients.",
         "--data ACDC --labeled 3",
     ),
+    "crossval": Command(
+        "Train once for every fold and validate on all patients.",
+        "--data ACDC --labeled 3 --folds 5",
+    ),
     "evaluate": Command(
         "Evaluate a run on its test patients again.",
         "runs/ACDC-action-3-seed0 --overwrite",
     ),
     "predict": Command(
-        "Segment images with the network of a run.",
+        "Segment images with the networks of runs.",
         "runs/ACDC-action-3-seed0 scan.nii.gz -o predictions",
     ),
     "prepare": Command(

@@ -152,7 +152,7 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class AnatomicalContrastConfig:
-    """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives.
+    """Stage 3: pseudo-labels and the contrast of hard pixels with sparse negatives; also the baseline pseudo-labels.
 
     Args:
         iterations: network updates.
@@ -178,6 +178,11 @@ class AnatomicalContrastConfig:
         keys: teacher pixels a class; their mean is the positive key, and they enter the pixel bank.
         negatives_per_query: N_k.
         temp: temperature of the contrast and of the class relation graph.
+        variant: "action++" pulls the hard pixels of a class to an anchor of its own as well, one of the vectors that
+            lie furthest apart, and lets the temperature of the contrast go from high to low and back (You et al.,
+            MICCAI 2023).
+        temp_range: lowest and highest temperature of the contrast in the variant action++, in place of "temp".
+        anchor_weight: weight of the pull to the anchors in the variant action++.
         negatives: "bank" takes them from a class-labelled pixel bank that spans the data set, "batch" from the batch.
         selection: "relation" draws a class by the relation graph, then a pixel of it; "hardest" takes the most similar.
         pixel_bank: rows of the pixel bank.
@@ -200,6 +205,9 @@ class AnatomicalContrastConfig:
     keys: int = within(1, 10**6, 64)
     negatives_per_query: int = within(1, 10**6, 128)
     temp: float = within(1e-4, 1e4, 0.5)
+    variant: Literal["action", "action++"] = "action"
+    temp_range: tuple[float, float] = within(1e-4, 1e4, (0.1, 1.0))
+    anchor_weight: float = within(0, 1e6, 0.2)
     negatives: Literal["bank", "batch"] = "bank"
     selection: Literal["relation", "hardest"] = "relation"
     pixel_bank: int = within(1, 10**8, 8192)
@@ -212,9 +220,9 @@ class BaselineConfig:
     Args:
         iterations: network updates; null: as many as ACTION's three stages together.
         labeled: labelled slices in a batch.
-        unlabeled: unlabelled slices in a batch (mean teacher).
+        unlabeled: unlabelled slices in a batch.
         consistency: final weight of the mean teacher's consistency.
-        ramp_up: share of the updates over which the consistency weight grows.
+        ramp_up: share of the updates over which the mean teacher's weight grows.
     """
 
     iterations: int | None = within(1, 10**9, None)
@@ -222,6 +230,39 @@ class BaselineConfig:
     unlabeled: int = within(1, 10**4, 3)
     consistency: float = within(0, 1e6, 1.0)
     ramp_up: float = within(0, 1, 0.4)
+
+
+@dataclass(frozen=True)
+class CopyPasteConfig:
+    """The baseline copy-paste.
+
+    Args:
+        side: height and width of the box that is pasted, as a share of the slice's (published: 2/3).
+        unlabeled_weight: weight of pixels with a pseudo-label beside those with a label (published: 0.5).
+        pretraining: share of the updates that paste labelled slices into each other, so that the teacher knows
+            something when it is first asked (published: 0.25).
+    """
+
+    side: float = within(0, 1, 2 / 3)
+    unlabeled_weight: float = within(0, 1e6, 0.5)
+    pretraining: float = within(0, 1, 0.25)
+
+
+@dataclass(frozen=True)
+class UniMatchConfig:
+    """The baseline unimatch.
+
+    Args:
+        threshold: confidence below which a pixel has no pseudo-label (published: 0.95).
+        strong_weight: weight of the two strong views together (published: 0.5).
+        feature_weight: weight of the perturbed features (published: 0.5).
+        drop: share of the channels of every encoder map that the perturbation drops (published: 0.5).
+    """
+
+    threshold: float = within(0, 1, 0.95)
+    strong_weight: float = within(0, 1e6, 0.5)
+    feature_weight: float = within(0, 1e6, 0.5)
+    drop: float = within(0, 0.99, 0.5)
 
 
 @dataclass(frozen=True)
@@ -260,7 +301,12 @@ class TrainConfig:
         device: "auto", "cpu", "cuda" or "cuda:<n>".
         precision: "fp32"; "bf16" or "fp16" compute the networks in half precision where PyTorch's autocast does (fp16
             with loss scaling), which GPUs do faster.
+        accumulate: batches whose gradients add up to one update, where the memory holds small batches only: an update
+            sees this many times the slices that a stage has in its batch. Batch norm, losses, pseudo-labels and
+            negatives are those of each batch by itself; the banks take all of them after the update.
         compile: whether torch.compile makes kernels for the U-Net, which takes a minute or more at the start.
+        timeout: seconds that a process of several waits for another one before all of them end; more than any reads
+            the data longer than the others do.
     """
 
     data: str | None = None
@@ -273,7 +319,9 @@ class TrainConfig:
     cache: str | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = within(1, 10**4, 1)
     compile: bool = False
+    timeout: float = within(1, 10**6, 600.0)
     split: SplitConfig = field(default_factory=SplitConfig)
     input: InputConfig = field(default_factory=InputConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -283,6 +331,8 @@ class TrainConfig:
     local_distillation: DistillationConfig = field(default_factory=lambda: DistillationConfig(iterations=100))
     anatomical_contrast: AnatomicalContrastConfig = field(default_factory=AnatomicalContrastConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    copy_paste: CopyPasteConfig = field(default_factory=CopyPasteConfig)
+    unimatch: UniMatchConfig = field(default_factory=UniMatchConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property
@@ -295,6 +345,7 @@ class TrainConfig:
         problems = list(_out_of_range(self)) or [
             *_unordered("augmentation.brightness", self.augmentation.brightness),
             *_unordered("augmentation.blur", self.augmentation.blur),
+            *_unordered("anatomical_contrast.temp_range", self.anatomical_contrast.temp_range),
             *_misfits_of_the_model(self.model, self.input.size),
             *_nothing_to_learn(self),
         ]

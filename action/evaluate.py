@@ -12,22 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from action.cli import choose_device, command_parser, load_config, run
-from action.config import RunConfig
+from action.cli import add_processing, choose_device, command_parser, load_config, run
 from action.data import findings
 from action.data.cases import Case, raise_problems
 from action.data.dataset import Dataset, open_dataset
-from action.data.fingerprint import load_fingerprint
 from action.data.nifti import write_label
 from action.data.split import load_split
 from action.data.volumes import LoadedCase, load_case, load_cases, native_slice, unit_of
+from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
-from action.experiment import check_network, load_network, open_cache
+from action.experiment import open_cache
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
-from action.inference import segment
 from action.metrics import MEASURES, ClassValues, case_metrics, mean_dice, summarize
-from action.model.unet import UNet
 from action.progress import track
 from action.run_folder import RunFolder
 
@@ -46,45 +43,53 @@ class Shown(NamedTuple):
     prediction: np.ndarray
 
 
-def evaluate(config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict[str, Any]:
+def evaluate(folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict[str, Any]:
     """Segment the test cases with the best checkpoint (chosen on the validation patients) and write what came out.
 
     Writes ``predictions/<case>.nii.gz``, ``summary.json`` and ``overlays.png`` into the run's folder.
     """
-    network, class_names = load_network(config, folder.best, device)
-    return _evaluate(network, class_names, config, folder, cases)
+    return _evaluate(load_ensemble([folder.root], device), folder, cases)
 
 
-def _evaluate(
-    network: UNet, class_names: Sequence[str], config: RunConfig, folder: RunFolder, cases: Sequence[LoadedCase]
-) -> dict[str, Any]:
+def _evaluate(ensemble: Ensemble, folder: RunFolder, cases: Sequence[LoadedCase]) -> dict[str, Any]:
     folder.predictions.mkdir(exist_ok=True)
+    names, segmenter = ensemble.class_names, ensemble.segmenter
     results: dict[str, dict[int, ClassValues]] = {}
     shown: dict[str, Shown] = {}
     for case in track(cases, "test", "volume"):
-        prediction = segment(network, case, config.input.size, config.evaluation.batch)
+        prediction = segmenter.segment(case)
         write_label(_target(folder, case.name), prediction, case.volume)
         truth = case.required_truth
-        results[case.name] = case_metrics(prediction, truth, len(class_names), case.spacing)
+        results[case.name] = case_metrics(prediction, truth, len(names), case.spacing)
         z = int(np.count_nonzero(truth, axis=(1, 2)).argmax())
         shown[case.name] = Shown(z, truth[z].copy(), prediction[z].copy())  # whole volumes would add up
-    summary = summarize(results, class_names, unit_of(cases))
+    summary = summarize(results, names, unit_of(cases))
+    summary["mirror"] = segmenter.mirror
+    summary["largest_component"] = [names[index] for index in segmenter.largest]
     with write_aside(folder.summary) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    plot_overlays(_panels(cases, shown, results), class_names, folder.overlays)
-    print(_table(summary, folder))
+    plot_overlays(_panels(cases, shown, results), names, folder.overlays)
+    print("\n".join([*table(summary), f"written to {folder.root}"]))
     return summary
 
 
 def evaluate_again(
-    folder: RunFolder, *, data: str | None = None, device: str = "auto", overwrite: bool = False
+    folder: RunFolder,
+    *,
+    data: str | None = None,
+    device: str = "auto",
+    mirror: bool = False,
+    largest_component: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a run that is there, as ``evaluate`` does after a training.
+    """Evaluate a run that is there, as ``evaluate`` does after a training, or with more done to its predictions.
 
     Args:
         folder: of the run.
         data: the data folder, if it has moved since.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
+        mirror: as in ``PredictOptions``.
+        largest_component: as there.
         overwrite: replace the results that the run has.
 
     Raises:
@@ -99,8 +104,10 @@ def evaluate_again(
     chosen = choose_device(device)
     with folder.owned():
         dataset = open_dataset(Path(config.data), config.format)
-        network, class_names = load_network(config, folder.best, chosen)
-        if tuple(dataset.class_names) != tuple(class_names):
+        ensemble = load_ensemble([folder.root], chosen)
+        ensemble = ensemble.post_processed(mirror=mirror, largest_component=largest_component)
+        class_names = ensemble.class_names
+        if tuple(dataset.class_names) != class_names:
             raise InputError(
                 f"{config.data} has the classes {', '.join(dataset.class_names)}, but the run was trained on "
                 f"{', '.join(class_names)}: give its own data with --data"
@@ -110,16 +117,14 @@ def evaluate_again(
         inputs = [folder.best, folder.config, folder.split, folder.fingerprint]
         inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
-        fingerprint = load_fingerprint(folder.fingerprint)
-        check_network(network, fingerprint, folder)
         with findings.printed():
             prepared = open_cache(config)
             load = prepared.load if prepared else load_case
-            loaded = load_cases(cases, len(class_names), config.input, fingerprint, progress=True, load=load)
+            loaded = load_cases(cases, len(class_names), config.input, ensemble.fingerprint, progress=True, load=load)
         facts = [findings.of_case(case, len(class_names)) for case in loaded]
         raise_problems(findings.no_foreground(facts, "test"), config.data)
         folder.remove_partials()
-        return _evaluate(network, class_names, config, folder, loaded)
+        return _evaluate(ensemble, folder, loaded)
 
 
 def _test_cases(dataset: Dataset, patients: Sequence[str]) -> list[Case]:
@@ -166,14 +171,21 @@ def _text(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def _table(summary: dict[str, Any], folder: RunFolder) -> str:
+def table(summary: dict[str, Any], *, spread: bool = False) -> list[str]:
+    """The lines of a summary's table: a class in each, and their mean; with ``spread`` also standard deviations."""
     heads = {name: f"{m.title} {summary['unit']}" if m.distance else m.title for name, m in MEASURES.items()}
-    titles = "".join(f"{head:>{len(head) + 3}}" for head in heads.values())
+    widths = {name: len(head) + 3 + (9 if spread else 0) for name, head in heads.items()}
+    titles = "".join(f"{head:>{widths[name]}}" for name, head in heads.items())
     lines = [f"{'class':<16}{titles}{'misses':>8}{'empty':>7}"]
     for name, values in [*summary["classes"].items(), ("mean", summary["mean"])]:
-        cells = (f"{_text(values[key], m.digits):>{len(heads[key]) + 3}}" for key, m in MEASURES.items())
+        cells = []
+        for key, m in MEASURES.items():
+            text = _text(values[key], m.digits)
+            if spread and values[key] is not None:
+                text += f" ± {_text(values[f'{key}_std'], m.digits)}"
+            cells.append(f"{text:>{widths[key]}}")
         lines.append(f"{name:<16}{''.join(cells)}{values['misses']:>8}{values['empty']:>7}")
-    return "\n".join([*lines, f"written to {folder.root}"])
+    return lines
 
 
 def main(arguments: list[str]) -> None:
@@ -181,10 +193,18 @@ def main(arguments: list[str]) -> None:
     parser = command_parser("evaluate")
     parser.add_argument("run", type=str, help="folder of a run")
     parser.add_argument("--data", type=str | None, default=None, help="data folder, if it has moved since the training")
+    add_processing(parser)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:<number>")
     parser.add_argument("--overwrite", action="store_true", help="replace the results that the run has")
     parsed = parser.parse_args(arguments)
-    evaluate_again(RunFolder(parsed.run), data=parsed.data, device=parsed.device, overwrite=parsed.overwrite)
+    evaluate_again(
+        RunFolder(parsed.run),
+        data=parsed.data,
+        device=parsed.device,
+        mirror=parsed.mirror,
+        largest_component=parsed.largest_component,
+        overwrite=parsed.overwrite,
+    )
 
 
 if __name__ == "__main__":

@@ -89,12 +89,21 @@ def open_split(config: TrainConfig) -> tuple[Dataset, Split]:
         shuffle_seed=config.split.shuffle_seed,
         prescribed=Sets() if file else dataset.find_sets(config.split.fold),
     )
+    check_split(config, split)
+    return dataset, split
+
+
+def check_split(config: TrainConfig, split: Split) -> None:
+    """Refuse a split that leaves the method nobody to learn from.
+
+    Raises:
+        InputError: every training patient is labelled.
+    """
     if config.method != "supervised" and not split.unlabeled:
         raise InputError(
             f"labeled {len(split.labeled)}: every training patient is labelled, so {config.method} has none to learn "
             "from without labels; ask for fewer, or use --method supervised"
         )
-    return dataset, split
 
 
 @findings.printed()

@@ -13,7 +13,7 @@ from action.config import TrainConfig, reach
 
 MAIN = {
     *("data", "format", "method", "labeled", "seed", "output", "config"),
-    *("resume", "overwrite", "device", "precision", "help", "help_all"),
+    *("folds", "resume", "overwrite", "device", "precision", "help", "help_all"),
 }
 """The options of a training that ``--help`` shows."""
 

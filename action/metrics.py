@@ -115,14 +115,14 @@ def mean_scores(scores: Sequence[np.ndarray]) -> tuple[list[float | None], float
         A mean for each class and their mean, ``None`` where there is nothing to average.
     """
     by_class = [
-        _mean_std([None if np.isnan(score) else score for score in column])[0] for column in zip(*scores, strict=True)
+        mean_std([None if np.isnan(score) else score for score in column])[0] for column in zip(*scores, strict=True)
     ]
-    return by_class, _mean_std(by_class)[0]
+    return by_class, mean_std(by_class)[0]
 
 
 def mean_dice(by_class: Mapping[int, ClassValues]) -> float | None:
     """Mean over the classes of one case's ``case_metrics``, without the empty ones; ``None`` if all are."""
-    return _mean_std([values["dice"] for values in by_class.values()])[0]
+    return mean_std([values["dice"] for values in by_class.values()])[0]
 
 
 def case_metrics(prediction: np.ndarray, truth: np.ndarray, classes: int, spacing: Spacing) -> dict[int, ClassValues]:
@@ -170,9 +170,9 @@ def summarize(
     classes = {name: _over_cases([by_class[name] for by_class in named.values()]) for name in class_names[1:]}
     mean: dict[str, float | None] = {}
     for name in MEASURES:
-        mean[name], _ = _mean_std([values[name] for values in classes.values()])
-        of_cases = [_mean_std([values[name] for values in by_class.values()])[0] for by_class in named.values()]
-        _, mean[f"{name}_std"] = _mean_std(of_cases)
+        mean[name], _ = mean_std([values[name] for values in classes.values()])
+        of_cases = [mean_std([values[name] for values in by_class.values()])[0] for by_class in named.values()]
+        _, mean[f"{name}_std"] = mean_std(of_cases)
     for count in ("misses", "empty"):
         mean[count] = sum(values[count] or 0 for values in classes.values())
     return {"unit": unit, "classes": classes, "cases": named, "mean": mean}
@@ -201,13 +201,13 @@ def _class_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) 
 def _over_cases(values: Sequence[ClassValues]) -> dict[str, float | None]:
     result: dict[str, float | None] = {}
     for name in MEASURES:
-        result[name], result[f"{name}_std"] = _mean_std([value[name] for value in values])
+        result[name], result[f"{name}_std"] = mean_std([value[name] for value in values])
     result["misses"] = sum(value["miss"] or 0 for value in values)
     result["empty"] = sum(value["empty"] or 0 for value in values)
     return result
 
 
-def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and population deviation of the values that exist."""
     existing = [value for value in values if value is not None]
     return (float(np.mean(existing)), float(np.std(existing))) if existing else (None, None)

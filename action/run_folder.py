@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,10 @@ class RunFolder:
                 f"{self.root} exists: continue it with --resume, replace it with --overwrite, or change --output"
             )
 
-    def begun_by(self, job: str | None) -> bool:
-        """Whether this program has begun the run, and not ended it."""
+    def begun_by(self, jobs: Iterable[str]) -> bool:
+        """Whether one of these programs has begun the run, and not ended it."""
         with suppress(OSError):
-            return job is not None and self.job.read_text(encoding="utf-8") == job
+            return not set(jobs).isdisjoint(self.job.read_text(encoding="utf-8").splitlines())
         return False
 
     @contextmanager

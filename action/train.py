@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from action.choices import METHODS
+from action.choices import SETTINGS
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.commands import program
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -20,7 +20,8 @@ from action.errors import InputError
 from action.evaluate import evaluate
 from action.experiment import choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
-from action.ranks import ALONE, Ranks, job, started
+from action.ranks import ALONE, Ranks
+from action.ranks.start import jobs, started
 from action.run_folder import RunFolder
 
 
@@ -37,6 +38,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         InputError: see the message; nothing has been written then.
         OtherRankFailed: another process says why.
     """
+    ranks.wait_at_most(config.timeout)
     with ranks.in_turn():  # the first one may have to write the phantom
         if resume and config.data is not None and not Path(config.data).expanduser().is_dir():
             raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
@@ -69,6 +71,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         if resume:
             with ranks.in_turn():  # a damaged checkpoint is replaced by the one before it
                 trainer.resume()
+        starters = jobs(ranks)
         ranks.compare(settings=settings, split=data.split, data=trainer.data_description, step=trainer.step)
         if ranks.first:
             if overwrite:
@@ -78,8 +81,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             save_config(settings, folder.config)
             save_split(data.split, folder.split)
             save_fingerprint(data.fingerprint, folder.fingerprint)
-            if (starter := job()) is not None:
-                folder.job.write_text(starter, encoding="utf-8")
+            if starters:
+                folder.job.write_text("\n".join(starters), encoding="utf-8")
         split = data.split
         print(
             f"{settings.method} on {settings.data}: {len(split.labeled)} labelled ({', '.join(split.labeled)}), "
@@ -90,7 +93,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             trainer.fit()
         if ranks.first:
             if data.test:
-                evaluate(settings, folder, data.test, device)
+                evaluate(folder, data.test, device)
             else:
                 print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
             folder.job.unlink(missing_ok=True)
@@ -108,8 +111,8 @@ def _inputs(config: RunConfig) -> list[Path]:
 def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
-    Where a run and its cache are, what it runs on, how often it is evaluated and what is set for other methods may
-    change; anything else would give other numbers.
+    Where a run and its cache are, what it runs on, how long its processes wait, how often it is evaluated and what is
+    set for other methods may change; anything else would give other numbers.
 
     Args:
         config: settings.
@@ -121,8 +124,8 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
-    others = {"baseline"} if config.method == "action" else set(METHODS["action"])
-    free = {"output", "cache", "device", "evaluation", *others} | ({"data"} if moved else set())
+    others = {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[config.method])
+    free = {"output", "cache", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
         if field.name == "split":
@@ -148,7 +151,8 @@ def main(arguments: list[str]) -> None:
             parsed = parser.parse_args(arguments)
             config = to_config(parser, parsed)
         # Started again after a failure, it goes on with what it has begun, and with nothing else.
-        again = ranks.first_says(RunFolder(choose_output(config)).begun_by(job()))
+        starters = jobs(ranks)
+        again = ranks.first_says(RunFolder(choose_output(config)).begun_by(starters))
         resume = parsed.resume or again
         with ranks.together():
             saved = RunFolder(choose_output(config)).config

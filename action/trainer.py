@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from action.progress import track
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
 from action.stages import Stage
-from action.stages.base import TrainingData
+from action.stages.base import StepResult, TrainingData
 from action.update import Update
 
 READ_EVERY = 20
@@ -37,9 +37,9 @@ class Step(NamedTuple):
     Attributes:
         number: from 1, over all stages.
         stage_step: from 0.
-        slices: names of those in its batch.
+        slices: names of those in its batches.
         lr: learning rate.
-        losses: by name.
+        losses: by name, means of those of its batches.
         norm: of the gradient.
     """
 
@@ -145,19 +145,28 @@ class Trainer:
                     plot_progress(self.run.metrics, self.run.progress)
 
     def train_step(self, stage: Stage, step: int) -> Step:
-        """One update. Every random choice follows from (seed, stage, step), dropout included."""
+        """One update, of a batch or several. Every random choice follows from (seed, stage, step), dropout included."""
         rng = step_generator(self.config.seed, self.stage_index, step)
         torch.manual_seed(int(rng.integers(2**63)))
         number, lr = self.step + 1, self.update.learning_rate(step, stage.iterations)
-        batch = stage.batch(self.data, step, rng)
-        with self.update.autocast():
-            losses, to_push = stage.losses(self.learner.network, batch, step, rng)
-        norm = self.update(losses["loss"], lr, nesterov=stage.nesterov)
+        results: list[StepResult] = []
+        slices: list[str] = []
+
+        def losses() -> Iterator[Tensor]:
+            for part in range(self.config.accumulate):
+                batch = stage.batch(self.data, step * self.config.accumulate + part, rng)
+                slices.extend([*self.data.labeled.drawn, *self.data.unlabeled.drawn])
+                with self.update.autocast():
+                    results.append(stage.losses(self.learner.network, batch, step, rng))
+                yield results[-1].losses["loss"]
+
+        norm = self.update(losses(), lr, nesterov=stage.nesterov)
         self.learner.update_teachers(self.step)
-        for push in to_push:
-            push.bank.push(push.rows, push.labels)
-        slices = [*self.data.labeled.drawn, *self.data.unlabeled.drawn]
-        return Step(number, step, slices, lr, {name: value.detach() for name, value in losses.items()}, norm)
+        for result in results:
+            for push in result.to_push:
+                push.bank.push(push.rows, push.labels)
+        means = {name: torch.stack([r.losses[name].detach() for r in results]).mean(0) for name in results[0].losses}
+        return Step(number, step, slices, lr, means, norm)
 
     def _read(self, stage: Stage) -> list[tuple[int, dict[str, float]]]:
         """Number and values of the steps since the last call, in one transfer from the device.

@@ -34,6 +34,7 @@ class Update:
         settings = config.optimizer
         self._ranks = ranks
         self._parameters, self._device, self._settings = list(parameters), device, settings
+        self._accumulate = config.accumulate
         self._half = HALF.get(config.precision)
         self.optimizer = torch.optim.SGD(
             self._parameters,
@@ -58,15 +59,22 @@ class Update:
         """That of update ``step`` of ``steps``, lr * (1 - t/T) ** power."""
         return float(self._settings.lr * (1 - step / steps) ** self._settings.power)
 
-    def __call__(self, loss: Tensor, lr: float, *, nesterov: bool) -> Tensor:
-        """Move the parameters; returns the gradient's norm.
+    def __call__(self, losses: Iterable[Tensor], lr: float, *, nesterov: bool) -> Tensor:
+        """Move the parameters along the gradient of the losses' mean; returns the gradient's norm.
 
         With fp16 a gradient that overflows changes nothing, and the next loss is scaled less.
+
+        Args:
+            losses: as many as ``accumulate`` says, of a batch each. What the backward pass of one needs is free before
+                the next one is asked for.
+            lr: learning rate.
+            nesterov: whether the momentum is Nesterov's.
         """
         for group in self.optimizer.param_groups:
             group["lr"], group["nesterov"] = lr, nesterov
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        for loss in losses:
+            self.scaler.scale(loss / self._accumulate).backward()
         self._ranks.sum_gradients(self._parameters)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .dtypes import INTEGER, working_dtype
+from .operators.arguments import check_tensor
 from .unit_rows import unit
 
 # The fill level is the size of a tensor without elements, since torch.compile takes a module's integers to be constants
@@ -235,8 +236,8 @@ class MemoryBank(nn.Module):
             ValueError: a shape, dtype or device does not fit, or labels are missing or not expected.
         """
         for name, value in (("rows", rows), ("labels", labels)):
-            if value is not None and not isinstance(value, Tensor):
-                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+            if value is not None:
+                check_tensor(name, value)
         leading = self.features.shape[:-2]
         if rows.dim() != len(leading) + 2 or rows.shape[:-2] != leading or rows.shape[-1] != self.dim:
             expected = ", ".join(map(str, (*leading, "B", self.dim)))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
+from action_kernels.distributed.exchange import ALL_GATHER
+
 
 class Collective(NamedTuple):
     name: str
@@ -20,7 +22,7 @@ def recorded() -> Iterator[list[Collective]]:
     """Those that action_kernels.distributed asks PyTorch for meanwhile, among all processes."""
     calls: list[Collective] = []
     rank, others = dist.get_rank(), dist.get_world_size() - 1
-    gather, exchange = dist.all_gather_into_tensor, dist.all_to_all_single
+    gather, exchange = getattr(dist, ALL_GATHER), dist.all_to_all_single
 
     def all_gather(output: Tensor, rows: Tensor, **settings: Any) -> None:
         calls.append(Collective("all_gather", rows.nbytes * others))
@@ -30,8 +32,10 @@ def recorded() -> Iterator[list[Collective]]:
         calls.append(Collective("all_to_all", (sum(sent) - sent[rank]) * rows.itemsize))
         exchange(output, rows, received, sent, **settings)
 
-    dist.all_gather_into_tensor, dist.all_to_all_single = all_gather, all_to_all
+    setattr(dist, ALL_GATHER, all_gather)
+    dist.all_to_all_single = all_to_all
     try:
         yield calls
     finally:
-        dist.all_gather_into_tensor, dist.all_to_all_single = gather, exchange
+        setattr(dist, ALL_GATHER, gather)
+        dist.all_to_all_single = exchange

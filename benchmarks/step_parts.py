@@ -16,7 +16,7 @@ from action.data.nifti import Volume
 from action.data.volumes import LoadedCase
 from action.run_folder import RunFolder
 from action.stages import make_learner
-from action.stages.anatomical_contrast import AnatomicalContrast
+from action.stages.anatomical_contrast import AnatomicalContrast, sample_pixels
 from action.stages.base import TrainingData
 from action.trainer import Trainer
 
@@ -69,6 +69,10 @@ def step_parts(config: RunConfig, classes: int, device: str, rounds: int) -> dic
     batch = stage.batch(trainer.data, 0, step_generator(0, 0, 0))
     labeled = len(batch["label"])
     student_input = torch.cat([batch["strong"], batch["weak"][labeled:]])
+    with torch.no_grad():
+        features = [feature.requires_grad_() for feature in network.student(student_input).features]
+    everywhere = torch.zeros_like(batch["weak_label"][:, 0], dtype=torch.int64)
+    pixels, _ = sample_pixels(everywhere, 1, classes * config.anatomical_contrast.queries, step_generator(0, 0, 0))
 
     def whole() -> None:
         nonlocal done
@@ -90,6 +94,13 @@ def step_parts(config: RunConfig, classes: int, device: str, rounds: int) -> dic
     def student() -> None:
         forward().backward()
 
+    def heads() -> None:
+        """Representations of as many pixels as a step draws, and the gradient of the student's."""
+        with torch.no_grad(), trainer.update.autocast():
+            stage.represented(stage.representation.teacher, features, pixels)
+        with trainer.update.autocast():
+            stage.represented(stage.representation.student, features, pixels).square().mean().backward()
+
     def optimizer() -> None:
         trainer.update.optimizer.step()
 
@@ -100,6 +111,7 @@ def step_parts(config: RunConfig, classes: int, device: str, rounds: int) -> dic
         STEP: whole,
         "teacher forward": teacher,
         "student forward and backward": student,
+        "representation heads": heads,
         "optimiser": optimizer,
         "teacher's average": averages,
         "batch and its augmentation": data,

@@ -76,16 +76,13 @@ LABELED_ONLY, FULL = "labeled-only", "fully-labeled"
 ARMS = {
     LABELED_ONLY: Arm("labelled only", "supervised"),
     "mean-teacher": Arm("Mean Teacher", "mean-teacher"),
-    "pseudo-labels": Arm(
-        "pseudo-labels, CutMix",
-        "action",
-        left_out=("global_distillation", "local_distillation"),
-        overrides=("--anatomical_contrast.contrast_weight=0",),
-    ),
+    "pseudo-labels": Arm("pseudo-labels, CutMix", "pseudo-labels"),
+    "copy-paste": Arm("bidirectional copy-paste", "copy-paste"),
+    "unimatch": Arm("UniMatch", "unimatch"),
     "action": Arm("ACTION", "action"),
     FULL: Arm("fully labelled", "supervised", every_label=True),
 }
-# What each part contributes: a stage or a loss left out.
+# What each part contributes: a stage or a loss left out, and what ACTION++ adds.
 ABLATION = {
     "without-global": Arm("ACTION without stage 1", "action", left_out=("global_distillation",)),
     "without-stage-2": Arm("ACTION without stage 2", "action", left_out=("local_distillation",)),
@@ -106,6 +103,7 @@ ABLATION = {
     "hardest-negatives": Arm(
         "ACTION, hardest negatives", "action", overrides=("--anatomical_contrast.selection=hardest",)
     ),
+    "action++": Arm("ACTION++", "action", overrides=("--anatomical_contrast.variant=action++",)),
 }
 
 

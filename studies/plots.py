@@ -17,6 +17,8 @@ METHODS = {
     "labelled only": PLAIN,
     "Mean Teacher": TEACHER,
     "pseudo-labels, CutMix": COMPILED,
+    "bidirectional copy-paste": EAGER,
+    "UniMatch": OTHER,
     "ACTION": OURS,
     "fully labelled": FULL,
 }

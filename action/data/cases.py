@@ -88,6 +88,10 @@ class Format(ABC):
         """
         return self.class_names
 
+    def count_folds(self, root: Path) -> int:
+        """How many folds the data set itself prescribes; 0: it leaves them open."""
+        return 0
+
     def find_sets(self, root: Path, cases: Sequence[Case], fold: int) -> Sets:
         """The sets that the data set itself prescribes.
 

@@ -43,6 +43,10 @@ class Dataset:
         """
         return _optional(self.root / "split.json")
 
+    def count_folds(self) -> int:
+        """How many folds the layout's own lists prescribe. See ``Format.count_folds``."""
+        return FORMATS[self.format].count_folds(self.root)
+
     def find_sets(self, fold: int) -> Sets:
         """The sets that the layout's own lists prescribe. See ``Format.find_sets``."""
         return FORMATS[self.format].find_sets(self.root, self.cases, fold)

@@ -62,7 +62,7 @@ class Fingerprint:
     Args:
         volumes: number of volumes.
         volumes_with_air: how many have values below -500.
-        intensity: ``hu`` or ``minmax``, see ``scale_intensity``.
+        intensity: ``hu`` or ``minmax``, see ``INTENSITIES``.
         quantiles: median over the volumes of their intensities at ``levels``.
         relative_quantiles: the same of intensities between the volume's own 0.5 % (0) and 99.5 % (1) quantiles.
         ranges: smallest and largest distance of these two in a volume; a tenth of the volumes may lie beyond each.
@@ -110,7 +110,7 @@ def measure(volume: Volume) -> Measures:
         quantiles(array),
         float(array.min()),
         float(array.max()),
-        np.count_nonzero((array > low) & (array < high)) / array.size,
+        sum(np.count_nonzero((slice_ > low) & (slice_ < high)) for slice_ in array) / array.size,
         volume.spacing,
         array.shape,
         known_directions(volume.header, volume.affine),

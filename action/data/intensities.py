@@ -49,19 +49,20 @@ INTENSITIES: dict[str, Callable[[np.ndarray], tuple[float, float]]] = {"minmax":
 """The known scalings: each gives the intensities of a volume [Z, Y, X] that become 0 and 1."""
 
 
-def scale_intensity(array: np.ndarray, intensity: str) -> np.ndarray:
-    """Intensities as float32, clipped to [0, 1]; a constant volume becomes 0.
-
-    Args:
-        array: [Z, Y, X].
-        intensity: a name in ``INTENSITIES``.
+def intensity_limits(array: np.ndarray, intensity: str) -> tuple[float, float]:
+    """The intensities of a volume [Z, Y, X] that become 0 and 1 under a scaling, a name in ``INTENSITIES``.
 
     Raises:
         InputError: another ``intensity``.
     """
     if intensity not in INTENSITIES:
         raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")
-    low, high = INTENSITIES[intensity](array)
+    return INTENSITIES[intensity](array)
+
+
+def scale_intensity(array: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Intensities of any shape as float32, clipped to [0, 1]; 0 where the ``limits`` are equal."""
+    low, high = limits
     if high <= low:
         return np.zeros(array.shape, np.float32)
     scaled: np.ndarray = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)

@@ -23,8 +23,22 @@ def mix(batch: Slices, partner: Slices, how: str, rng: np.random.Generator) -> S
         how: a name in ``MIXES``.
         rng: draws what is pasted.
     """
-    pasted = MIXES[how](partner["label"], rng)
+    return paste(batch, partner, MIXES[how](partner["label"], rng))
+
+
+def paste(batch: Slices, partner: Slices, pasted: Tensor) -> Slices:
+    """New tensors with the partner's values at the pixels that are pasted, bool [B, 1, H, W]."""
     return {key: torch.where(pasted, partner[key], value) for key, value in batch.items()}
+
+
+def boxes(like: Tensor, side: float, rng: np.random.Generator) -> Tensor:
+    """A box of ``side`` times the height and the width, at a random place of each slice: bool as ``like`` [B, 1, H, W].
+
+    ``like`` says how many, how large and on which device.
+    """
+    height, width = like.shape[-2:]
+    extents = round(side * height), round(side * width)
+    return torch.stack([_placed(height, width, *extents, rng) for _ in like])[:, None].to(like.device)
 
 
 def nothing(label: Tensor, rng: np.random.Generator) -> Tensor:
@@ -54,6 +68,10 @@ def _box(size: torch.Size, rng: np.random.Generator) -> Tensor:
     area = rng.uniform(0.25, 0.5) * height * width
     box_height = int(min(height, max(1, round(np.sqrt(area * rng.uniform(0.5, 2.0))))))
     box_width = int(min(width, max(1, round(area / box_height))))
+    return _placed(height, width, box_height, box_width, rng)
+
+
+def _placed(height: int, width: int, box_height: int, box_width: int, rng: np.random.Generator) -> Tensor:
     top, left = int(rng.integers(height - box_height + 1)), int(rng.integers(width - box_width + 1))
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top : top + box_height, left : left + box_width] = True

@@ -71,10 +71,26 @@ def read_image(path: Path | str) -> Volume:
             axis; NaN or infinite voxels; a voxel size that is not positive; a prediction.
     """
     volume = _read(Path(path), np.float32)
-    if volume.header["intent_name"].item() == PREDICTION:
-        raise InputError(f"{path} is a prediction that this program wrote, not an image: give the image itself")
+    _check_intent(volume.header, path)
     check_finite(volume.array, path)
     return volume
+
+
+def check_header(path: Path | str) -> None:
+    """Refuse a file whose header alone tells that ``read_image`` will.
+
+    Raises:
+        InputError: as ``read_grid``; a prediction.
+    """
+    read_grid(path)
+    with _named(path):
+        header = _open(Path(path)).header
+    _check_intent(header, path)
+
+
+def _check_intent(header: nib.Nifti1Header, path: Path | str) -> None:
+    if header["intent_name"].item() == PREDICTION:
+        raise InputError(f"{path} is a prediction that this program wrote, not an image: give the image itself")
 
 
 def check_finite(array: np.ndarray, path: Path | str) -> None:
@@ -83,7 +99,7 @@ def check_finite(array: np.ndarray, path: Path | str) -> None:
     Raises:
         InputError: NaN or infinite voxels.
     """
-    bad = array.size - np.count_nonzero(np.isfinite(array))
+    bad = array.size - sum(np.count_nonzero(np.isfinite(slice_)) for slice_ in array)
     if bad:
         raise InputError(
             f"{path}: {bad} of {array.size} voxels are NaN or infinite, or too large for float32; repair or remove it"
@@ -186,6 +202,7 @@ def read_grid(path: Path | str) -> Grid:
         InputError: missing or unreadable file, a geometry that cannot be, or fewer than three dimensions.
     """
     path = Path(path)
+    _check_file(path)
     with _named(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open(path)
@@ -242,8 +259,7 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
 
 
 def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
-    if not path.is_file():
-        raise InputError(f"{path} is a folder: name the images in it" if path.is_dir() else f"{path} does not exist")
+    _check_file(path)
     with _named(path):
         image = _open(path)
         spacing = _spacing(image, path)
@@ -253,6 +269,11 @@ def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
     if array.ndim != 3 or array.size == 0:
         raise InputError(f"{path} has {' x '.join(map(str, array.shape))} voxels: a 3-D volume is needed")
     return Volume(np.ascontiguousarray(array.transpose(2, 1, 0)), image.affine, image.header, spacing, path)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} is a folder: name the images in it" if path.is_dir() else f"{path} does not exist")
 
 
 def _open(path: Path) -> nib.Nifti1Pair:

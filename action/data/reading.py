@@ -55,3 +55,16 @@ def read_grid(case: Case) -> Grid:
         InputError: see ``nifti.read_grid`` and ``hdf5.read_grid``.
     """
     return hdf5.read_grid(case.images) if hdf5.is_hdf5(case.image) else nifti.read_grid(case.image)
+
+
+def check_headers(case: Case) -> None:
+    """Refuse an image of which one can tell without its voxels that it cannot be read.
+
+    Raises:
+        InputError: see ``nifti.check_header`` and ``hdf5.read_grid``.
+    """
+    if hdf5.is_hdf5(case.image):
+        hdf5.read_grid(case.images)
+        return
+    for path in case.images:
+        nifti.check_header(path)

@@ -67,7 +67,7 @@ def make_split(
     incomplete = {case.patient for case in cases if case.label is None}
     named: Sequence[str] | None = None
     if file is not None:
-        named = _read_labeled(Path(file))
+        named = read_labeled(Path(file))
         train, validation, test = _read_sets(Path(file), patients)
     else:
         train, validation, test = _deal(patients, incomplete, fractions_or_counts, shuffle_seed, prescribed)
@@ -224,7 +224,7 @@ def _read_sets(path: Path, patients: Sequence[str]) -> list[list[str]]:
     return sets
 
 
-def _read_labeled(path: Path) -> list[str] | None:
+def read_labeled(path: Path) -> list[str] | None:
     """The list ``labeled`` of a split file, if it has one."""
     try:
         content = read_json(path)

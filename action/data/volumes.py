@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
 from action.data.crops import CROPS, Box
 from action.data.fingerprint import Fingerprint, Measures, fingerprint_of, measure, unlike
-from action.data.intensities import scale_intensity
+from action.data.intensities import intensity_limits, scale_intensity
 from action.data.nifti import Volume
 from action.data.notes import tell
 from action.data.reading import channels_of, read_channels, read_label
@@ -87,7 +87,7 @@ def load_case(
     ``keep_truth``: whether the labels of the file's own voxels are kept beside them.
 
     Raises:
-        InputError: see ``read_channels``, ``read_label`` and ``scale_intensity``; another number of channels than the
+        InputError: see ``read_channels``, ``read_label`` and ``intensity_limits``; another number of channels than the
             training volumes have; no air around the body that is to be cropped to; slices that would be far too large.
     """
     fingerprint = fingerprint or fingerprint_of([case], config.intensity)
@@ -127,11 +127,11 @@ def read_case(
         raise InputError(f"{case.image}: {error}") from None
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
     image = np.empty((shape[0], len(fingerprint.channels), *size), np.float16)
-    image[:, 0] = _seen(volume.array, fingerprint.intensity, box, size)
+    _show(volume.array, fingerprint.intensity, box, image[:, 0])
     del volume
     for index, channel in enumerate(channels, start=1):
         measures.append(measure(channel))
-        image[:, index] = _seen(turn.apply(channel.array), fingerprint.channels[index].intensity, box, size)
+        _show(turn.apply(channel.array), fingerprint.channels[index].intensity, box, image[:, index])
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     truth = truth if keep_truth else None
     return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box, measures)
@@ -157,9 +157,12 @@ def _count(channels: int) -> str:
     return "one channel" if channels == 1 else f"{channels} channels"
 
 
-def _seen(array: np.ndarray, intensity: str, box: Box, size: tuple[int, ...]) -> np.ndarray:
-    """What the network sees of a channel [Z, Y, X]: [Z, H, W] in [0, 1]."""
-    return _resize(scale_intensity(array, intensity)[:, box[0], box[1]], size, mode="bilinear", antialias=True)
+def _show(array: np.ndarray, intensity: str, box: Box, shown: np.ndarray) -> None:
+    """Write what the network sees of a channel [Z, Y, X] into ``shown`` [Z, H, W]: in [0, 1], a slice at a time."""
+    limits = intensity_limits(array, intensity)
+    for slice_, target in zip(array, shown, strict=True):
+        scaled = scale_intensity(slice_[None, box[0], box[1]], limits)
+        target[...] = _resize(scaled, target.shape, mode="bilinear", antialias=True)[0]
 
 
 def load_cases(
@@ -206,29 +209,43 @@ def native_slice(case: LoadedCase, z: int) -> np.ndarray:
     return image
 
 
-def resize_to_native(probabilities: torch.Tensor | np.ndarray, shape: tuple[int, int, int], box: Box) -> np.ndarray:
-    """Class probabilities [C, Z, H, W] of a ``box`` of the slices to uint8 labels of ``shape`` (Z, Y, X).
+def resize_to_native(
+    slices: Iterable[torch.Tensor],
+    shape: tuple[int, int, int],
+    box: Box,
+    probabilities: np.ndarray | None = None,
+) -> np.ndarray:
+    """Class probabilities [C, H, W] of a ``box`` of every slice to uint8 labels of ``shape`` (Z, Y, X).
 
     Outside the box is background. Probabilities are interpolated (bilinear), then the largest one is taken: smoother
     outlines than resized labels.
+
+    Args:
+        slices: Z of them, each dropped before the next is asked for: all at once would be large.
+        shape: of the file's voxels.
+        box: rows and columns.
+        probabilities: [C, Z, Y, X], filled with what was interpolated; ``None``: it is not kept.
     """
-    probabilities = torch.as_tensor(probabilities)
-    if probabilities.ndim != 4 or probabilities.shape[1] != shape[0]:
-        raise ValueError(f"probabilities must be [C, Z={shape[0]}, H, W], got {tuple(probabilities.shape)}")
     rows, columns = box
     extent = rows.stop - rows.start, columns.stop - columns.start
     labels = np.zeros(shape, np.uint8)
-    for z in range(shape[0]):  # by slice: the native map of all slices and classes would be large
-        slice_ = probabilities[None, :, z].float()
-        if slice_.shape[2:] != extent:
-            slice_ = F.interpolate(slice_, size=extent, mode="bilinear", align_corners=False)
-        labels[z, rows, columns] = slice_[0].argmax(0).to(torch.uint8).cpu().numpy()
+    if probabilities is not None:
+        probabilities[0], probabilities[1:] = 1, 0
+    for z, slice_ in zip(range(shape[0]), slices, strict=True):
+        if slice_.shape[1:] != extent:
+            slice_ = F.interpolate(slice_[None].float(), size=extent, mode="bilinear", align_corners=False)[0]
+        labels[z, rows, columns] = slice_.argmax(0).to(torch.uint8).cpu().numpy()
+        if probabilities is not None:
+            probabilities[:, z, rows, columns] = slice_.cpu().numpy()
     return labels
 
 
 def _resize(array: np.ndarray, size: tuple[int, ...], **options: Any) -> np.ndarray:
+    """Slices [Z, Y, X] at another size, in their own data type."""
     if array.shape[1:] == size:
         return array
-    resized = F.interpolate(torch.from_numpy(array)[:, None].float(), size=size, **options)
-    result: np.ndarray = resized[:, 0].numpy().astype(array.dtype)
-    return result
+    resized = np.empty((len(array), *size), array.dtype)
+    for slice_, result in zip(array, resized, strict=True):  # one at a time in float32
+        whole = torch.from_numpy(np.ascontiguousarray(slice_))[None, None].float()
+        result[...] = F.interpolate(whole, size=size, **options)[0, 0].numpy()
+    return resized

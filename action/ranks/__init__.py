@@ -9,9 +9,8 @@ own share. Sums of these are the gradient: the run is that of one process, whate
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -87,13 +86,15 @@ class Ranks:
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def wait_at_most(self, seconds: float) -> None:
+        """From now on, give up on a process that does not answer for so long."""
+
     def share_out(self, items: Sequence[Item], function: Callable[[Item], Result]) -> list[Result]:
         """``function`` of all items, each computed by one process."""
         if self.world == 1:
             return [function(item) for item in items]
         ours = [function(item) for item in items[self.rank :: self.world]]
-        parts: list[Any] = [None] * self.world
-        dist.all_gather_object(parts, ours)
+        parts = self.all_say(ours)
         return [parts[i % self.world][i // self.world] for i in range(len(items))]
 
     @contextmanager
@@ -142,6 +143,13 @@ class Ranks:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
+    def all_say(self, value: Item) -> list[Item]:
+        """What each process says, in the order of the ranks."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def compare(self, **values: object) -> None:
         """Refuse to go on with processes that differ.
 
@@ -159,10 +167,7 @@ class Ranks:
 
     def _check(self, error: Exception | None) -> None:
         """Raise the first process's error that there is, on that process; all processes ask at the same time."""
-        failed = [error is not None]
-        if self.world > 1:
-            failed = [False] * self.world
-            dist.all_gather_object(failed, error is not None)
+        failed = self.all_say(error is not None)
         if error is not None and self.rank == failed.index(True):
             raise error
         if any(failed):
@@ -176,53 +181,9 @@ class OtherRankFailed(Exception):
 ALONE = Ranks()
 
 
-def job() -> str | None:
-    """Which ``torchrun`` has started this process, and starts it again after a failure; none: no such program."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    return f"{platform.node()} {os.getppid()} {os.environ['TORCHELASTIC_RUN_ID']}"
-
-
 def speaks() -> bool:
     """Whether this process shows progress and says what all know: the first of several, or the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def started() -> Iterator[Ranks]:
-    """The processes that ``torchrun`` has started, which meet here, or this one alone.
-
-    Raises:
-        OtherRankFailed: another one has ended too early.
-        InputError: the processes cannot talk to each other.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
-        return
-    try:
-        store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]  # PyTorch lists neither
-        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-            # On one machine the store outlives a failure: it has the addresses of the processes that there were.
-            start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-            store = dist.PrefixStore(start, store)  # type: ignore[attr-defined]
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-        ranks = Ranks(rank, world)
-        with open(os.devnull, "w") as nowhere, nullcontext() if ranks.first else redirect_stdout(nowhere):
-            yield ranks
-    except (RuntimeError, dist.DistError) as error:
-        cause = " ".join(str(error).split())[:300]
-        if "by peer" in cause:  # closed or reset
-            raise OtherRankFailed from error
-        if isinstance(error, dist.DistError) or "gloo" in cause or "NCCL" in cause:
-            raise InputError(
-                f"the processes do not reach each other ({cause}): look at what the others say, and start again with "
-                "--resume"
-            ) from error
-        raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
 
 def gathered(x: Tensor) -> list[Tensor]:

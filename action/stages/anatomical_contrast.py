@@ -9,119 +9,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from action.data.mixing import mix
+from action.config import RunConfig
 from action.data.slices import Slices
-from action.model.class_shares import ClassShares
 from action.model.heads import Pixels, RepresentationHead
 from action.model.teacher import StudentTeacher
 from action.model.unet import UNet, UNetOutput
-from action.stages.base import Push, Stage, StageParts, StepResult, TrainingData
-from action.stages.losses import pseudo_label_loss, ramp_up, segmentation_loss, zero_like
+from action.stages.adaptive_contrast import cosine_temperature, nearest_anchors, spread_anchors
+from action.stages.base import Push, StageParts, StepResult
+from action.stages.losses import zero_like
+from action.stages.pseudo_labels import PseudoLabels
 from action_kernels import MemoryBank, anatomical_contrast, hard_negatives, relation_negatives
 
 
-class AnatomicalContrast(Stage):
+class AnatomicalContrast(PseudoLabels):
     """L = L_sup + unsupervised_weight * L_unsup + contrast_weight * L_anco.
 
     Queries are the student's representations of hard pixels in its strong views. Keys (positives, class relation,
     negatives) are the teacher's representations in the weak views: they carry no gradient and change slowly, so that
-    those in the pixel bank stay comparable.
+    those in the pixel bank stay comparable. The variant action++ adds anchor_weight times the same InfoNCE loss with
+    another positive, the class's anchor, and its temperature of both goes through ``temp_range``.
     """
+
+    anchors: Tensor  # [C, embedding], of the variant action++
 
     name = "anatomical_contrast"
     loss_names = ("loss", "supervised", "unsupervised", "contrast", "confident")
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
-        self._config = parts.config.anatomical_contrast
-        self._classes = parts.classes
-        self.iterations = self._config.iterations
-        model = parts.config.model
+        config, model = parts.config.anatomical_contrast, parts.config.model
         self.representation = StudentTeacher(RepresentationHead(model.channels[::-1], model.embedding))
-        self.pixel_bank = MemoryBank(self._config.pixel_bank, model.embedding, labeled=True, normalize=False)
-        self.class_shares = ClassShares(parts.classes, parts.config.optimizer.teacher_momentum)
+        self.pixel_bank = MemoryBank(config.pixel_bank, model.embedding, labeled=True, normalize=False)
+        if config.variant == "action++":
+            self.register_buffer("anchors", spread_anchors(parts.classes, model.embedding), persistent=False)
 
-    def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        config = self._config
-        weak, strong = self.two_views(data.labeled, step * config.labeled, config.labeled, rng)
-        pool, count = data.unlabeled_or_labeled, config.unlabeled
-        unlabeled = self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)
-        return {
-            "weak": torch.cat([weak["image"], unlabeled["image"]]),
-            "weak_label": weak["label"],
-            "strong": strong["image"],
-            "label": strong["label"],
-        }
+    @staticmethod
+    def updates(config: RunConfig) -> int:
+        return config.anatomical_contrast.iterations
 
     def losses(
         self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         config = self._config
-        labeled = len(batch["label"])
-        with torch.no_grad():
-            teacher = self.segmented(network.teacher, batch["weak"])
-        label, confidence = self.pseudo_labels(teacher, batch["weak_label"])
-        slices = {"image": batch["weak"], "label": label.float(), "confidence": confidence}
-        pseudo = {key: value[labeled:] for key, value in slices.items()}
-        pseudo = self.strong_view(pseudo, self.partners(slices, labeled, rng), rng)
-
-        student = self.segmented(network.student, torch.cat([batch["strong"], pseudo["image"]]))
-        supervised = segmentation_loss(student.logits[:labeled], batch["label"])
-        unsupervised, confident = pseudo_label_loss(
-            student.logits[labeled:],
-            pseudo["label"],
-            pseudo["confidence"],
-            config.strong_threshold,
-            config.pseudo_label_threshold,
-            config.pseudo_label_dice,
-        )
-        # A pixel whose confidence is below the weak threshold has no class (-1).
-        key_class = torch.where(confidence >= config.weak_threshold, label, -1)[:, 0]
-        unlabeled_class = torch.where(pseudo["confidence"] >= config.weak_threshold, pseudo["label"].long(), -1)
-        query_class = torch.cat([batch["label"].long(), unlabeled_class])[:, 0]
+        seen = self.seen(network, batch, rng)
+        losses = self.pseudo_label_losses(seen, batch["label"], step)
         pushes = []
         if config.contrast_weight:
-            contrast, push = self.contrast(student, query_class, teacher, key_class, rng)
+            key_class = self.sure_class(seen.weak)
+            query_class = torch.cat([batch["label"].long()[:, 0], self.sure_class(seen.strong)])
+            contrast, push = self.contrast(seen.student, query_class, seen.teacher, key_class, step, rng)
             pushes.append(push)
         else:
-            contrast = zero_like(student.logits)
-        weight = config.unsupervised_weight * ramp_up(step, config.ramp_up * self.iterations)
-        losses = {
-            "loss": supervised + weight * unsupervised + config.contrast_weight * contrast,
-            "supervised": supervised,
-            "unsupervised": unsupervised,
-            "contrast": contrast,
-            "confident": confident,
-        }
+            contrast = zero_like(seen.student.logits)
+        losses |= {"loss": losses["loss"] + config.contrast_weight * contrast, "contrast": contrast}
         return StepResult(losses, pushes)
 
-    @torch.no_grad()
-    def pseudo_labels(self, teacher: UNetOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Class and confidence of each pixel, both [B, 1, H, W].
-
-        Args:
-            teacher: output for the weak views, of the labelled slices first.
-            labels: of those, [L, 1, H, W]; their pixels are certain.
-        """
-        labeled = len(labels)
-        probability = teacher.logits.softmax(dim=1)
-        if self._config.pseudo_label_alignment:
-            probability[labeled:] = self.class_shares.align(probability[labeled:], labels)
-        confidence, label = probability.max(dim=1, keepdim=True)
-        label[:labeled] = labels.long()
-        confidence[:labeled] = 1.0
-        return label, confidence
-
-    def partners(self, slices: Slices, labeled: int, rng: np.random.Generator) -> Slices:
-        """For each unlabelled slice (those from ``labeled`` on) the one that is mixed into it."""
-        if self._config.mix_with == "unlabeled":
-            return {key: value[labeled:].roll(1, dims=0) for key, value in slices.items()}
-        chosen = torch.from_numpy(rng.integers(labeled, size=len(slices["image"]) - labeled))
-        return {key: value[chosen.to(value.device)] for key, value in slices.items()}
-
-    def strong_view(self, pseudo: Slices, partner: Slices, rng: np.random.Generator) -> Slices:
-        """Mixed and augmented slices with their labels and confidences, all moved together, where they lie."""
-        return self.augmentation.strong(mix(pseudo, partner, self._config.mix, rng), rng)
+    def sure_class(self, slices: Slices) -> Tensor:
+        """Class of each pixel [B, H, W]; a pixel whose confidence is below the weak threshold has none (-1)."""
+        return torch.where(slices["confidence"] >= self._config.weak_threshold, slices["label"].long(), -1)[:, 0]
 
     def contrast(
         self,
@@ -129,6 +74,7 @@ class AnatomicalContrast(Stage):
         query_class: Tensor,
         teacher: UNetOutput,
         key_class: Tensor,
+        step: int,
         rng: np.random.Generator,
     ) -> tuple[Tensor, Push]:
         """L_anco = mean over classes of the mean over hard queries of the InfoNCE loss; and the keys for the bank.
@@ -138,6 +84,7 @@ class AnatomicalContrast(Stage):
             query_class: class of each pixel [B, H, W] there, -1: not valid.
             teacher: output for the weak views, likewise.
             key_class: class of each pixel [B, H, W] there, -1: not valid.
+            step: decides the temperature of the variant action++.
             rng: draws pixels and negatives.
         """
         config, classes = self._config, self._classes
@@ -175,7 +122,13 @@ class AnatomicalContrast(Stage):
             index = relation_negatives(
                 query_labels, bank_labels, relation, config.negatives_per_query, seed=int(rng.integers(2**63))
             )
-        loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
+        if config.variant == "action++":
+            temp = cosine_temperature(step, self.iterations, *config.temp_range)
+            anchor = self.anchors[nearest_anchors(positives, self.anchors)]
+            pull = self.info_nce(query, anchor[query_labels], bank, index, temp)
+            loss = self.info_nce(query, positives[query_labels], bank, index, temp) + config.anchor_weight * pull
+        else:
+            loss = self.info_nce(query, positives[query_labels], bank, index, config.temp)
         queries_of_class = ((query_labels[:, None] == names) & usable[:, None]).sum(dim=0)
         weight = 1.0 / (queries_of_class * (queries_of_class > 0).sum()).clamp_min(1)
         return (loss * weight[query_labels] * usable).sum(), push

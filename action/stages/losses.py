@@ -53,15 +53,37 @@ def pseudo_label_loss(
     valid = (confidence[:, 0] > 0) & (confidence[:, 0] >= threshold)
     weight = (confidence[:, 0] >= strong_threshold).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
     mass = (weight[:, None, None] * valid)[:, None]
-    entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")[:, None]
-    loss = (mass * entropy).sum() / valid.sum().clamp_min(1)
+    loss = weighted_entropy(logits, label, mass) / valid.sum().clamp_min(1)
     if dice:
-        p = logits.softmax(dim=1)
-        y = one_hot(label, logits.shape[1], p.dtype)
-        overlap = 2 * (mass * p * y).sum(dim=(0, 2, 3)) + SMOOTH
-        overlap = overlap / ((mass * (p.square() + y)).sum(dim=(0, 2, 3)) + SMOOTH)
-        loss = 0.5 * (loss + weight.mean() * (1 - overlap.mean()))
+        loss = 0.5 * (loss + weight.mean() * weighted_dice_loss(logits, label, mass))
     return loss, weight.mean()
+
+
+def masked_segmentation_loss(logits: Tensor, label: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
+    """Half cross-entropy, half Dice as in ``segmentation_loss``, of the pixels of a mask alone.
+
+    Args:
+        logits: [B, C, H, W].
+        label: [B, 1, H, W] class indices.
+        mask: bool [B, 1, H, W]. Without a pixel in it the loss is 0 and still carries a graph.
+        pixels: by how many the sum of the cross-entropy is divided.
+    """
+    entropy = weighted_entropy(logits, label, mask) / pixels.clamp_min(1)
+    return 0.5 * (entropy + weighted_dice_loss(logits, label, mask))
+
+
+def weighted_entropy(logits: Tensor, label: Tensor, mass: Tensor) -> Tensor:
+    """Sum over pixels of mass * CE; logits [B, C, H, W], label and mass [B, 1, H, W]."""
+    return (mass * F.cross_entropy(logits, label[:, 0].long(), reduction="none")[:, None]).sum()
+
+
+def weighted_dice_loss(logits: Tensor, label: Tensor, mass: Tensor) -> Tensor:
+    """1 - mean_c D_c, D_c = 2 sum(m p y) / sum(m (p^2 + y)) over the batch; shapes as in ``weighted_entropy``."""
+    p = logits.softmax(dim=1)
+    y = one_hot(label, logits.shape[1], p.dtype)
+    overlap = 2 * (mass * p * y).sum(dim=(0, 2, 3)) + SMOOTH
+    loss: Tensor = 1 - (overlap / ((mass * (p.square() + y)).sum(dim=(0, 2, 3)) + SMOOTH)).mean()
+    return loss
 
 
 def ramp_up(step: int, length: float) -> float:

@@ -18,13 +18,25 @@ from torch import Tensor
 from ..backends import pinned
 from ..dtypes import working_dtype
 from ..operators import ActionContrastResult, arguments
+from ..operators.action_contrast import contrast as contrast_with_whole
 from ..operators.registration import call, keep, once_differentiable
 from ..operators.shapes import reduce
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .merge import merge_statistics
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import (
+    Shard,
+    backend_for,
+    check_backend,
+    check_chunk,
+    check_rows,
+    constant,
+    group_of,
+    is_whole,
+    shard_of,
+    wants_grad,
+)
 from .trips import CHUNK, Trip, summed, trips
 
 SIMILARITIES = 1 << 24
@@ -136,6 +148,7 @@ def contrast(
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The divergence, and the ``k`` hard negatives of the student if there is a ``k``: similarities and slots."""
+    operator = "contrastive_distillation" if k is None else "action_contrast"
 
     def given() -> Given:
         if k is not None:
@@ -164,9 +177,15 @@ def contrast(
         return Given([len(student), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, student, bank)
+    table = agree(operator, "queries and banks", _NAMES, given, members, student, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
     rows = student, teacher, shard.rows
+    second_pass = _STUDENT_GRADIENT if wants_grad(student) else ""
+    backend = backend_for("action_contrast", table, chunk, *rows, function=second_pass)
+    if is_whole(table, backend):
+        labels = query_labels, shard.labels
+        with pinned(backend):
+            return contrast_with_whole(*rows, k or 0, student_temp, teacher_temp, *labels, reduction, normalize)
     settings = Settings(
         shard._replace(labels=None if shard.labels is None else shard.labels.long()),
         [count for count, _ in table],
@@ -176,12 +195,12 @@ def contrast(
         float(teacher_temp),
         normalize,
         wants_grad(student),
-        backend_for("action_contrast", table, chunk, *rows, function=_STUDENT_GRADIENT if wants_grad(student) else ""),
+        backend,
     )
-    labels = None if query_labels is None else query_labels.long()
+    known = None if query_labels is None else query_labels.long()
     function: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Contrast.apply
-    with pinned(settings.backend):
-        kl, similarity, index = function(student, shard.rows, teacher, labels, settings)
+    with pinned(backend):
+        kl, similarity, index = function(student, shard.rows, teacher, known, settings)
     return reduce(kl, reduction, 2), similarity, index
 
 
@@ -239,12 +258,11 @@ class _Contrast(torch.autograd.Function):
             if grad_similarity is None and settings.k:
                 grad_similarity = torch.zeros_like(index, dtype=dtype)
         if grad_similarity is not None and settings.k:
-            query, bank = selection_gradient(
+            query = selection_gradient(
                 *(grad_similarity, student, rows, index, settings.shard, settings.counts, settings.chunk),
-                *(settings.normalize, to_student, to_bank, ctx.backend),
+                *(settings.normalize, to_student, of_bank, ctx.backend),
             )
             of_student = query if of_student is None else of_student if query is None else of_student + query
-            of_bank = bank if of_bank is None else of_bank if bank is None else of_bank + bank
         return (
             None if of_student is None else of_student.to(student_dtype),
             None if of_bank is None else of_bank.to(bank_dtype),

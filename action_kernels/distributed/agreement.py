@@ -10,7 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .exchange import all_gather
+
 Setting = bool | int | float | torch.dtype
+
+_NAME_WORDS, _MOST_SETTINGS = 4, 16  # of a message: whoever calls what, all send as many numbers
 
 _DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtype)}, key=str)
 
@@ -23,21 +27,29 @@ class Given(NamedTuple):
 
 
 def agree(
-    what: str, names: Sequence[str], given: Callable[[], Given], group: dist.ProcessGroup | None, *values: object
+    call: str,
+    what: str,
+    names: Sequence[str],
+    given: Callable[[], Given],
+    group: dist.ProcessGroup | None,
+    *values: object,
 ) -> list[list[int]]:
     """The counts of every process, by rank. A collective call, which reads a few integers on the host.
 
     Args:
+        call: what users have called, 32 letters at most.
         what: the arguments, for messages.
-        names: of the settings.
+        names: of the settings, 16 at most.
         given: checks the arguments of this process; the number of counts is that of every process, 2 at most.
         group: the processes.
         values: arguments, checked or not; the tensors among them are where the group's collectives run.
 
     Raises:
-        ValueError: another process's check has failed, or the settings differ.
+        ValueError: another process has called something else, its check has failed, or the settings differ.
         Exception: what this process's own check has raised.
     """
+    name_words = _words(call)
+    unused = [0] * (_MOST_SETTINGS - len(names))
     problem: Exception | None = None
     ours = Given((), {})
     device = place(group, *values)
@@ -46,16 +58,22 @@ def agree(
         if strays and _on_gpus_alone(group):
             raise ValueError(f"{what} must be on a GPU for processes that speak by NCCL, got a tensor on {strays[0]}")
         ours = given()
-        line = [0, *([*ours.counts, 0, 0][:2]), *(_encoded(name, ours.settings[name]) for name in names)]
-        message = torch.tensor(line, dtype=torch.int64, device=device)
+        settings = [_encoded(name, ours.settings[name]) for name in names]
+        line = [*name_words, 0, *([*ours.counts, 0, 0][:2]), *settings, *unused]
     except Exception as error:  # raised again when the others know
         problem = error
-        message = torch.tensor([1] + [0] * (2 + len(names)), dtype=torch.int64, device=device)
+        line = [*name_words, 1, 0, 0, *(0 for _ in names), *unused]
+    message = torch.tensor(line, dtype=torch.int64, device=device)
     table = torch.empty((dist.get_world_size(group), len(message)), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(table.view(-1), message, group=group)
+    all_gather(table.view(-1), message, group)
     lines: list[list[int]] = table.tolist()
     if problem:
         raise problem
+    calls = [_call(line[:_NAME_WORDS]) for line in lines]
+    for rank, another in enumerate(calls):
+        if another != calls[0]:
+            raise ValueError(f"ranks 0 and {rank} must make the same call, got {calls[0]} and {another}")
+    lines = [line[_NAME_WORDS : len(line) - len(unused)] for line in lines]
     for rank, (failed, *_) in enumerate(lines):
         if failed:
             raise ValueError(f"rank {rank} was given {what} that do not fit: its own message says why")
@@ -68,6 +86,16 @@ def agree(
                     f"{_decoded(other, like)}"
                 )
     return [theirs[1:3] for theirs in lines]
+
+
+def _words(call: str) -> list[int]:
+    """A name as numbers of 64 bits, as many for any name."""
+    return list(struct.unpack(f"<{_NAME_WORDS}q", call.encode().ljust(8 * _NAME_WORDS, b"\0")))
+
+
+def _call(words: Sequence[int]) -> str:
+    """The name again."""
+    return struct.pack(f"<{_NAME_WORDS}q", *words).rstrip(b"\0").decode()
 
 
 def place(group: dist.ProcessGroup | None, *values: object) -> torch.device:

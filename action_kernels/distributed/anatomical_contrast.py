@@ -47,7 +47,7 @@ def anatomical_contrast(
     Raises:
         ValueError: as :func:`~action_kernels.distributed.action_contrast`, on every process.
     """
-    lse = lse_of(query, positive, bank, index, temp, False, reduction, normalize, chunk, group)
+    lse = lse_of("anatomical_contrast", query, positive, bank, index, temp, False, reduction, normalize, chunk, group)
     rows = bank.rows if isinstance(bank, ShardedMemoryBank) else bank
     loss = loss_of(lse, query, positive, temp, False, normalize, working_dtype(query, positive, rows))
     return reduce(loss, reduction, 2)

@@ -113,7 +113,7 @@ class ShardedMemoryBank(nn.Module):
             return Given([len(rows)], {**self._settings(), "dtype": rows.dtype})
 
         names = (*self._settings(), "dtype")
-        table = agree("rows", names, given, self.group, self.rows)
+        table = agree("ShardedMemoryBank.push", "rows", names, given, self.group, self.rows)
         starts = list(itertools.accumulate((count for count, _ in table), initial=self._pushed))
         spans = list(itertools.pairwise(starts))
         begin, end = spans[self.rank]
@@ -138,7 +138,7 @@ class ShardedMemoryBank(nn.Module):
             self._check_rank("to", to)
             return Given([len(self.shard)], {**self._settings(), "to": to})
 
-        table = agree("banks", (*self._settings(), "to"), given, self.group, self.rows)
+        table = agree("ShardedMemoryBank.gather", "banks", (*self._settings(), "to"), given, self.group, self.rows)
         counts = [count for count, _ in table]
         sent = [counts[self.rank] if rank == to else 0 for rank in range(self.world)]
         received = counts if self.rank == to else [0] * self.world
@@ -177,7 +177,7 @@ class ShardedMemoryBank(nn.Module):
             counts = whole.level.tolist() if self.rank == source and whole is not None else [0, 0]
             return Given(counts, {**self._settings(), "source": source})
 
-        table = agree("banks", (*self._settings(), "source"), given, self.group, self.rows)
+        table = agree("ShardedMemoryBank.scatter", "banks", (*self._settings(), "source"), given, self.group, self.rows)
         following, filled = table[source]
         everyone = [len(range(rank, filled, self.world)) for rank in range(self.world)]
         sent = everyone if self.rank == source else [0] * self.world

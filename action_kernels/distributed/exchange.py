@@ -13,6 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Its newer name, where PyTorch has it: there the older one warns.
+ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+
+
+def all_gather(output: Tensor, own: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Fill ``output`` with what every process has for its own, in the order of the ranks; the same size on each."""
+    getattr(dist, ALL_GATHER)(output, own, group=group)
+
 
 def gather(columns: Sequence[Tensor], counts: Sequence[int], group: dist.ProcessGroup | None) -> list[Tensor]:
     """The rows of all processes in the order of their ranks, the same bits on each.
@@ -27,7 +35,7 @@ def gather(columns: Sequence[Tensor], counts: Sequence[int], group: dist.Process
     padded = packed.new_zeros((longest, packed.shape[1]), dtype=torch.uint8)
     padded[: len(packed)] = packed
     parts = packed.new_empty((len(counts), *padded.shape), dtype=torch.uint8)
-    dist.all_gather_into_tensor(parts.view(-1), padded.view(-1), group=group)
+    all_gather(parts.view(-1), padded.view(-1), group)
     return _unpacked(torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), columns)
 
 

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..dtypes import INTEGER
+from ..operators.arguments import check_tensor
 from .agreement import Given, agree
 from .exchange import gather
 
@@ -31,6 +32,9 @@ def gather_rows(
     """
 
     def given() -> Given:
+        for name, x in (("rows", rows), ("labels", labels)):
+            if x is not None:
+                check_tensor(name, x)
         if rows.dim() != 2 or not rows.is_floating_point():
             raise ValueError(f"rows must be floating [N, D], got {rows.dtype} of shape {tuple(rows.shape)}")
         if labels is not None and (labels.shape != rows.shape[:1] or labels.dtype not in INTEGER):
@@ -39,7 +43,7 @@ def gather_rows(
             )
         return Given([len(rows)], {"D": rows.shape[1], "dtype": rows.dtype, "with labels": labels is not None})
 
-    table = agree("rows", ("D", "dtype", "with labels"), given, group, rows)
+    table = agree("gather_rows", "rows", ("D", "dtype", "with labels"), given, group, rows)
     counts = [count for count, _ in table]
     columns = [rows] if labels is None else [rows, labels.to(torch.int64)]
     gathered = gather(columns, counts, group)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import operators
 from ..backends import pinned
 from ..dtypes import working_dtype
 from ..operators import arguments
@@ -16,7 +17,7 @@ from ..operators.registration import call, keep, once_differentiable
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
 from .selection import merge_candidates, selection_gradient
-from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, group_of, shard_of, wants_grad
+from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, group_of, is_whole, shard_of, wants_grad
 from .trips import CHUNK, trips
 
 
@@ -56,13 +57,18 @@ def hard_negatives(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, query, bank)
+    table = agree("hard_negatives", "queries and banks", _NAMES, given, members, query, bank)
     shard = shard_of(bank, bank_labels, group, query_labels is not None)
+    backend = backend_for("hard_negatives", table, chunk, query, shard.rows)
+    if is_whole(table, backend):
+        known = {"query_labels": query_labels, "bank_labels": shard.labels}
+        with pinned(backend):
+            return operators.hard_negatives(query, shard.rows, k, **known, normalize=normalize)
     shard = shard._replace(labels=None if shard.labels is None else shard.labels.long())
     labels = None if query_labels is None else query_labels.long()
     settings = Settings(shard, [count for count, _ in table], chunk, k, normalize)
     function: Callable[..., tuple[Tensor, Tensor]] = _HardNegatives.apply
-    with pinned(backend_for("hard_negatives", table, chunk, query, shard.rows)):
+    with pinned(backend):
         return function(query, shard.rows, labels, settings)
 
 
@@ -113,8 +119,9 @@ class _HardNegatives(torch.autograd.Function):
         query, rows, slots = ctx.saved_tensors
         shard, counts, chunk, _, normalize = ctx.settings
         to_query, to_bank = ctx.needs_input_grad[:2]
-        of_query, of_bank = selection_gradient(
-            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, to_bank, ctx.backend
+        of_bank = torch.zeros_like(rows, dtype=working_dtype(query, rows)) if to_bank else None
+        of_query = selection_gradient(
+            grad_similarity, query, rows, slots, shard, counts, chunk, normalize, to_query, of_bank, ctx.backend
         )
         return (
             None if of_query is None else of_query.to(query.dtype),

@@ -31,7 +31,7 @@ def info_nce(
     ``positive`` is [N, D] of this process, differentiable; other arguments and errors are those of
     :func:`~action_kernels.distributed.action_contrast`.
     """
-    lse = lse_of(query, positive, bank, None, temp, positive_in_bank, reduction, normalize, chunk, group)
+    lse = lse_of("info_nce", query, positive, bank, None, temp, positive_in_bank, reduction, normalize, chunk, group)
     rows = bank.rows if isinstance(bank, ShardedMemoryBank) else bank
     loss = loss_of(lse, query, positive, temp, positive_in_bank, normalize, working_dtype(query, positive, rows))
     return reduce(loss, reduction, 2)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import operators
 from ..backends import chosen, pinned
 from ..backends.reference.rows import raw_gradient
 from ..dtypes import working_dtype
@@ -21,7 +22,18 @@ from ..operators.registration import call, keep, once_differentiable
 from ..unit_rows import unit
 from .agreement import Given, agree
 from .bank import ShardedMemoryBank
-from .shard import Shard, backend_for, check_backend, check_chunk, check_rows, constant, group_of, shard_of, wants_grad
+from .shard import (
+    Shard,
+    backend_for,
+    check_backend,
+    check_chunk,
+    check_rows,
+    constant,
+    group_of,
+    is_whole,
+    shard_of,
+    wants_grad,
+)
 from .trips import CHUNK, summed, trips
 
 
@@ -42,7 +54,7 @@ def log_sum_exp(
     Returns:
         [N] float64; -inf, with a graph, where no process has a row.
     """
-    return lse_of(query, None, bank, None, temp, False, "none", normalize, chunk, group)
+    return lse_of("log_sum_exp", query, None, bank, None, temp, False, "none", normalize, chunk, group)
 
 
 class Settings(NamedTuple):
@@ -63,6 +75,7 @@ _NAMES = (
 
 
 def lse_of(
+    call_name: str,
     query: Tensor,
     positive: Tensor | None,
     bank: ShardedMemoryBank | Tensor,
@@ -74,7 +87,10 @@ def lse_of(
     chunk: int,
     group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked."""
+    """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked.
+
+    ``call_name`` is the operator that the user has called.
+    """
     operator = "log_sum_exp" if index is None else "anatomical_contrast"
 
     def given() -> Given:
@@ -103,14 +119,18 @@ def lse_of(
         return Given([len(query), len(shard.rows)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("queries and banks", _NAMES, given, members, query, bank)
+    table = agree(call_name, "queries and banks", _NAMES, given, members, query, bank)
     if positive_in_bank and any(count for count, _ in table) and not any(rows for _, rows in table):
         raise ValueError("bank is empty on all processes: positive_in_bank says that it has the positives")
     shard = shard_of(bank, None, group, False)
+    backend = backend_for(operator, table, chunk, query, shard.rows)
+    if index is None and is_whole(table, backend):
+        with pinned(backend):
+            return operators.log_sum_exp(query, shard.rows, temp=temp, normalize=normalize)
     counts = [count for count, _ in table]
     settings = Settings(shard, counts, chunk, float(temp), normalize, wants_grad(query))
     function: Callable[..., Tensor] = _LogSumExp.apply
-    with pinned(backend_for(operator, table, chunk, query, shard.rows)):
+    with pinned(backend):
         return function(query, shard.rows, None if index is None else index.long(), settings)
 
 
@@ -218,4 +238,5 @@ def _bank_gradient(
                 *(temp, normalize, False, False, True, backend),
             )[2]
         total += found[0]
+        del found  # before the next one is there
     return total

@@ -64,7 +64,7 @@ def relation_negatives(
         return Given([len(query_labels), len(labels)], dict(zip(_NAMES, values, strict=True)))
 
     members = group_of(bank, group)
-    table = agree("labels", _NAMES, given, members, query_labels, bank)
+    table = agree("relation_negatives", "labels", _NAMES, given, members, query_labels, bank)
     labels = labels_of_shard().long()
     lengths = [length for _, length in table]
     everyone = gather([labels], lengths, members)[0].split(lengths)

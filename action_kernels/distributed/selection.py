@@ -30,26 +30,29 @@ def selection_gradient(
     chunk: int,
     normalize: bool,
     to_query: bool,
-    to_bank: bool,
+    bank_grad: Tensor | None,
     backend: str,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in this process's queries and in the rows of its part, where they are wanted. A collective call."""
+) -> Tensor | None:
+    """The gradient in this process's queries, where it is wanted. A collective call.
+
+    That in the rows of its part is added to ``bank_grad``, where it is wanted: a part has room for few of its size.
+    """
     dtype = working_dtype(query, rows)
     query_grad = torch.empty_like(query, dtype=dtype) if to_query else None
-    bank_grad = torch.zeros_like(rows, dtype=dtype) if to_bank else None
     for trip in trips(counts, chunk, shard.group):
         grad, visiting, named = trip.out(grad_similarity, query, slots)
         partial = torch.zeros_like(visiting, dtype=dtype)
         if len(rows):
-            found = call(
+            of_query, of_bank = call(
                 "hard_negatives_gradient",
                 *(grad[None], visiting[None], rows[None], shard.places(named)[None]),
-                *(normalize, to_query, to_bank, backend),
+                *(normalize, to_query, bank_grad is not None, backend),
             )
             if to_query:
-                partial = found[0][0]
+                partial = of_query[0]
             if bank_grad is not None:
-                bank_grad += found[1][0]
+                bank_grad += of_bank[0]
+            del of_bank  # before the next one is there
         if query_grad is not None:
             query_grad[trip.own] = summed(trip.home(partial)[0])
-    return query_grad, bank_grad
+    return query_grad

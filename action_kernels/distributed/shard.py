@@ -122,5 +122,13 @@ def backend_for(operator: str, table: Sequence[Sequence[int]], chunk: int, *rows
     return found.__name__.rpartition(".")[2]
 
 
+def is_whole(table: Sequence[Sequence[int]], backend: str) -> bool:
+    """Whether one process has all rows, so that an operator for a whole bank does all in one pass.
+
+    The reference stores every similarity at once: with it, queries visit in chunks all the same.
+    """
+    return len(table) == 1 and backend != "reference"
+
+
 def wants_grad(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad

@@ -35,6 +35,12 @@ def check_normalize(normalize: bool) -> None:
 def check_tensor(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(x).__name__}: convert it with torch.as_tensor")
+    if type(x) is not Tensor and hasattr(x, "full_tensor"):  # a DTensor; its class is slow to import
+        raise ValueError(
+            f"{name} must be an ordinary tensor, got a {type(x).__name__} of shape {tuple(x.shape)}: pass "
+            f"{name}.full_tensor(), or {name}.to_local() to an operator of action_kernels.distributed if its rows are "
+            "divided among the processes"
+        )
 
 
 def check_reduction(reduction: str) -> None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..dtypes import FLOATING
 from . import transforms
+from .arguments import check_tensor
 
 Temperature = float | Tensor
 
@@ -49,6 +50,7 @@ def _check_number(name: str, value: float) -> None:
 
 
 def _check_tensor(name: str, value: Tensor, rows: Tensor, learnable: bool) -> None:
+    check_tensor(name, value)
     if value.numel() != 1 or value.dtype not in FLOATING:
         raise ValueError(
             f"{name} must be a number or a floating tensor of one element, "

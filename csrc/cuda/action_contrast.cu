@@ -11,7 +11,7 @@ void action_contrast(const ActionContrastParams& p, Checks& check, Call& call) {
   const Shape shape = whole_bank(check, p.student, "student", p.bank);
   const auto [g, n, m, d] = shape;
   check.rows(p.teacher, "teacher", {g, n, d});
-  Forward all{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp};
+  Forward all{{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp}};
   if (p.query_labels.given() || p.bank_labels.given()) {
     all.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     all.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
@@ -25,22 +25,35 @@ void action_contrast(const ActionContrastParams& p, Checks& check, Call& call) {
   if (check.passed()) forward(call, all);
 }
 
+void action_contrast_student_gradient(const ActionContrastStudentGradientParams& p, Checks& check, Call& call) {
+  const Shape shape = whole_bank(check, p.student, "student", p.bank);
+  const auto [g, n, m, d] = shape;
+  check.rows(p.teacher, "teacher", {g, n, d});
+  Backward all{{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp}};
+  all.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
+  all.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  all.result = check.contiguous<float>(p.student_grad, "student_grad", {g, n, d});
+  if (check.passed()) backward(call, all);
+}
+
 void action_contrast_bank_gradient(const ActionContrastBankGradientParams& p, Checks& check, Call& call) {
   const Shape shape = whole_bank(check, p.student, "student", p.bank);
   const auto [g, n, m, d] = shape;
   check.rows(p.teacher, "teacher", {g, n, d});
-  BankGradient all{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp};
+  Backward all{{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp}};
   all.upstream = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
   all.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
   all.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
   all.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
-  all.bank_grad = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
-  if (check.passed()) bank_gradient(call, all);
+  all.result = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
+  if (check.passed()) backward(call, all);
 }
 
 }  // namespace
 
 const Launcher kActionContrast = ACTION_OPERATOR(action_contrast, ActionContrastParams, student);
+const Launcher kActionContrastStudentGradient =
+    ACTION_OPERATOR(action_contrast_student_gradient, ActionContrastStudentGradientParams, student);
 const Launcher kActionContrastBankGradient =
     ACTION_OPERATOR(action_contrast_bank_gradient, ActionContrastBankGradientParams, student);
 

@@ -15,13 +15,13 @@
 namespace action {
 namespace {
 
-/// Blocks that a multiprocessor's registers have room for: four with one softmax alone, two with everything at once.
+/// Blocks that a multiprocessor's registers have room for: four with maxima alone, two with everything at once.
 template <class Math, int SIDES, bool MAXIMA>
-constexpr int kResident = SIDES == 1             ? 4
+constexpr int kResident = SIDES == 0             ? 4
                           : SIDES == 2 && MAXIMA ? 2
                                                  : 3;
 template <int SIDES, bool MAXIMA>
-constexpr int kResident<Exact, SIDES, MAXIMA> = SIDES == 1 ? 4 : 2;
+constexpr int kResident<Exact, SIDES, MAXIMA> = SIDES == 1 ? 3 : 2;
 
 /// The best eligible similarity of each of a warp's 16 queries in each group.
 template <class Math>
@@ -81,9 +81,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, SIDES, MAXIMA>) bank
   using Block = Scores<Math>;
   constexpr bool kPair = SIDES == 2;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
-  const int64_t queries = p.student.rows, blocks = (queries + kBlock - 1) / kBlock;
-  const int64_t split = blockIdx.x % p.num_splits, tile = blockIdx.x / p.num_splits;
-  const int64_t first = tile % blocks * kBlock, group = tile / blocks;
+  const int64_t queries = p.student.rows;
+  const auto blocks = static_cast<unsigned>((queries + kBlock - 1) / kBlock);
+  const auto num_splits = static_cast<unsigned>(p.num_splits);  // no more than blocks of the grid: 32 bits do for all
+  const unsigned split = blockIdx.x % num_splits, tile = blockIdx.x / num_splits, group = tile / blocks;
+  const int64_t first = int64_t{tile % blocks} * kBlock;
   const int64_t begin = split * p.span, end = begin + p.span < p.bank.rows ? begin + p.span : p.bank.rows;
   const int64_t warp_first = first + warp_id() * kWarpRows;
   if constexpr (MAXIMA) {

@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kMostThreads)
     if (gradient.dtype == Dtype::bfloat16) return finish_rows<__nv_bfloat16>(gradient);
     finish_rows<float>(gradient);
   } else {
+    if (gradient.dtype == Dtype::bfloat16) return finish_rows<__nv_bfloat16>(gradient);
     finish_rows<Element>(gradient);
   }
 }

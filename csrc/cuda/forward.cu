@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <iterator>
 
-#include "passes.cuh"
-#include "prepare.cuh"
 #include "search.cuh"
-#include "whole_bank.cuh"
+#include "sides.cuh"
 
 namespace action {
 namespace {
@@ -38,7 +36,7 @@ class Steps {
         n_(p.shape.queries),
         m_(p.shape.rows),
         tiles_(g_ * ceil_div(n_, kBlock)),
-        format_(format_of({&p.student, &p.teacher, &p.bank}, p.shape.features, p.tf32)) {}
+        format_(format_of(p)) {}
 
   void run() {
     if (p_.selected.k > 0) plan_search();
@@ -68,43 +66,32 @@ class Steps {
   }
 
   void prepare_rows() {
-    Prepare all{};
-    const auto add = [&](RowSet& set, const Tensor& x, int64_t rows) {
-      const Side side = take_side(memory_, format_, g_, rows);
-      set = row_set(x, side.data, side.scale, side.padded);
-      return side;
-    };
-    student_ = add(all.sets[0], p_.student, n_);
-    if (p_.teacher.given()) teacher_ = add(all.sets[1], p_.teacher, n_);
-    bank_ = add(all.sets[2], p_.bank, m_);
+    sides_ = take_sides(memory_, p_, format_);
+    Prepare all = prepare_of(p_, sides_);
     all.sets[0].largest = search_.query_largest;
     all.sets[2].largest = search_.bank_largest;
     all.sets[2].placement = search_.placement;
     if (search_.by_limits() && p_.bank_labels) {
-      search_.bank_labels = memory_.take<float>(g_ * bank_.padded);
+      search_.bank_labels = memory_.take<float>(g_ * sides_.bank.padded);
       all.sets[2].labels = p_.bank_labels;
       all.sets[2].narrow_labels = search_.bank_labels;
     }
     if (search_.floors) all.fills[0] = {search_.floors, g_ * n_ * search_.buffer.splits.count, INT32_MIN};
     if (arrived_) all.fills[1] = {arrived_, tiles_, 0};
     if (search_.longest) all.fills[2] = {search_.longest, g_, 0};
-    all.features = static_cast<int>(p_.shape.features);
-    all.width = static_cast<int>(format_.width);
-    all.normalize = p_.normalize;
-    all.tf32 = format_.tf32;
     prepare(queue_, all, format_.dtype);
   }
 
   void first_pass() {
     const bool limited = search_.by_limits(), pair = p_.teacher.given();
-    terms_ = memory_.take_if<float>(p_.student_grad, g_ * student_.padded * kTerms);
+    terms_ = memory_.take_if<float>(p_.student_grad, g_ * sides_.student.padded * kTerms);
     const int64_t before = memory_.mark(), size = limited ? search_.tiles_of_group : 1;
     const Splits parts = splits(tiles_, m_, kBlock * size);
 
     BankPass pass{};
-    pass.student = student_;
-    pass.teacher = teacher_;
-    pass.bank = bank_;
+    pass.student = sides_.student;
+    pass.teacher = sides_.teacher;
+    pass.bank = sides_.bank;
     pass.num_splits = parts.count;
     pass.span = parts.span;
     pass.student_factor = static_cast<float>(kLog2e / p_.student_temp);
@@ -122,7 +109,7 @@ class Steps {
     pass.arrived = arrived_;
     if (p_.student_lse) {
       pass.merge.sums = pass.statistics;
-      pass.merge.scales = {student_.scale, teacher_.scale, n_, student_.padded, p_.student_temp, p_.teacher_temp};
+      pass.merge.scales = scales_of(p_, sides_);
       pass.merge.kl = p_.kl;
       pass.merge.logit_gap = p_.logit_gap;
       pass.merge.student_lse = p_.student_lse;
@@ -154,8 +141,7 @@ class Steps {
 
   void second_pass() {
     const bool limited = search_.by_limits();
-    const int64_t columns = p_.student_grad ? column_blocks(format_) : 1;
-    const Splits parts = splits(tiles_ * columns, m_, kBlock);
+    const Splits parts = splits_of_pass(sides_, g_, false, p_.student_grad);
     if (limited) {
       words_.limits = search_.limits;
       words_.query_labels = p_.query_labels;
@@ -168,11 +154,15 @@ class Steps {
     const int64_t before = memory_.mark();
     Finish finish{};
     if (p_.student_grad) {
-      finish = sum_gradient(parts);
+      GradientSteps steps = sum_gradient(memory_, p_, sides_, terms_, p_.student_grad, false);
+      steps.pass.words = words_;
+      steps.pass.bank_labels = search_.bank_labels;
+      gradient(queue_, steps.pass, format_, false);
+      finish = steps.finish;
     } else {
       VerdictsPass pass{};
-      pass.query = student_;
-      pass.bank = bank_;
+      pass.query = sides_.student;
+      pass.bank = sides_.bank;
       pass.bank_labels = search_.bank_labels;
       pass.num_splits = parts.count;
       pass.span = parts.span;
@@ -183,48 +173,10 @@ class Steps {
     memory_.release(before);
   }
 
-  Finish sum_gradient(const Splits& parts) {
-    const double boost = boost_of(p_.normalize);
-    Gradient pass{};
-    pass.student = student_.data;
-    pass.teacher = teacher_.data;
-    pass.bank = bank_.data;
-    pass.terms = terms_;
-    pass.bank_scale = bank_.scale;
-    pass.partial = memory_.take<float>(parts.count * g_ * n_ * format_.width);
-    pass.queries = n_;
-    pass.queries_padded = student_.padded;
-    pass.rows = m_;
-    pass.rows_padded = bank_.padded;
-    pass.num_splits = parts.count;
-    pass.span = parts.span;
-    pass.groups = g_;
-    pass.student_factor = static_cast<float>(kLog2e / p_.student_temp);
-    pass.teacher_factor = static_cast<float>(kLog2e / p_.teacher_temp);
-    pass.boost = static_cast<float>(boost);
-    pass.words = words_;
-    pass.bank_labels = search_.bank_labels;
-    gradient(queue_, pass, format_, false);
-
-    Finish finish{};
-    finish.x = matrix_of(p_.student);
-    finish.partial = pass.partial;
-    finish.out = p_.student_grad;
-    finish.rows = n_;
-    finish.total = g_ * n_;
-    finish.dtype = p_.student.dtype;
-    finish.parts = static_cast<int>(parts.count);
-    finish.features = static_cast<int>(p_.shape.features);
-    finish.width = static_cast<int>(format_.width);
-    finish.constant = static_cast<float>(1.0 / (p_.student_temp * boost));
-    finish.normalize = p_.normalize;
-    return finish;
-  }
-
   Collect collection(int64_t num_splits) const {
     Collect collect{};
-    collect.query = student_;
-    collect.bank = bank_;
+    collect.query = sides_.student;
+    collect.bank = sides_.bank;
     collect.pitch = format_.pitch();
     collect.placement = search_.placement;
     collect.words = words_.words;
@@ -243,8 +195,8 @@ class Steps {
   void select_again() {
     const BufferPlan& plan = search_.buffer;
     Buffered pass{};
-    pass.query = student_;
-    pass.bank = bank_;
+    pass.query = sides_.student;
+    pass.bank = sides_.bank;
     pass.query_labels = p_.query_labels;
     pass.bank_labels = p_.bank_labels;
     pass.found = search_.found;
@@ -271,9 +223,9 @@ class Steps {
   const Forward& p_;
   const int64_t g_, n_, m_, tiles_;  // the last: of queries, in all groups
   const Format format_;
+  Sides sides_{};
   Search search_;
   int* arrived_ = nullptr;  // [tiles] zeros, for the last block of a tile in the one step that has such
-  Side student_{}, teacher_{}, bank_{};
   float* terms_ = nullptr;  // [G, N padded, kTerms]
   Words words_{};
 };

@@ -2,11 +2,15 @@
 // probability from the saved log-sum-exps.
 //
 // Student: grad_i = sum_j (p_s(j) - p_t(j)) bank_j / student_temp, the difference taken before any rounding.
-// Carrying both distributions' sums through the bank pass would save the products for the similarities, but with
-// 16-bit rows those sums also need two terms per weight, and the difference of nearly equal distributions would be lost
-// to rounding. Bank: the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the
-// result's columns and recomputes the similarities over all features; the first of those blocks takes the selection's
-// verdicts. Of one softmax, p_s(j) alone is the weight.
+// Carrying both distributions' sums through the bank pass would save the products for the similarities, but the
+// difference of nearly equal distributions would be lost to rounding. Unit rows of bfloat16, which are float16 by now,
+// take a weight in one term, a float16 number: no difference of probabilities exceeds 1, so a factor brings them to the
+// upper end of float16's range, and from 2^-28 on they keep all of its 11 bits. Other 16-bit rows take two terms. Bank:
+// the same pass with the roles exchanged. Wide features are split: a block owns two chunks of the result's columns and
+// recomputes the similarities over all features; the first of those blocks takes the selection's verdicts. Of one
+// softmax, p_s(j) alone is the weight.
+#include <type_traits>
+
 #include "passes.cuh"
 
 namespace action {
@@ -22,24 +26,26 @@ static_assert(sizeof(Terms) == kTerms * sizeof(float));
 
 /// Which part of the work is this block's.
 struct Part {
-  int64_t split, first, group, begin, end;
+  int64_t first, begin, end;
+  unsigned split, group;
   int out;  // first chunk of its columns
 
   __device__ Part(const Gradient& p, int64_t kept, int64_t streamed) {
-    int64_t work = blockIdx.x;
-    out = static_cast<int>(work % p.outs) * 2;
-    work /= p.outs;
-    split = work % p.num_splits;
-    const int64_t blocks = (kept + kBlock - 1) / kBlock;
-    first = work / p.num_splits % blocks * kBlock;
-    group = work / p.num_splits / blocks;
+    // No number here is larger than that of the grid's blocks: 32 bits do.
+    const auto outs = static_cast<unsigned>(p.outs), num_splits = static_cast<unsigned>(p.num_splits);
+    const auto blocks = static_cast<unsigned>((kept + kBlock - 1) / kBlock);
+    out = static_cast<int>(blockIdx.x % outs) * 2;
+    const unsigned walk = blockIdx.x / outs, tile = walk / num_splits;
+    split = walk % num_splits;
+    first = int64_t{tile % blocks} * kBlock;
+    group = tile / blocks;
     begin = split * p.span;
     end = begin + p.span < streamed ? begin + p.span : streamed;
   }
 };
 
-template <class Math>
-__device__ void store(const Gradient& p, const Part& part, int64_t kept, const Sums<Math>& sums) {
+template <class Math, int TERMS>
+__device__ void store(const Gradient& p, const Part& part, int64_t kept, const Sums<Math, TERMS>& sums) {
   const int64_t warp_first = part.first + warp_id() * kWarpRows;
   const int from = part.out * (kChunk / static_cast<int>(sizeof(typename Math::Element)));
   float* target = p.partial + ((part.split * p.groups + part.group) * kept + warp_first) * p.features + from;
@@ -60,13 +66,13 @@ __device__ float* exchange(char* shared) {
 }
 
 /// Blocks that a multiprocessor's registers have room for: with one softmax more, where shared memory has, too.
-template <class Math, bool PAIR>
-constexpr int kResident = PAIR                                  ? 1
-                          : sizeof(typename Math::Element) == 4 ? 2
-                                                                : 3;
+template <bool PAIR, int TERMS>
+constexpr int kResident = PAIR         ? 1
+                          : TERMS == 1 ? 3
+                                       : 2;
 
-template <class Math, bool PAIR, bool VERDICTS>
-__global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(Gradient p) {
+template <class Math, bool PAIR, bool VERDICTS, int TERMS>
+__global__ void __launch_bounds__(kThreads, kResident<PAIR, TERMS>) student_grad(Gradient p) {
   using Block = Scores<Math>;
   constexpr int kRows = Block::kRows, kColumns = Block::kColumns;
   const Part part(p, p.queries, p.rows);
@@ -88,7 +94,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
     const int64_t row = part.first + warp_id() * kWarpRows + Block::row(r);
     own[r] = reinterpret_cast<const Terms*>(p.terms)[part.group * p.queries_padded + row];
   }
-  Sums<Math> sums;
+  Sums<Math, TERMS> sums;
   sums.clear();
   Verdicts<Math> found;
   const int64_t warp_first = part.first + warp_id() * kWarpRows, own_first = part.group * p.queries + warp_first;
@@ -100,32 +106,29 @@ __global__ void __launch_bounds__(kThreads, kResident<Math, PAIR>) student_grad(
   }
   const auto use = [&](int64_t start, Block& s, Block& t, const float* scale) {
     const int rows = rows_of_tile(start, part.end);
-    if constexpr (VERDICTS) {
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float b_scale = scale[Block::column(c)];
+    for (int c = 0; c < kColumns; ++c) {
+      const float b_scale = scale[Block::column(c)];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
-      }
-      if (first_columns) found.take(s, p.words, start, rows, scale + kBlock);
+      for (int r = 0; r < kRows; ++r) s.at(r, c) = similarity(s.at(r, c), own[r].s_scale, b_scale);
     }
+    if (VERDICTS && first_columns) found.take(s, p.words, start, rows, scale + kBlock);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const float b_scale = scale[Block::column(c)], factor = b_scale * p.boost;
-      const bool inside = Block::column(c) < rows;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const Terms& x = own[r];
-        const float score = VERDICTS ? s.at(r, c) : similarity(s.at(r, c), x.s_scale, b_scale);
-        const float log_s = (score - x.s_center) * p.student_factor - x.s_rest;
+        const float log_s = (s.at(r, c) - x.s_center) * p.student_factor - x.s_rest;
         float weight = exp2_fast(log_s);
         if constexpr (PAIR) {
           const float log_t = (similarity(t.at(r, c), x.t_scale, b_scale) - x.t_center) * p.teacher_factor - x.t_rest;
           weight -= exp2_fast(log_t);
         }
-        s.at(r, c) = inside ? weight * factor : 0.0f;
+        s.at(r, c) = weight * factor;
       }
     }
+    if (rows < kBlock) leave_out(s, rows, 0.0f);
   };
   const auto sum = [&](Block& s, Block&, const char* rows, const char*) {
     sums.add(s, rows, stream.out_width(), exchange<Math>(stream.besides()));
@@ -162,7 +165,6 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const Terms& x = reinterpret_cast<const Terms*>(terms)[Block::column(c)];
-      const bool inside = Block::column(c) < rows;
       const float grad = x.grad * p.boost, s_factor = grad * x.s_scale * p.student_grad_scale;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -175,10 +177,14 @@ __global__ void __launch_bounds__(kThreads, 2) bank_grad(Gradient p) {
           // term zero: at the smallest temperatures its logit may be infinite.
           const float beyond = t_logit - ((score - x.middle_center) * p.student_factor - x.middle_rest);
           weight -= p_t;
-          t.at(r, c) = inside && p_t != 0.0f ? t_factor * (p_t * beyond) : 0.0f;
+          t.at(r, c) = p_t != 0.0f ? t_factor * (p_t * beyond) : 0.0f;
         }
-        s.at(r, c) = inside ? s_factor * weight : 0.0f;
+        s.at(r, c) = s_factor * weight;
       }
+    }
+    if (rows < kBlock) {
+      leave_out(s, rows, 0.0f);
+      if constexpr (PAIR) leave_out(t, rows, 0.0f);
     }
   };
   const auto sum = [&](Block& s, Block& t, const char* s_rows, const char* t_rows) {
@@ -195,13 +201,19 @@ int shared_of(const Plan& plan, bool bank, bool verdicts) {
   return shared_bytes(plan, bank ? kTerms : verdicts ? 2 : 1, besides);
 }
 
+template <class Math, int TERMS>
+auto* student_kernel(const Gradient& p) {
+  if (!p.teacher) return student_grad<Math, false, false, TERMS>;
+  return p.words.words ? student_grad<Math, true, true, TERMS> : student_grad<Math, true, false, TERMS>;
+}
+
 template <class Math>
 void run(Queue& queue, const Gradient& p, bool bank, int64_t blocks) {
   const bool verdicts = p.words.words;
-  auto* kernel = bank ? bank_grad<Math, false> : student_grad<Math, false, false>;
-  if (p.teacher) {
-    kernel = verdicts ? student_grad<Math, true, true> : student_grad<Math, true, false>;
-    if (bank) kernel = bank_grad<Math, true>;
+  auto* kernel = p.teacher ? bank_grad<Math, true> : bank_grad<Math, false>;
+  if (!bank) kernel = student_kernel<Math, 2>(p);
+  if constexpr (std::is_same_v<Math, Half>) {
+    if (p.one_term) kernel = student_kernel<Math, 1>(p);
   }
   const char* name = bank ? "bank_grad" : "student_grad";
   queue.enqueue(name, kernel, blocks, kThreads, shared_of<Math>(p.plan, bank, verdicts), p);

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4) selected_query_grad(SelectedGr
 void hard_negatives(const HardNegativesParams& p, Checks& check, Call& call) {
   const Shape shape = whole_bank(check, p.query, "query", p.bank);
   const auto [g, n, m, d] = shape;
-  Forward all{shape, p.query, kNoTensor, p.bank, p.normalize, p.tf32};
+  Forward all{{shape, p.query, kNoTensor, p.bank, p.normalize, p.tf32}};
   if (p.query_labels.given() || p.bank_labels.given()) {
     all.query_labels = check.contiguous<int64_t>(p.query_labels, "query_labels", {g, n});
     all.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});

@@ -9,8 +9,15 @@ namespace action {
 namespace {
 
 const Launcher* const launchers[] = {
-    &kActionContrast,    &kActionContrastBankGradient, &kHardNegatives,      &kHardNegativesGradient,
-    &kLogSumExp,         &kLogSumExpBankGradient,      &kAnatomicalContrast, &kAnatomicalContrastGradient,
+    &kActionContrast,
+    &kActionContrastStudentGradient,
+    &kActionContrastBankGradient,
+    &kHardNegatives,
+    &kHardNegativesGradient,
+    &kLogSumExp,
+    &kLogSumExpBankGradient,
+    &kAnatomicalContrast,
+    &kAnatomicalContrastGradient,
     &kRelationNegatives,
 };
 const Library library{sizeof(Tensor), sizeof(Launcher), launchers, sizeof launchers / sizeof *launchers, last_error};

@@ -5,7 +5,8 @@
 
 namespace action {
 
-extern const Launcher kActionContrast, kActionContrastBankGradient;      // action_contrast.cu
+extern const Launcher kActionContrast, kActionContrastStudentGradient,
+    kActionContrastBankGradient;                                         // action_contrast.cu
 extern const Launcher kHardNegatives, kHardNegativesGradient;            // hard_negatives.cu
 extern const Launcher kLogSumExp, kLogSumExpBankGradient;                // log_sum_exp.cu
 extern const Launcher kAnatomicalContrast, kAnatomicalContrastGradient;  // anatomical_contrast.cu

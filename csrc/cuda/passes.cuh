@@ -42,7 +42,7 @@ struct QueryTerms {
   Scales scales;
   const double* student_lse;  // [G, N], as the next
   const double* teacher_lse;
-  const float* upstream;
+  const float* upstream;  // or null, as the next and the factor: for the gradient in the student
   const double* logit_gap;
   const float* largest;  // [measured] of |upstream|
   float* terms;          // [G, padded, kTerms]
@@ -51,7 +51,7 @@ struct QueryTerms {
   unsigned measured;
 };
 
-/// What the bank's gradient reads of every query (query_terms.cu).
+/// What a gradient behind the forward pass reads of every query (query_terms.cu).
 void query_terms(Queue& queue, const QueryTerms& p);
 
 struct VerdictsPass {
@@ -77,9 +77,16 @@ struct Gradient {
   int64_t num_splits, span, groups;  // splits of the rows that stream by
   int features, outs;                // columns of `partial`; blocks that divide them up
   float student_factor, teacher_factor, student_grad_scale, teacher_grad_scale, boost;
-  Words words;  // of the selection's verdicts, which come along with the divergence's gradient in the student
+  bool one_term;  // whether a weight is one 16-bit number, not the sum of two
+  Words words;    // of the selection's verdicts, which come along with the divergence's gradient in the student
   const float* bank_labels;  // [G, M padded to whole tiles], or null
 };
+
+/// Whether the student's gradient takes weights of one term: their 11 bits in float16 are three more than the result
+/// keeps, as bfloat16.
+inline bool takes_one_term(Dtype raw, const Format& format) {
+  return raw == Dtype::bfloat16 && format.dtype == Dtype::float16;
+}
 
 /// Blocks that share the columns of a gradient.
 inline int64_t column_blocks(const Format& format) { return ceil_div(format.pitch(), 2 * kChunk); }

@@ -2,7 +2,8 @@
 //
 // Rows become contiguous, of one type, padded with zeros, and, if normalised, scaled by a power of two to a length in
 // (128, 256]. That is exact, so that 16-bit rows enter the tensor cores with all their bits and float16 neither
-// overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products.
+// overflows nor underflows; the rest of 1 / |x| is a float32 per row, applied to finished products. Such rows of
+// bfloat16 become float16 (stream.cuh).
 #include "prepare.cuh"
 
 #include "labels.cuh"
@@ -26,9 +27,10 @@ __device__ void prepare_row(const Prepare& p, const RowSet& set, unsigned block)
     Squares squares;
     for (int i = lane; i < p.features; i += 32) squares.add(as_float(x[i * set.x.stride_d]));
     const float norm = squares.norm(), factor = unit_factor(norm);
-    // 256 times the power of two next below the factor, by its exponent bits; NaN must not become a number.
-    power = __int_as_float(__float_as_int(factor) & 0x7F800000) * 256.0f;
-    power = factor == factor ? fmaxf(power, 0x1p-100f) : factor;
+    // The power of two next below 256 times the factor, by its exponent bits; NaN must not become a number. A norm is
+    // at most 2^128, or infinite.
+    power = __int_as_float(__float_as_int(256.0f * factor) & 0x7F800000);
+    power = factor == factor ? fmaxf(power, 0x1p-120f) : factor;
     scale = __fdiv_rn(factor, power);
     inverse = norm > kSmallestNorm ? factor : -factor;
   }
@@ -81,11 +83,7 @@ __global__ void __launch_bounds__(kBlockThreads) prepare(Prepare p) {
     return;
   }
   const RowSet& set = p.sets[which];
-  if constexpr (sizeof(Out) == 4) {  // of any types
-    if (set.dtype == Dtype::float16) return prepare_row<__half, Out>(p, set, block);
-    if (set.dtype == Dtype::bfloat16) return prepare_row<__nv_bfloat16, Out>(p, set, block);
-  }
-  prepare_row<Out, Out>(p, set, block);
+  with_raw<Out>(set.dtype, [&](auto raw) { prepare_row<decltype(raw), Out>(p, set, block); });
 }
 
 }  // namespace

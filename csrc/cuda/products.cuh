@@ -71,12 +71,21 @@ __device__ inline void load_tile(char* tile, const char* data, int64_t first, in
   const int row = threadIdx.x / 8, part = threadIdx.x % 8;
   if (part * 16 >= pitch - from) return;
   const int rows = rows_of_tile(first, end);
-  const char* source = data + (first + row) * pitch + from + part * 16;
+  // Where a tile begins is known to a whole warp, and from there on 32 bits are enough.
+  const char* begin = data + first * pitch + from;
+  const auto step = static_cast<uint32_t>(pitch), place = row * step + part * 16;
   char* target = part_of(tile, row, part);
+  if (!PLACED && rows == kBlock) {
+#pragma unroll
+    for (int i = 0; i < kBlock / kApart; ++i) {
+      cp_async_16(target + i * kApart * kChunk, begin + (place + i * kApart * step), true);
+    }
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < kBlock / kApart; ++i) {
     const bool present = row + i * kApart < rows;
-    const char* piece = source + i * kApart * pitch;
+    const char* piece = begin + (place + i * kApart * step);
     if constexpr (PLACED) piece = data + placement.place_of(first + row + i * kApart) * pitch + from + part * 16;
     cp_async_16(target + i * kApart * kChunk, present ? piece : data, present);
   }
@@ -125,11 +134,22 @@ template <class Math, bool TWO_X, bool TWO_Z>
 struct Products {
   __device__ static void add(const char* x0, const char* x1, const char* z0, const char* z1, int width, Scores<Math>& a,
                              Scores<Math>& b) {
+    if (width == kChunk) {  // nothing to compare along the way
+      steps<true>(x0, x1, z0, z1, width, a, b);
+    } else {
+      steps<false>(x0, x1, z0, z1, width, a, b);
+    }
+  }
+
+ private:
+  template <bool WHOLE>
+  __device__ static void steps(const char* x0, const char* x1, const char* z0, const char* z1, int width,
+                               Scores<Math>& a, Scores<Math>& b) {
     const int lane = lane_id(), matrix = lane >> 3, row = lane & 7;
     const int x_row = warp_id() * kWarpRows + (matrix & 1) * 8 + row, z_row = (matrix >> 1) * 8 + row;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      if (step * 32 >= width) break;
+      if (!WHOLE && step * 32 >= width) break;
       uint32_t x[4], y[4];
       ldmatrix_x4(x, part_of(x0, x_row, 2 * step + (matrix >> 1)));
       if constexpr (TWO_X) ldmatrix_x4(y, part_of(x1, x_row, 2 * step + (matrix >> 1)));
@@ -190,8 +210,9 @@ struct Products<Exact, TWO_X, TWO_Z> {
   }
 };
 
-/// A thread's part of its warp's 16 rows of a weighted sum of rows, two chunks wide.
-template <class Math>
+/// A thread's part of its warp's 16 rows of a weighted sum of rows, two chunks wide. A weight of 16-bit rows is the sum
+/// of so many terms.
+template <class Math, int TERMS = 2>
 struct Sums {
   static constexpr int kFeatures = 2 * kChunk / sizeof(typename Math::Element);
   static constexpr int kTiles = kFeatures / 8;
@@ -205,12 +226,29 @@ struct Sums {
   /// Adds weights @ rows, for rows in two tiles of which `width` bytes count. The last argument: shared memory of the
   /// warp, for exact sums.
   __device__ void add(Scores<Math>& weights, const char* rows, int width, float*) {
+    if (width == 2 * kChunk) {
+      add_columns<true>(weights, rows, width);
+    } else {
+      add_columns<false>(weights, rows, width);
+    }
+  }
+
+  /// f(row of the warp, feature, sum) for every element.
+  template <class F>
+  __device__ void each(F f) const {
+    const int g = lane_id() >> 2, t = lane_id() & 3;
+#pragma unroll
+    for (int i = 0; i < kTiles * 4; ++i) f(g + i % 4 / 2 * 8, i / 4 * 8 + 2 * t + i % 2, v[i]);
+  }
+
+ private:
+  template <bool WHOLE>
+  __device__ void add_columns(Scores<Math>& weights, const char* rows, int width) {
     const int lane = lane_id(), matrix = lane >> 3;
     if constexpr (sizeof(typename Math::Element) == 2) {
 #pragma unroll
       for (int step = 0; step < kBlock / 16; ++step) {
-        // A weight is split into two terms, which keep 16 or more of its bits. Two tiles of an accumulator are laid out
-        // like one left operand.
+        // Two terms keep 16 or more of a weight's bits. Two tiles of an accumulator are laid out like one left operand.
         uint32_t high[4], low[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -219,15 +257,15 @@ struct Sums {
         }
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile += 2) {
-          if (tile * 16 >= width) break;
+          if (!WHOLE && tile * 16 >= width) break;
           uint32_t z[4];
           const char* chunk = rows + tile / 8 * kTile;
           const int row = 16 * step + (matrix & 1) * 8 + (lane & 7);
           ldmatrix_x4_trans(z, part_of(chunk, row, tile % 8 + (matrix >> 1)));
           mma(Math{}, v + 4 * tile, high, z);
-          mma(Math{}, v + 4 * tile, low, z);
+          if constexpr (TERMS == 2) mma(Math{}, v + 4 * tile, low, z);
           mma(Math{}, v + 4 * tile + 4, high, z + 2);
-          mma(Math{}, v + 4 * tile + 4, low, z + 2);
+          if constexpr (TERMS == 2) mma(Math{}, v + 4 * tile + 4, low, z + 2);
         }
       }
     } else {
@@ -241,7 +279,7 @@ struct Sums {
         for (int i = 0; i < 4; ++i) x[i] = round_to_tf32(w[(i & 1) * 2 + i / 2]);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          if (tile * 32 >= width) break;
+          if (!WHOLE && tile * 32 >= width) break;
           uint32_t z[2];
           const char* chunk = rows + tile / 4 * kTile;
 #pragma unroll
@@ -255,20 +293,11 @@ struct Sums {
     }
   }
 
-  /// f(row of the warp, feature, sum) for every element.
-  template <class F>
-  __device__ void each(F f) const {
-    const int g = lane_id() >> 2, t = lane_id() & 3;
-#pragma unroll
-    for (int i = 0; i < kTiles * 4; ++i) f(g + i % 4 / 2 * 8, i / 4 * 8 + 2 * t + i % 2, v[i]);
-  }
-
- private:
   __device__ static void split(float first, float second, uint32_t& high, uint32_t& low) {
     using T = typename Math::Element;
     const T a = from_float<T>(first), b = from_float<T>(second);
     high = pack(a, b);
-    low = pack(from_float<T>(first - as_float(a)), from_float<T>(second - as_float(b)));
+    if constexpr (TERMS == 2) low = pack(from_float<T>(first - as_float(a)), from_float<T>(second - as_float(b)));
   }
   __device__ static uint32_t pack(__half a, __half b) {
     return __half_as_ushort(a) | static_cast<uint32_t>(__half_as_ushort(b)) << 16;

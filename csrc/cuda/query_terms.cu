@@ -1,4 +1,4 @@
-// What the bank's gradient reads of every query, from the saved log-sum-exps and the upstream gradient.
+// What a gradient reads of every query, from the saved log-sum-exps and, in the bank, the upstream gradient.
 #include "passes.cuh"
 
 namespace action {
@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(kBlockThreads) terms_of_queries(QueryTerms p) 
   if (row >= p.total) return;
   const Scales& scales = p.scales;
   float* out = write_terms(p.terms, scales, row, p.student_lse[row], scales.teacher ? p.teacher_lse[row] : 0.0);
+  if (!p.upstream) return;
   // Weights stay of order 1: the power of two of the largest upstream gradient is applied at the end.
   int exponent = 0;
   if (largest > 0.0f) frexpf(largest, &exponent);

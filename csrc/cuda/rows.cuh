@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../params/tensor.h"
 
@@ -46,6 +47,18 @@ __device__ inline __half from_float<__half>(float x) {
 template <>
 __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+/// use(x) with an x of the type of raw rows that are prepared as Out: of any as float32, of bfloat16 also as float16.
+template <class Out, class Use>
+__device__ inline void with_raw(Dtype raw, Use use) {
+  if constexpr (sizeof(Out) == 4) {
+    if (raw == Dtype::float16) return use(__half{});
+  }
+  if constexpr (!std::is_same_v<Out, __nv_bfloat16>) {
+    if (raw == Dtype::bfloat16) return use(__nv_bfloat16{});
+  }
+  use(Out{});
 }
 
 /// The sum over groups of neighbouring lanes, known to all of them.

@@ -45,12 +45,16 @@ struct Format {
   int64_t pitch() const { return width * size(); }
 };
 
-/// Of rows of `features` elements, multiplied as they are if their dtypes agree; if not, as float32.
-inline Format format_of(std::initializer_list<const Tensor*> rows, int64_t features, bool tf32) {
+/// Of rows of `features` elements, multiplied as they are if their dtypes agree; if not, as float32. bfloat16 rows that
+/// come to a length in (128, 256] become float16, in which a gradient's weight needs one term instead of two. They fit
+/// it exactly but for elements below 2^-21 of the length: those are rounded by at most 2^-32 of it, less than float32
+/// products are.
+inline Format format_of(std::initializer_list<const Tensor*> rows, int64_t features, bool normalize, bool tf32) {
   Dtype dtype = (*rows.begin())->dtype;
   for (const Tensor* x : rows) {
     if (x->given() && x->dtype != dtype) dtype = Dtype::float32;
   }
+  if (normalize && dtype == Dtype::bfloat16) dtype = Dtype::float16;
   Format format{dtype, dtype == Dtype::float32 && tf32, 0};
   const int64_t step = Format::kPart / format.size();
   format.width = ceil_div(features, step) * step;
@@ -87,14 +91,14 @@ __device__ void scale_products(Scores<Math>& s, const float (&left)[Scores<Math>
   }
 }
 
-/// Similarities of columns that do not exist, from `columns` on, in a bank's last tile.
+/// Gives columns that do not exist, from `columns` on, in the last tile, a similarity or a weight that does not count.
 template <class Math>
-__device__ void leave_out(Scores<Math>& s, int columns) {
+__device__ void leave_out(Scores<Math>& s, int columns, float nothing = kLowest) {
 #pragma unroll
   for (int c = 0; c < Scores<Math>::kColumns; ++c) {
     if (Scores<Math>::column(c) < columns) continue;
 #pragma unroll
-    for (int r = 0; r < Scores<Math>::kRows; ++r) s.at(r, c) = kLowest;
+    for (int r = 0; r < Scores<Math>::kRows; ++r) s.at(r, c) = nothing;
   }
 }
 
@@ -127,61 +131,10 @@ struct Stream {
   /// place, then sum(a, b, rows0, rows1) adds up rows (with SUMS), which lie in two tiles each.
   template <class Use, class Sum>
   __device__ void run(int64_t begin, int64_t end, Use use, Sum sum) const {
-    const int per_tile = plan.whole ? 1 : plan.chunks;
-    const int phases = per_tile + (SUMS && !plan.whole ? 1 : 0);
-    Scores<Math> a, b;
-    int64_t start = begin, next_start = begin;
-    int phase = 0, next_phase = 0, parity = 0, tile = 0;
-    __syncthreads();  // an earlier walk has ended
-    if (plan.resident) {
-#pragma unroll
-      for (int l = 0; l < LEFTS; ++l) {
-#pragma unroll 1
-        for (int chunk = 0; chunk < plan.chunks; ++chunk) {
-          load_tile(shared_memory + (l * plan.chunks + chunk) * kTile, left[l], first, left_end, plan.pitch,
-                    int64_t{chunk} * kChunk);
-        }
-      }
-    }
-    load(begin, end, 0, per_tile, stage(0), term_slot(0));
-    cp_async_commit();
-#pragma unroll 1
-    while (start < end) {
-      cp_async_wait<0>();
-      __syncthreads();  // this step's tiles are there, and all have used those of the last one
-      if (++next_phase == phases) {
-        next_phase = 0;
-        next_start += kBlock;
-      }
-      if (next_start < end) {
-        load(next_start, end, next_phase, per_tile, stage(parity ^ 1), term_slot((tile + 1) & 1));
-      }
-      cp_async_commit();
-      const char* now = stage(parity);
-      if (phase == 0) {
-        a.clear();
-        if constexpr (kPair) b.clear();
-      }
-      if (phase < per_tile) {
-        const int chunks = plan.whole ? plan.chunks : 1;
-#pragma unroll 1
-        for (int i = 0; i < chunks; ++i) {
-          const int chunk = phase + i;
-          const char* x = plan.resident ? shared_memory + chunk * kTile : now + RIGHTS * kTile;
-          const char* y = x + (LEFTS == 2 ? (plan.resident ? plan.chunks * kTile : kTile) : 0);
-          const char* z = now + i * kTile;
-          Products<Math, LEFTS == 2, RIGHTS == 2>::add(x, y, z, z + (RIGHTS == 2 ? chunks * kTile : 0), width(chunk), a,
-                                                       b);
-        }
-      }
-      if (phase == per_tile - 1) use(start, a, b, term_slot(tile & 1));
-      if constexpr (SUMS) {
-        if (phase == phases - 1) sum(a, b, now, now + (plan.whole ? plan.chunks : 2) * kTile);
-      }
-      phase = next_phase;
-      start = next_start;
-      parity ^= 1;
-      if (phase == 0) ++tile;
+    if (plan.whole) {
+      walk<true>(begin, end, use, sum);
+    } else {
+      walk<false>(begin, end, use, sum);
     }
   }
 
@@ -192,11 +145,73 @@ struct Stream {
   }
 
  private:
+  template <bool WHOLE, class Use, class Sum>
+  __device__ void walk(int64_t begin, int64_t end, Use use, Sum sum) const {
+    const int per_tile = WHOLE ? 1 : plan.chunks;
+    const int phases = per_tile + (SUMS && !WHOLE ? 1 : 0);
+    const bool resident = WHOLE || plan.resident;
+    Scores<Math> a, b;
+    int64_t start = begin, next_start = begin;
+    int phase = 0, next_phase = 0, parity = 0, tile = 0;
+    __syncthreads();  // an earlier walk has ended
+    if (resident) {
+#pragma unroll
+      for (int l = 0; l < LEFTS; ++l) {
+#pragma unroll 1
+        for (int chunk = 0; chunk < plan.chunks; ++chunk) {
+          load_tile(shared_memory + (l * plan.chunks + chunk) * kTile, left[l], first, left_end, plan.pitch,
+                    int64_t{chunk} * kChunk);
+        }
+      }
+    }
+    load<WHOLE>(begin, end, 0, per_tile, stage(0), term_slot(0));
+    cp_async_commit();
+#pragma unroll 1
+    while (start < end) {
+      cp_async_wait<0>();
+      __syncthreads();  // this step's tiles are there, and all have used those of the last one
+      if (WHOLE || ++next_phase == phases) {
+        next_phase = 0;
+        next_start += kBlock;
+      }
+      if (next_start < end) {
+        load<WHOLE>(next_start, end, next_phase, per_tile, stage(parity ^ 1), term_slot((tile + 1) & 1));
+      }
+      cp_async_commit();
+      const char* now = stage(parity);
+      if (WHOLE || phase == 0) {
+        a.clear();
+        if constexpr (kPair) b.clear();
+      }
+      if (WHOLE || phase < per_tile) {
+        const int chunks = WHOLE ? plan.chunks : 1;
+#pragma unroll 1
+        for (int i = 0; i < chunks; ++i) {
+          const int chunk = phase + i;
+          const char* x = resident ? shared_memory + chunk * kTile : now + RIGHTS * kTile;
+          const char* y = x + (LEFTS == 2 ? (resident ? plan.chunks * kTile : kTile) : 0);
+          const char* z = now + i * kTile;
+          Products<Math, LEFTS == 2, RIGHTS == 2>::add(x, y, z, z + (RIGHTS == 2 ? chunks * kTile : 0), width(chunk), a,
+                                                       b);
+        }
+      }
+      if (WHOLE || phase == per_tile - 1) use(start, a, b, term_slot(tile & 1));
+      if constexpr (SUMS) {
+        if (WHOLE || phase == phases - 1) sum(a, b, now, now + (WHOLE ? plan.chunks : 2) * kTile);
+      }
+      phase = next_phase;
+      start = next_start;
+      parity ^= 1;
+      if (WHOLE || phase == 0) ++tile;
+    }
+  }
+
+  template <bool WHOLE>
   __device__ void load(int64_t start, int64_t end, int phase, int per_tile, char* stage, float* slot) const {
-    const bool columns = phase == per_tile;  // the step after the products
-    const int from = columns ? out : phase, rest = plan.chunks - from;
-    const int chunks = !columns && !plan.whole ? 1 : rest < 2 ? rest : 2;
-    const int pitch = columns ? 2 : plan.whole ? plan.chunks : 1;
+    const bool columns = !WHOLE && phase == per_tile;  // the step after the products
+    const int from = WHOLE ? 0 : columns ? out : phase, rest = plan.chunks - from;
+    const int chunks = WHOLE ? plan.chunks : !columns ? 1 : rest < 2 ? rest : 2;
+    const int pitch = columns ? 2 : WHOLE ? plan.chunks : 1;
 #pragma unroll
     for (int r = 0; r < RIGHTS; ++r) {
 #pragma unroll 1
@@ -205,13 +220,13 @@ struct Stream {
                           placement);
       }
     }
-    if (!plan.resident && !columns) {
+    if (!WHOLE && !plan.resident && !columns) {
 #pragma unroll
       for (int l = 0; l < LEFTS; ++l) {
         load_tile(stage + (RIGHTS + l) * kTile, left[l], first, left_end, plan.pitch, int64_t{from} * kChunk);
       }
     }
-    if (phase == 0) {
+    if (WHOLE || phase == 0) {
       if constexpr (PLACED) {
         static_assert(TERMS == 1 && ARRAYS == 1);
         for (int row = threadIdx.x; row < kBlock; row += kThreads) {
@@ -219,11 +234,13 @@ struct Stream {
           cp_async_4(slot + row, present ? terms[0] + placement.place_of(start + row) : terms[0], present);
         }
       } else {
-        constexpr int kPieces = kBlock * TERMS / 4;
-        for (int piece = threadIdx.x; piece < ARRAYS * kPieces; piece += kThreads) {
+        constexpr int kPieces = kBlock * TERMS / 4, kAll = ARRAYS * kPieces;
+#pragma unroll
+        for (int first_piece = 0; first_piece < kAll; first_piece += kThreads) {
+          const int piece = first_piece + static_cast<int>(threadIdx.x);
           // By a choice: registers have no addresses.
           const float* source = piece < kPieces ? terms[0] : terms[ARRAYS - 1];
-          if (ARRAYS == 2 && !source) continue;
+          if (piece >= kAll || (ARRAYS == 2 && !source)) break;
           cp_async_16(slot + 4 * piece, source + start * TERMS + 4 * (piece % kPieces), true);
         }
       }

@@ -14,12 +14,15 @@ inline Shape whole_bank(Checks& check, const Tensor& query, const char* name, co
   return shape;
 }
 
-struct Forward {
+/// What is compared: queries as the student has them, and as the teacher where there are two softmaxes, with a bank.
+struct Softmaxes {
   Shape shape;
-  Tensor student, teacher;  // the latter only where there are two softmaxes
-  Tensor bank;
+  Tensor student, teacher, bank;
   bool normalize, tf32;
-  double student_temp = 1.0, teacher_temp = 1.0;
+  double student_temp = 1.0, teacher_temp = 1.0;  // the same without a teacher
+};
+
+struct Forward : Softmaxes {
   const int64_t* query_labels = nullptr;  // [G, N], or null: every row may do
   const int64_t* bank_labels = nullptr;   // [G, M], together with query_labels
   double* student_lse = nullptr;          // [G, N], a result like those below; or null: no softmax
@@ -32,23 +35,16 @@ struct Forward {
 
 void forward(Call& call, const Forward& p);
 
-struct BankGradient {
-  Shape shape;
-  Tensor student, teacher;  // the latter for the divergence's gradient; without, it is that of student_lse
-  Tensor bank;
-  bool normalize, tf32;
-  double student_temp, teacher_temp;  // the same without a teacher
-  const float* upstream;              // [G, N], as the next
-  const double* student_lse;
-  const double* logit_gap = nullptr;  // with a teacher, like the next
-  const double* teacher_lse = nullptr;
-  float* bank_grad = nullptr;  // [G, M, D], the result
+/// The gradient of the divergence or, without a teacher, of student_lse: in the bank of the sum over all queries, or in
+/// the student of each query's own.
+struct Backward : Softmaxes {
+  const double* student_lse = nullptr;  // [G, N], as the next three
+  const double* teacher_lse = nullptr;  // with a teacher
+  const float* upstream = nullptr;      // for the gradient in the bank
+  const double* logit_gap = nullptr;    // likewise, with a teacher
+  float* result = nullptr;              // [G, M, D] with `upstream`, else [G, N, D]
 };
 
-void bank_gradient(Call& call, const BankGradient& p);
-
-/// Factor on a gradient's weights: scales of unit rows are 1/256 to 1/128, and float16 has its finest numbers around 1
-/// to 1000.
-inline double boost_of(bool normalize) { return normalize ? 0x1p16 : 1.0; }
+void backward(Call& call, const Backward& p);
 
 }  // namespace action

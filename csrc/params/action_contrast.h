@@ -35,8 +35,7 @@ ACTION_PARAMS(ActionContrastParams, ACTION_CONTRAST_FIELDS)
   FIELD(double, teacher_temp)                                     \
   FIELD(bool, normalize)                                          \
   FIELD(Tensor, student_grad) /* [G, N, D] float32, the result */ \
-  FIELD(int64_t, threads)                                         \
-  FIELD(int64_t, scratch_bytes)
+  ACTION_PRODUCTS(FIELD) ACTION_THREADS(FIELD) ACTION_SCRATCH(FIELD)
 ACTION_PARAMS(ActionContrastStudentGradientParams, ACTION_CONTRAST_STUDENT_GRADIENT_FIELDS)
 
 #define ACTION_CONTRAST_BANK_GRADIENT_FIELDS(FIELD)            \

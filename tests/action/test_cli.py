@@ -12,14 +12,14 @@ import pytest
 from test_settings import NUMBERS
 
 from action import __main__ as overview
-from action import __version__, evaluate, predict, prepare, train
+from action import __version__, crossval, evaluate, predict, prepare, train
 from action.cli import config_parser, load_config, parse_config
 from action.commands import COMMANDS, example
 from action.config import reach
 from action.errors import InputError
 from action.suggestions import nearest
 
-MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "prepare": prepare}
+MODULES = {"train": train, "crossval": crossval, "evaluate": evaluate, "predict": predict, "prepare": prepare}
 SCREEN = 40
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_command_is_an_error_with_the_nearest(capsys) -> None:
     assert overview.main(["trian"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'trian': did you mean train?\n"
     assert overview.main(["xyz"]) == 2
-    assert "choose one of train, evaluate, predict, prepare" in capsys.readouterr().err
+    assert "choose one of train, crossval, evaluate, predict, prepare" in capsys.readouterr().err
 
 
 def test_the_version_is_printed(capsys) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from action.stages.losses import pseudo_label_loss, ramp_up, segmentation_loss, zero_like
+from action.stages.losses import masked_segmentation_loss, pseudo_label_loss, ramp_up, segmentation_loss, zero_like
 
 
 def test_segmentation_loss_is_half_cross_entropy_and_half_dice_with_squared_denominators():
@@ -61,6 +61,29 @@ def test_dice_makes_up_half_of_the_pseudo_label_loss():
 def test_no_valid_pixel_gives_zero_with_a_graph(dice):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     loss, _ = pseudo_label_loss(logits, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 0.97, dice=dice)
+    loss.backward()
+    assert loss.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_the_loss_of_a_mask_sees_its_pixels_alone():
+    logits, label = torch.randn(2, 3, 4, 4).double(), torch.randint(0, 3, (2, 1, 4, 4)).double()
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    mask[0, :, :2] = True
+    logits.requires_grad_()
+    loss = masked_segmentation_loss(logits, label, mask, torch.tensor(16))
+    # A slice of these pixels alone, whose cross-entropy is divided by 16 and not by 8.
+    cut, truth = logits[:1, :, :2], label[:1, :, :2]
+    entropy = F.cross_entropy(cut, truth[:, 0].long())
+    torch.testing.assert_close(loss, segmentation_loss(cut, truth) - 0.5 * entropy * (1 - 8 / 16))
+    loss.backward()
+    inside = mask.expand(-1, 3, -1, -1)
+    assert logits.grad[~inside].abs().max() == 0 < logits.grad[inside].abs().min()
+
+
+def test_the_loss_of_an_empty_mask_is_zero_with_a_graph():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    nothing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    loss = masked_segmentation_loss(logits, torch.zeros(1, 1, 4, 4), nothing, nothing.sum())
     loss.backward()
     assert loss.item() == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
 

@@ -6,9 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from action.evaluate import _panels, _table
+from action.evaluate import _panels, table
 from action.metrics import MEASURES, case_metrics, dice_scores, mean_dice, mean_scores, summarize
-from action.run_folder import RunFolder
 
 SPACING = (8.0, 1.5, 1.25)  # z, y, x: all different, so that a swap shows
 SHAPE = (6, 20, 24)
@@ -212,12 +211,14 @@ def test_mean_scores_leave_out_what_is_nan():
     assert mean_scores([np.array([np.nan]), np.array([np.nan])]) == ([None], None)
 
 
-def test_the_table_counts_empty_cases_beside_misses(tmp_path):
+def test_the_table_counts_empty_cases_beside_misses():
     cases = {"a": {1: measures(0.8), 2: measures(empty=True)}, "b": {1: measures(0.4), 2: measures(empty=True)}}
-    head, liver, tumour, mean = _table(summarize(cases, ("", "liver", "tumour")), RunFolder(tmp_path)).splitlines()[:4]
+    head, liver, tumour, mean = table(summarize(cases, ("", "liver", "tumour")))
     assert head.split()[-2:] == ["misses", "empty"]
     assert liver.split()[1] == "0.600" and liver.split()[-2:] == ["0", "0"]
     assert tumour.split()[1:] == [*["n/a"] * len(MEASURES), "0", "2"] and mean.split()[-1] == "2"
+    _, liver, tumour, _ = table(summarize(cases, ("", "liver", "tumour")), spread=True)
+    assert liver.split()[1:4] == ["0.600", "±", "0.200"] and tumour.split()[1:] == [*["n/a"] * len(MEASURES), "0", "2"]
 
 
 def test_overlays_rank_cases_without_their_empty_classes(loaded_cases):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from action.data.mixing import mix
+from action.data.mixing import boxes, mix, paste
 
 
 @pytest.fixture
@@ -48,3 +48,21 @@ def test_classmix_pastes_whole_classes(batch):
         pasted = source[b] == (b - 1) % 4
         for value in neighbour.unique():
             assert pasted[neighbour == value].float().mean() in (0.0, 1.0)
+
+
+def test_boxes_have_one_size_and_lie_anywhere(batch):
+    places = set()
+    for seed in range(40):
+        for box in boxes(batch["image"], 0.5, np.random.default_rng(seed)):
+            _, rows, columns = box.nonzero(as_tuple=True)
+            assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (12, 16) and box.sum() == 12 * 16
+            places.add((int(rows.min()), int(columns.min())))
+    assert {top for top, _ in places} == set(range(13)) and {left for _, left in places} == set(range(17))
+    assert boxes(batch["image"], 1.0, np.random.default_rng(0)).all()
+    assert not boxes(batch["image"], 0.0, np.random.default_rng(0)).any()
+
+
+def test_what_is_pasted_comes_from_the_partner_and_the_rest_stays(batch):
+    partner, pasted = neighbours(batch), boxes(batch["image"], 0.5, np.random.default_rng(0))
+    for key, value in paste(batch, partner, pasted).items():
+        assert torch.equal(value[pasted], partner[key][pasted]) and torch.equal(value[~pasted], batch[key][~pasted])

@@ -5,6 +5,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from conftest import save_nifti
 
 from action.config import InputConfig
@@ -86,8 +87,8 @@ def test_a_volume_stored_otherwise_looks_the_same_and_its_labels_return_to_its_o
     assert np.array_equal(same.image, usual.image) and np.array_equal(same.truth, usual.truth)
     assert np.allclose(same.spacing, usual.spacing) and same.shape == usual.shape
 
-    probabilities = np.eye(3, dtype=np.float32)[same.label].transpose(3, 0, 1, 2)
-    write_label(tmp_path / "out.nii.gz", resize_to_native(probabilities, same.shape, same.box), same.volume)
+    slices = torch.eye(3)[torch.from_numpy(same.label).long()].movedim(3, 1)
+    write_label(tmp_path / "out.nii.gz", resize_to_native(slices, same.shape, same.box), same.volume)
     written = nib.load(tmp_path / "out.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj), stored[1].T)
     assert np.array_equal(written.affine, nib.load(changed.image).affine)

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +11,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from action.cli import parse_config
+from action.config import fill_in
 from action.data.batches import SlicePool
 from action.errors import InputError
 from action.experiment import load_data, resolve
@@ -26,10 +20,23 @@ from action.ranks.layers import spread
 from action.run_folder import RunFolder
 from action.stages import make_learner
 from action.stages.base import TrainingData
-from action.train import main
 from action.trainer import Trainer
+from action.update import Update
 
-METHODS = {(5.0, 1.0): ("action", "supervised"), (4.0, 0.0, 2.0): ("action", "mean-teacher")}  # by shares
+RUNS = {  # by shares: methods, and what they are run with
+    (5.0, 1.0): (
+        ("action", "--accumulate=1"),
+        ("supervised", "--accumulate=1"),
+        ("pseudo-labels", "--accumulate=1"),
+        ("unimatch", "--accumulate=1"),
+    ),
+    (4.0, 0.0, 2.0): (
+        ("action++", "--accumulate=2"),
+        ("mean-teacher", "--accumulate=1"),
+        ("copy-paste", "--accumulate=1"),
+        ("unimatch", "--accumulate=1"),
+    ),
+}
 
 
 def _process(rank, file, weights, data, folder):
@@ -39,21 +46,22 @@ def _process(rank, file, weights, data, folder):
         ranks = Ranks(rank, len(weights), weights)
         layers_see_one_batch(ranks)
         blocks_fail_together(ranks)
-        for method in METHODS[weights]:
-            updates(ranks, method, data, folder / method)
+        an_overflow_on_one_process_is_one_on_all(ranks)
+        for method, flag in RUNS[weights]:
+            updates(ranks, method, data, folder / method, flag)
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("weights", METHODS, ids=("uneven shares", "one without slices"))
+@pytest.mark.parametrize("weights", RUNS, ids=("uneven shares", "one without slices"))
 def test_several_processes_are_as_one(weights, acdc_root, tmp_path):
     """All checks in one start of the processes, which takes longer than they do."""
     folder = tmp_path / "several"
     folder.mkdir()
     arguments = tmp_path / "rendezvous", weights, acdc_root, folder
     mp.start_processes(_process, arguments, len(weights), start_method="spawn")
-    for method in METHODS[weights]:
-        updates(ALONE, method, acdc_root, tmp_path / method)
+    for method, flag in RUNS[weights]:
+        updates(ALONE, method, acdc_root, tmp_path / method, flag)
         files = [tmp_path / f"{method}-0.pt", *(folder / f"{method}-{rank}.pt" for rank in range(len(weights)))]
         alone, first, *others = map(torch.load, files)
         assert list(alone) == list(first)
@@ -131,6 +139,21 @@ def blocks_fail_together(ranks):
     assert ranks.share_out(list("abcde"), str.upper) == list("ABCDE") and ranks.share_out([], str.upper) == []
 
 
+def an_overflow_on_one_process_is_one_on_all(ranks):
+    """All step over the update and scale the next loss by the same."""
+    weight = nn.Parameter(torch.ones(3))
+    config = fill_in(parse_config(["--precision=fp16"]), "data", "output", (1.5, 1.5), (32, 32))
+    update = Update(config, [weight], torch.device("cpu"), ranks)
+    scale = update.scaler.get_scale()
+    norm = update([weight.sum() * (float("inf") if ranks.rank == 1 else 1.0)], 0.1, nesterov=True)
+    assert not norm.isfinite() and torch.equal(weight, torch.ones(3))
+    assert ranks.all_say(update.scaler.get_scale()) == [scale / 2] * ranks.world
+    norm = update([weight.sum() * (ranks.rank + 1)], 0.1, nesterov=False)
+    total = sum(range(1, ranks.world + 1))
+    assert norm.item() == pytest.approx(total * 3**0.5)
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 1 - 0.1 * (total + 1e-4)))
+
+
 FLAGS = [
     "--labeled=2",
     "--model.channels=[4,6,8]",
@@ -146,9 +169,10 @@ FLAGS = [
 ]
 
 
-def updates(ranks, method, data_root, output):
+def updates(ranks, method, data_root, output, *more):
     """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
-    flags = [*FLAGS, f"--data={data_root}", f"--method={method}", f"--output={output}"]
+    variant = "--anatomical_contrast.variant=" + ("action++" if method == "action++" else "action")
+    flags = [*FLAGS, f"--data={data_root}", f"--method={method.rstrip('+')}", f"--output={output}", variant, *more]
     config = resolve(parse_config(flags))
     data = load_data(config)
     names = data.dataset.class_names
@@ -162,68 +186,3 @@ def updates(ranks, method, data_root, output):
         for trainer.stage_step in range(stage.iterations):
             trainer.train_step(stage, trainer.stage_step)
     torch.save(learner.state_dict(), f"{output}-{ranks.rank}.pt")
-
-
-def torchrun(run, data_root, processes, *more):
-    """A training on several processes, as a started program."""
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--max-restarts=1"]
-    flags = [*FLAGS, f"--data={data_root}", f"--output={run.root}", *more]
-    return subprocess.Popen(
-        [*launch, "-m", "action.train", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def process_of(rank, parent):
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            ours = f"PPid:\t{parent}\n" in (folder / "status").read_text()
-            if ours and f"RANK={rank}".encode() in environment:
-                return int(folder.name)
-    return None
-
-
-def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    process = torchrun(run, acdc_root, 2)
-    said, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    assert said.count("labelled (") == 1 and said.count("written to") == 1
-    assert log.count("local_distillation (2/3): 4 of 4") == 1
-    assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
-    for path in (run.summary, run.latest):
-        path.unlink()  # as killed before the last checkpoint
-    process = torchrun(run, acdc_root, 3, "--resume")
-    _, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds a process by its environment")
-def test_a_killed_process_ends_all_and_torchrun_goes_on(acdc_root, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    process = torchrun(run, acdc_root, 2, "--anatomical_contrast.iterations=60", "--evaluation.checkpoint_every=4")
-    deadline = time.monotonic() + 200
-    while not run.latest.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(process_of(1, process.pid), signal.SIGKILL)
-    said, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    assert "error: " not in log and said.count("written to") == 1
-    rows = [line.split(",")[0] for line in run.metrics.read_text().splitlines()[1:]]
-    assert rows == [str(step) for step in range(1, 69)] and run.summary.is_file()
-
-
-def test_another_run_is_left_alone_however_often_torchrun_starts(acdc_root, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    main([*FLAGS, f"--data={acdc_root}", f"--output={run.root}", "--method=supervised"])
-    before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
-    process = torchrun(run, acdc_root, 2, "--method=supervised", "--seed=3")
-    _, log = process.communicate(timeout=300)
-    assert process.returncode != 0 and "exists: continue it with --resume" in log
-    assert log.count("error: ") == 2, log  # once for each of torchrun's two tries
-    assert {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before

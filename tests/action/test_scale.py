@@ -19,7 +19,7 @@ from action.data.scale import choose_scale
 from action.data.volumes import load_case, resize_to_native
 from action.errors import InputError
 from action.experiment import resolve
-from action.inference import probabilities, segment
+from action.inference import Member, Segmenter, segment
 from action.model.unet import UNetOutput
 
 
@@ -98,7 +98,7 @@ def test_a_round_trip_moves_no_border_by_more_than_half_a_voxel(tmp_path, shape,
     loaded = load_case(Case("a", "a", source.image, truth), 3, InputConfig(wanted))
     expected = [max(1, round(e * s / w)) for e, s, w in zip(shape[1:], spacing, wanted, strict=True)]
     assert list(loaded.image.shape[2:]) == list(loaded.label.shape[1:]) == expected  # the aspect is kept
-    back = resize_to_native(np.eye(3, dtype=np.float32)[loaded.label].transpose(3, 0, 1, 2), shape, loaded.box)
+    back = resize_to_native(torch.eye(3)[torch.from_numpy(loaded.label).long()].movedim(3, 1), shape, loaded.box)
     for axis, extent in enumerate(shape[1:]):
         # Where the network's pixels are no larger than the file's, not at all. Else by half a pixel of the network's,
         # which then falls between two of the file's.
@@ -134,9 +134,9 @@ class Pointwise(nn.Module):
 @pytest.mark.parametrize("height, width", [(32, 48), (5, 7), (200, 130), (32, 49), (20, 300), (1, 1)])
 def test_windows_cover_every_slice_and_do_not_show(height, width):
     network, image = Pointwise(), np.random.default_rng(0).random((3, 1, height, width)).astype(np.float16)
-    result = probabilities(network, image, (32, 48), 4)
+    result = torch.stack(list(Segmenter([Member(network, (32, 48))], 4).slices(image)))
     with torch.no_grad():
-        expected = network(torch.from_numpy(image).float()).logits.softmax(1).movedim(0, 1)
+        expected = network(torch.from_numpy(image).float()).logits.softmax(1)
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
     assert all(shape[1:] == (1, 32, 48) and shape[0] <= 4 for shape in network.seen[:-1])
 

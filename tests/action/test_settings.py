@@ -8,7 +8,7 @@ import torch
 from test_train import SHORT
 
 from action import memory, prepare, train
-from action.choices import METHODS
+from action.choices import METHODS, SETTINGS
 from action.cli import choose_device, load_config, parse_config, save_config
 from action.config import TrainConfig, fill_in
 from action.data.crops import CROPS
@@ -17,6 +17,7 @@ from action.data.intensities import INTENSITIES
 from action.data.mixing import MIXES
 from action.errors import InputError
 from action.experiment import open_split, resolve
+from action.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -149,6 +150,35 @@ def test_choices_are_those_of_the_registries(setting):
         parse_config([f"--{setting}={name}"])
     with pytest.raises(InputError, match=", ".join(f"'{name}'" for name in CHOICES[setting])):
         parse_config([f"--{setting}=something"])
+
+
+def test_every_method_says_which_settings_it_reads():
+    assert SETTINGS.keys() == METHODS.keys()
+    groups = {name for name, value in vars(TrainConfig()).items() if dataclasses.is_dataclass(value)}
+    assert all(set(read) <= groups for read in SETTINGS.values())
+
+
+OTHER_VALUES = {
+    "global_distillation": {"bank": 7},
+    "local_distillation": {"bank": 7},
+    "anatomical_contrast": {"queries": 7},
+    "baseline": {"labeled": 7},
+    "copy_paste": {"side": 0.25},
+    "unimatch": {"drop": 0.25},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("group", OTHER_VALUES)
+def test_a_run_goes_on_only_with_the_settings_that_its_method_reads(method, group, tmp_path):
+    config, run = resolved(TrainConfig(method=method)), RunFolder(tmp_path)
+    save_config(config, run.config)
+    other = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **OTHER_VALUES[group])})
+    if group in SETTINGS[method]:
+        with pytest.raises(InputError, match=f"holds a run with other settings: {group} is"):
+            train.check_same(other, run)
+    else:
+        train.check_same(other, run)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(acdc_root, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -6,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from action.choices import METHODS
+from action.choices import METHODS, SETTINGS
 from action.config import (
     AnatomicalContrastConfig,
     AugmentationConfig,
+    CopyPasteConfig,
     DistillationConfig,
     ModelConfig,
     TrainConfig,
+    UniMatchConfig,
     fill_in,
 )
 from action.data.batches import SlicePool, step_generator
@@ -38,6 +42,8 @@ def config(loaded_cases):
         anatomical_contrast=AnatomicalContrastConfig(
             labeled=2, unlabeled=2, queries=10, keys=8, negatives_per_query=6, pixel_bank=50, weak_threshold=0.0
         ),
+        copy_paste=CopyPasteConfig(pretraining=0.0),
+        unimatch=UniMatchConfig(threshold=0.3),
     )
     return fill_in(settings, "data", "output", (1.5, 1.5), loaded_cases[0].image.shape[2:])
 
@@ -70,7 +76,7 @@ def push_all(to_push):
 
 def learner_with(config, name):
     """A learner of the method that has the stage ``name``, and the stage."""
-    method = {"supervised": "supervised", "mean_teacher": "mean-teacher"}.get(name, "action")
+    method = next(method for method, stages in METHODS.items() if name in stages)
     learner = make_learner(dataclasses.replace(config, method=method), CLASSES).train()
     return learner, learner.stages[name]
 
@@ -81,7 +87,7 @@ def contrast_stage(config, **settings):
     return learner_with(dataclasses.replace(config, anatomical_contrast=stage_config), "anatomical_contrast")
 
 
-ALL = ["global_distillation", "local_distillation", "anatomical_contrast", "supervised", "mean_teacher"]
+ALL = [stage for stages in METHODS.values() for stage in stages]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -100,6 +106,16 @@ def test_every_stage_logs_what_it_says_and_trains_the_student_alone(name, config
     assert (len(pairs), len(banks)) == ((4, 3) if name in METHODS["action"] else (1, 0))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_no_settings_but_those_that_it_names(method, config, data):
+    config = copy.copy(dataclasses.replace(config, method=method))
+    for group in {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[method]):
+        object.__setattr__(config, group, None)  # as frozen settings are checked whenever they are made
+    learner = make_learner(config, CLASSES).train()
+    for stage in learner.stages.values():
+        run_step(stage, learner, data)
+
+
 def test_the_first_stages_take_the_momentum_that_is_configured(config):
     assert [stage.nesterov for stage in make_stages(config, CLASSES).values()] == [True, True, True]
     plain = dataclasses.replace(DISTILLATION, nesterov=False)
@@ -107,7 +123,7 @@ def test_the_first_stages_take_the_momentum_that_is_configured(config):
     assert [stage.nesterov for stage in make_stages(published, CLASSES).values()] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", ["global_distillation", "local_distillation", "anatomical_contrast", "mean_teacher"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("supervised", "unimatch")])
 def test_the_teacher_sees_weak_views_and_the_student_strong_ones(name, config, data):
     learner, stage = learner_with(config, name)
     seen = {"student": [], "teacher": []}
@@ -226,6 +242,21 @@ def test_pseudo_labels_are_aligned_to_the_labels_shares_of_the_classes(learner, 
     assert not torch.equal(label, probability.argmax(1, keepdim=True))
 
 
+def test_pseudo_labels_alone_are_stage_3_without_its_contrast(config, data):
+    settings = {"contrast_weight": 0.0, "strong_threshold": 0.3, "pseudo_label_threshold": 0.0, "ramp_up": 0.0}
+    changed = dataclasses.replace(config.anatomical_contrast, **settings)
+    config = dataclasses.replace(config, anatomical_contrast=changed)
+    found = []
+    for name in ("anatomical_contrast", "pseudo_labels"):
+        torch.manual_seed(0)
+        learner, stage = learner_with(config, name)
+        losses = run_step(stage, learner, data)
+        found.append((losses, [p.grad for p in learner.network.student.parameters()]))
+    (stage_3, gradients), (alone, others) = found
+    assert alone["unsupervised"] > 0 and all(torch.equal(stage_3[name], alone[name]) for name in alone)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, others, strict=True))
+
+
 def test_class_shares_are_running_means_whose_first_batches_count_alike():
     shares = ClassShares(2, momentum=0.75)
     labels = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]  # one class fills each batch
@@ -262,7 +293,7 @@ def test_contrast_with_fewer_than_two_classes_is_zero_with_a_graph(config, learn
     student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
     for only in (-1, 2):  # no valid pixel at all; a single class
         labels = torch.full((2, *config.input.size), only)
-        loss, _ = stage.contrast(student, labels, teacher, labels, np.random.default_rng(0))
+        loss, _ = stage.contrast(student, labels, teacher, labels, 0, np.random.default_rng(0))
         assert loss.item() == pytest.approx(0.0, abs=1e-6) and loss.device == student.logits.device
         loss.backward(retain_graph=True)
 
@@ -283,7 +314,7 @@ def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch)
         "anatomical_contrast",
         lambda q, p, b, i, **k: seen.update(q=q, p=p, b=b, i=i) or original(q, p, b, i, **k),
     )
-    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, np.random.default_rng(0))
+    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, 0, np.random.default_rng(0))
     labels = {"bank": stage.pixel_bank.labels, "batch": key_labels}[negatives]
     rows = {"bank": stage.pixel_bank.rows, "batch": keys}[negatives]
     assert torch.equal(seen["b"], rows)
@@ -305,6 +336,38 @@ def test_contrast_follows_the_formula(config, negatives, selection, monkeypatch)
         torch.testing.assert_close((negative * 0.5), masked.topk(6, dim=1).values, rtol=1e-4, atol=1e-6)
 
 
+def test_action_plus_plus_adds_the_anchors_pull_and_changes_the_temperature(config, monkeypatch):
+    learner, stage = contrast_stage(config, variant="action++", temp_range=(0.2, 0.8), anchor_weight=0.3)
+    stage.iterations = 8
+    student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
+    label = torch.randint(0, CLASSES, (2, *config.input.size))
+    label[label == 2] = 1  # a class is absent
+    calls = []
+    original = stage.info_nce
+    monkeypatch.setattr(stage, "info_nce", lambda *a: calls.append(a) or original(*a))
+    loss, (_, keys, key_labels) = stage.contrast(student, label, teacher, label, 2, np.random.default_rng(0))
+    (query, anchor, bank, index, temp), (same, positive, _, others, again) = calls
+    assert temp == again == pytest.approx(0.5) and torch.equal(query, same) and torch.equal(index, others)
+    present = [0, 1, 3]
+    means = torch.stack([F.normalize(keys[key_labels == c].mean(0), dim=0) for c in present])
+    query_class = torch.cdist(positive, means).argmin(1)
+    best = max(  # of all ways to give the three classes different anchors
+        itertools.permutations(range(CLASSES), 3), key=lambda way: (means * stage.anchors[list(way)]).sum().item()
+    )
+    torch.testing.assert_close(anchor, stage.anchors[list(best)][query_class])
+
+    def each(target):
+        q, b = query.double(), bank.double()
+        positive = (q * target.double()).sum(1, keepdim=True) / 0.5
+        negative = torch.einsum("nd,nkd->nk", q, b[index]) / 0.5
+        return torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]
+
+    both = each(positive) + 0.3 * each(anchor)
+    expected = torch.stack([both[query_class == c].mean() for c in range(3)]).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+    assert "anchors" not in "".join(stage.state_dict())  # they follow from the settings
+
+
 def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
     stage = learner.stages["anatomical_contrast"]
     student, teacher = outputs(learner, torch.rand(2, 1, *config.input.size))
@@ -314,7 +377,7 @@ def test_only_hard_pixels_are_queries(config, learner, monkeypatch):
     asked = []
     head = stage.representation.student
     monkeypatch.setattr(head, "forward", lambda f, pixels: asked.append(pixels) or type(head).forward(head, f, pixels))
-    stage.contrast(student._replace(logits=easy), label, teacher, label, np.random.default_rng(0))
+    stage.contrast(student._replace(logits=easy), label, teacher, label, 0, np.random.default_rng(0))
     (pixels,) = asked
     assert len(pixels.y) > 0 and (pixels.image == 0).all() and (pixels.y < 4).all()
 
@@ -379,6 +442,15 @@ def test_the_instrument_that_refuses_reading_back_works():
 @pytest.mark.parametrize("changed", [{}, {"negatives": "batch"}, {"selection": "hardest"}, {"mix_with": "labeled"}])
 def test_no_step_reads_a_value_back_to_the_host(config, data, changed):
     learner, _ = contrast_stage(config, **changed)
+    reads_nothing_back(learner, data)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "action"])
+def test_no_step_of_a_baseline_reads_a_value_back_to_the_host(method, config, data):
+    reads_nothing_back(make_learner(dataclasses.replace(config, method=method), CLASSES).train(), data)
+
+
+def reads_nothing_back(learner, data):
     for stage in learner.stages.values():
         for step in range(3):  # with an empty bank, and with rows in it
             rng = np.random.default_rng(step)
@@ -417,7 +489,7 @@ def test_the_contrast_never_makes_a_representation_of_the_whole_map(config):
     stage.pixel_bank.push(F.normalize(torch.randn(50, 64)), torch.arange(50) % CLASSES)
     label = torch.randint(0, CLASSES, (4, 64, 64))
     with LargestTensor() as largest:
-        stage.contrast(student, label, teacher, label, np.random.default_rng(0))[0].backward()
+        stage.contrast(student, label, teacher, label, 0, np.random.default_rng(0))[0].backward()
     queries = 10 * CLASSES
     assert largest.elements < 4 * 64 * 64 * 64 / 4  # images x height x width x embedding
     assert largest.elements < queries * 256 * 64 / 4  # queries x negatives x embedding

@@ -99,6 +99,23 @@ def test_every_step_of_every_loss_is_in_the_csv(finished):
 def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path, monkeypatch, stop_after):
     output = tmp_path / "run"
     arguments = ["--data", acdc_root, "--labeled=2", f"--output={output}", *SHORT]
+    interrupt_and_resume(arguments, output, stop_after, monkeypatch)
+    assert_same_run(finished, output)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[f"--method={method}"] for method in METHODS if method != "action"] + [["--anatomical_contrast.variant=action++"]],
+    ids=lambda flags: flags[0].rpartition("=")[2],
+)
+def test_other_methods_resume_to_the_same_run_too(flags, acdc_root, tmp_path, monkeypatch):
+    arguments = ["--data", acdc_root, "--labeled=2", *SHORT, *flags]
+    run([*arguments, f"--output={tmp_path / 'whole'}"])
+    interrupt_and_resume([*arguments, f"--output={tmp_path / 'run'}"], tmp_path / "run", 7, monkeypatch)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def interrupt_and_resume(arguments, output, stop_after, monkeypatch):
     step = Trainer.train_step
 
     def interrupted(self, stage, number):
@@ -112,13 +129,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, acdc_root, tmp_path
             run(arguments)
     assert not (output / "summary.json").exists()
     run(["--resume", f"--output={output}"])  # the run's own configuration is enough
-    assert (output / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
-    assert json.loads((output / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
-    device = torch.device("cpu")
-    whole, resumed = (load_checkpoint(run / "checkpoints" / "latest.pt", device) for run in (finished, output))
-    assert whole["learner"].keys() == resumed["learner"].keys()
-    for name, value in whole["learner"].items():
-        other = resumed["learner"][name]
+
+
+def assert_same_run(whole, resumed):
+    assert (resumed / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert json.loads((resumed / "summary.json").read_text()) == json.loads((whole / "summary.json").read_text())
+    states = [load_checkpoint(run / "checkpoints" / "latest.pt", torch.device("cpu")) for run in (whole, resumed)]
+    ours, theirs = (state["learner"] for state in states)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        other = theirs[name]
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
@@ -152,7 +172,7 @@ def test_a_checkpoint_holds_heads_banks_and_optimiser(finished):
     assert len(state["optimizer"]["state"]) > 0
 
 
-@pytest.mark.parametrize("method", ["supervised", "mean-teacher"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "action"])
 def test_baselines_run_with_as_many_updates(method, acdc_root, tmp_path):
     run(["--data", acdc_root, f"--method={method}", "--labeled=2", f"--output={tmp_path / 'run'}", *SHORT])
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 2 + 3 + 4

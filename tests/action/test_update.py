@@ -38,7 +38,7 @@ def test_it_is_sgd_also_for_parameters_that_join_later():
         expected.backward()
         expected_norm = torch.stack([p.grad.norm() for p in theirs if p.grad is not None]).norm()
         plain.step()
-        norm = update(loss(ours, step), 0.1, nesterov=step != 1)
+        norm = update([loss(ours, step)], 0.1, nesterov=step != 1)
         torch.testing.assert_close(norm, expected_norm)
         if step == 2:  # as a run that is resumed before the second parameter has moved
             state = update.state_dict()
@@ -46,6 +46,21 @@ def test_it_is_sgd_also_for_parameters_that_join_later():
             update.load_state_dict(state)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_it_follows_the_mean_of_several_losses_each_asked_for_after_the_one_before():
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
+
+    def losses():
+        yield (ours**3).sum()
+        torch.testing.assert_close(ours.grad, ours.detach() ** 2)  # a third of 3 x^2
+        yield ours.sum()
+        yield (ours**2).sum()
+
+    norm = Update(settings("--accumulate=3"), [ours], CPU)(losses(), 0.1, nesterov=False)
+    gradient = (3 * theirs**2 + 1 + 2 * theirs).detach() / 3
+    torch.testing.assert_close(norm, gradient.norm())
+    torch.testing.assert_close(ours.detach(), theirs.detach() * (1 - 0.1 * 1e-4) - 0.1 * gradient)
 
 
 def test_the_learning_rate_falls_to_zero():
@@ -57,11 +72,11 @@ def test_a_gradient_that_overflows_fp16_changes_nothing_and_the_next_loss_is_sca
     weight = nn.Parameter(torch.ones(3))
     update = Update(settings("--precision=fp16"), [weight], CPU)
     scale = update.scaler.get_scale()
-    norm = update(weight.sum() * float("inf"), 0.1, nesterov=True)
+    norm = update([weight.sum() * float("inf")], 0.1, nesterov=True)
     assert not norm.isfinite() and update.is_sound(1.0, norm.item())
     assert not update.is_sound(float("nan"), 1.0)
     assert torch.equal(weight, torch.ones(3)) and update.scaler.get_scale() == scale / 2
-    norm = update(weight.sum(), 0.1, nesterov=False)
+    norm = update([weight.sum()], 0.1, nesterov=False)
     assert norm.item() == pytest.approx(3**0.5) and torch.allclose(weight, torch.full((3,), 1 - 0.1 * (1 + 1e-4)))
 
 
@@ -70,7 +85,7 @@ def test_fp16_gives_up_where_every_gradient_overflows():
     update = Update(settings("--precision=fp16"), [weight], CPU)
     update.check_scale()
     while update.scaler.get_scale() >= SMALLEST_SCALE:
-        update(weight.sum() * float("nan"), 0.1, nesterov=True)
+        update([weight.sum() * float("nan")], 0.1, nesterov=True)
     with pytest.raises(InputError, match="precision fp16: .* use bf16 or fp32"):
         update.check_scale()
 

@@ -12,29 +12,33 @@ from conftest import SHAPE, save_nifti
 from action.config import InputConfig
 from action.data import Case, open_dataset
 from action.data.crops import find_body
-from action.data.intensities import scale_intensity
+from action.data.intensities import intensity_limits, scale_intensity
 from action.data.nifti import write_label
 from action.data.volumes import load_case, load_cases, native_slice, resize_to_native
 from action.errors import InputError
 
 
+def scaled_by(intensity, array):
+    return scale_intensity(array, intensity_limits(array, intensity))
+
+
 def test_minmax_is_per_volume():
     array = np.array([[[-3.0, 1.0], [5.0, 2.0]]], np.float32)
-    assert np.allclose(scale_intensity(array, "minmax"), (array + 3) / 8)
-    assert scale_intensity(array, "minmax").dtype == np.float32
+    assert np.allclose(scaled_by("minmax", array), (array + 3) / 8)
+    assert scaled_by("minmax", array).dtype == np.float32
 
 
 def test_hounsfield_window():
     array = np.array([[[-1024.0, -200.0, 25.0, 250.0, 3000.0]]], np.float32)
-    assert np.allclose(scale_intensity(array, "hu"), [[[0, 0, 0.5, 1, 1]]])
+    assert np.allclose(scaled_by("hu", array), [[[0, 0, 0.5, 1, 1]]])
 
 
 @pytest.mark.parametrize("odd", [-501.0, 32767.0, np.finfo(np.float32).max, np.finfo(np.float32).min])
 def test_single_voxels_do_not_change_how_the_others_are_scaled(odd):
     array = np.random.default_rng(0).normal(800, 200, (4, 40, 40)).astype(np.float32)
-    plain = scale_intensity(array, "minmax")
+    plain = scaled_by("minmax", array)
     array[1, 2, 3] = odd
-    scaled = scale_intensity(array, "minmax")
+    scaled = scaled_by("minmax", array)
     scaled[1, 2, 3] = plain[1, 2, 3]
     assert np.abs(scaled - plain).max() < 0.005
     assert plain.min() == 0 and plain.max() == 1 and 0.4 < plain.mean() < 0.6
@@ -43,17 +47,17 @@ def test_single_voxels_do_not_change_how_the_others_are_scaled(odd):
 def test_where_most_voxels_are_background_the_others_give_the_range():
     array = np.zeros((4, 40, 40), np.float32)
     array[2, 5:7, 5:10] = np.linspace(100, 200, 10).reshape(2, 5)  # 10 of 6400
-    scaled = scale_intensity(array, "minmax")
+    scaled = scaled_by("minmax", array)
     assert np.allclose(scaled, array / 200, atol=1e-6)
 
 
 def test_a_constant_volume_is_zero_and_not_nan():
-    assert np.array_equal(scale_intensity(np.full((2, 3, 4), 7.0, np.float32), "minmax"), np.zeros((2, 3, 4)))
+    assert np.array_equal(scaled_by("minmax", np.full((2, 3, 4), 7.0, np.float32)), np.zeros((2, 3, 4)))
 
 
 def test_unknown_scaling_is_named():
     with pytest.raises(InputError, match="'z-score': choose one of minmax, hu"):
-        scale_intensity(np.zeros((1, 2, 2), np.float32), "z-score")
+        scaled_by("z-score", np.zeros((1, 2, 2), np.float32))
 
 
 def test_a_case_at_its_own_size_is_not_resampled(acdc_root):
@@ -157,7 +161,7 @@ def test_a_case_cropped_to_the_body_returns_to_its_place(tmp_path):
     assert case.image[1].min() == 0 and case.label[1, 8:16, 2:24].all() and case.label.sum() == 8 * 22
     assert np.array_equal(case.truth, label)
     probabilities = np.stack([1 - case.label, case.label]).astype(np.float32)
-    native = resize_to_native(probabilities, case.shape, case.box)
+    native = resize_to_native(torch.from_numpy(probabilities).unbind(1), case.shape, case.box)
     label[0, 0, 0] = 0
     assert np.array_equal(native, label)
 
@@ -188,9 +192,12 @@ def test_a_label_with_identity_affine_is_taken_with_a_warning(lits_root):
 def test_native_labels_of_probabilities_at_native_size():
     labels = np.random.default_rng(0).integers(0, 3, (2, 5, 6))
     probabilities = torch.nn.functional.one_hot(torch.from_numpy(labels), 3).permute(3, 0, 1, 2).float()
-    native = resize_to_native(probabilities, (2, 5, 6), np.s_[0:5, 0:6])
+    native = resize_to_native(probabilities.unbind(1), (2, 5, 6), np.s_[0:5, 0:6])
     assert native.dtype == np.uint8 and np.array_equal(native, labels)
-    assert np.array_equal(resize_to_native(probabilities.numpy(), (2, 5, 6), np.s_[0:5, 0:6]), labels)
+    kept = np.empty((3, 2, 8, 7), np.float16)
+    native = resize_to_native(probabilities.unbind(1), (2, 8, 7), np.s_[2:7, 1:7], kept)
+    assert np.array_equal(kept[:, :, 2:7, 1:7], probabilities.numpy()) and np.array_equal(kept.argmax(0), native)
+    assert np.array_equal(kept[:, :, :2], np.broadcast_to([[[[1]]], [[[0]]], [[[0]]]], (3, 2, 2, 7)))  # background
 
 
 def test_probabilities_are_interpolated_before_the_decision():
@@ -198,12 +205,13 @@ def test_probabilities_are_interpolated_before_the_decision():
     # beyond the middle between them; resized labels would put it in the middle.
     p = torch.tensor([0.95, 0.95, 0.4, 0.05])
     probabilities = torch.stack([1 - p, p])[:, None, None].expand(2, 1, 4, 4)
-    native = resize_to_native(probabilities, (1, 4, 16), np.s_[0:4, 0:16])
+    native = resize_to_native(probabilities.unbind(1), (1, 4, 16), np.s_[0:4, 0:16])
     line = np.interp((np.arange(16) + 0.5) / 4 - 0.5, np.arange(4), p.numpy())
     assert np.array_equal(native[0, 0], line > 0.5)
     assert native[0, 0].sum() == 9  # of resized labels it would be 8
 
 
-def test_probabilities_of_another_depth_are_refused():
-    with pytest.raises(ValueError, match="Z=3"):
-        resize_to_native(torch.zeros(2, 4, 8, 8), (3, 8, 8), np.s_[0:8, 0:8])
+@pytest.mark.parametrize("depth", [2, 4])
+def test_probabilities_of_another_depth_are_refused(depth):
+    with pytest.raises(ValueError, match="zip"):
+        resize_to_native(torch.zeros(2, depth, 8, 8).unbind(1), (3, 8, 8), np.s_[0:8, 0:8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ def run(checks: Sequence[Check], world: int, folder: Path, detail: bool = False)
 
 def _process(rank: int, checks: Sequence[Check], world: int, file: Path, detail: bool) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)  # whatever a version of PyTorch is about to drop
     if detail:
         os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
         dist.set_debug_level_from_env()

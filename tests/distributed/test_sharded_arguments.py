@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from action_kernels.distributed import (
     agreement,
     anatomical_contrast,
     contrastive_distillation,
+    gather_rows,
     hard_negatives,
     info_nce,
     log_sum_exp,
@@ -80,6 +83,8 @@ UNFIT: list[tuple[Callable, dict[str, Any], dict[str, Any], str]] = [
     (relation_negatives, RELATION, {"query_labels": INDEX}, "query_labels and the labels of bank must be [N] and [m]"),
 ]
 
+ONE_OF_EACH = {loss: (loss, arguments) for loss, arguments, *_ in UNFIT}
+
 UNLIKE: list[tuple[Callable, dict[str, Any], dict[str, Any], str]] = [
     (action_contrast, CONTRAST, {"k": 3}, "k is 2 and 3"),
     (action_contrast, CONTRAST, {"student_temp": 0.2}, "student_temp is 0.1 and 0.2"),
@@ -96,6 +101,11 @@ UNLIKE: list[tuple[Callable, dict[str, Any], dict[str, Any], str]] = [
     (action_contrast, CONTRAST, {"student": ROWS.clone().requires_grad_()}, "gradient in the student is False and"),
     (hard_negatives, HARD, {"bank": BANK.clone().requires_grad_()}, "gradient in the bank is False and True"),
     (hard_negatives, HARD, {"query": ROWS[:, :2], "bank": BANK[:, :2]}, "D is 3 and 2"),
+    (contrastive_distillation, DISTILLATION, {"chunk": 8191}, "chunk is 8192 and 8191"),
+    (hard_negatives, HARD, {"chunk": 1}, "chunk is 8192 and 1"),
+    (log_sum_exp, LSE, {"chunk": 2}, "chunk is 8192 and 2"),
+    (info_nce, NCE, {"chunk": 3}, "chunk is 8192 and 3"),
+    (anatomical_contrast, ANATOMICAL, {"chunk": 4}, "chunk is 8192 and 4"),
     (log_sum_exp, LSE, {"temp": 0.2}, "temp is 0.1 and 0.2"),
     (info_nce, NCE, {"positive_in_bank": True}, "positive_in_bank is False and True"),
     (anatomical_contrast, ANATOMICAL, {"index": INDEX[:, :1]}, "columns of index is 2 and 1"),
@@ -117,6 +127,27 @@ def what_differs(rank: int, world: int) -> None:
         with pytest.raises(ValueError, match=f"ranks 0 and 1 must be given .* alike: {re.escape(message)}"):
             loss(**(arguments | change if rank == 1 else arguments))
             pytest.fail(f"{loss.__name__}, {change}")
+
+
+def what_is_not_the_same_call(rank: int, world: int) -> None:
+    """Any two that wait for others: each process raises, and says what each has called."""
+    bank = ShardedMemoryBank(8, D)
+    calls: dict[str, Callable[[], object]] = {
+        **{loss.__name__: partial(loss, **arguments) for loss, arguments in ONE_OF_EACH.values()},
+        "gather_rows": lambda: gather_rows(ROWS),
+        "ShardedMemoryBank.push": lambda: bank.push(ROWS),
+        "ShardedMemoryBank.gather": bank.gather,
+        "ShardedMemoryBank.scatter": lambda: bank.scatter(MemoryBank(8, D)),
+    }
+    assert len(calls) == 11
+    for pair in permutations(calls, 2):
+        message = f"ranks 0 and 1 must make the same call, got {pair[0]} and {pair[1]}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            calls[pair[rank]]()
+            pytest.fail(str(pair))
+    assert not len(bank)
+    with pytest.raises(ValueError, match="k must be at least 1" if rank == 1 else "must make the same call"):
+        (action_contrast(**{**CONTRAST, "k": 0}) if rank == 1 else info_nce(**NCE))
 
 
 def a_backend_that_cannot(rank: int, world: int) -> None:
@@ -142,7 +173,7 @@ def banks_of_their_own_labels(rank: int, world: int) -> None:
 
 
 def all_is_well_afterwards(rank: int, world: int) -> None:
-    for loss, arguments in {(x[0], id(x[1])): x[:2] for x in UNFIT}.values():
+    for loss, arguments in ONE_OF_EACH.values():
         loss(**arguments)
 
 
@@ -165,7 +196,13 @@ def test_counts_travel_where_the_group_can_take_them(
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    checks = [what_does_not_fit, what_differs, banks_of_their_own_labels, all_is_well_afterwards]
+    checks = [
+        what_does_not_fit,
+        what_differs,
+        what_is_not_the_same_call,
+        banks_of_their_own_labels,
+        all_is_well_afterwards,
+    ]
     if cpu.unavailable() is None:
         checks.insert(0, a_backend_that_cannot)
     run(checks, 2, tmp_path, detail=True)

@@ -143,7 +143,7 @@ def what_does_not_fit(rank: int, world: int) -> None:
         ((rows[0], None), "labels missing"),
         ((rows[0], labels[0][:1]), "labels must hold one class per row"),
         ((rows[0].long(), labels[0]), "rows must be floating"),
-        (("rows", labels[0]), "rows must be a tensor"),
+        (("rows", labels[0]), "rows must be a torch.Tensor"),
     ):
         expected = message if rank == 1 else "rank 1 was given rows that do not fit"
         with pytest.raises(ValueError, match=expected):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from problems import K, Problem, assert_near, leaves, problem
 from processes import run
+from torch.utils.checkpoint import checkpoint
 
 import action_kernels
 from action_kernels import backends, distributed, use_backend
@@ -285,6 +286,25 @@ def the_same_bits_again(rank: int, world: int) -> None:
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
+def recomputed(rank: int, world: int) -> None:
+    """A checkpoint makes the call's collectives once more in the backward pass, the same on every process."""
+    p = problem(rank, world, torch.float32)
+
+    def loss(q: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        kl, similarity, index = distributed.action_contrast(q, p.teacher[p.own], b, K, chunk=5)
+        nce = distributed.info_nce(q, p.positive[p.own], b, chunk=5)
+        return kl + nce + torch.where(index >= 0, similarity, 0.0).sum()
+
+    results = []
+    for reentrant in (None, True, False):
+        mine = leaves(p.student[p.own], p.part(p.bank))
+        value = loss(*mine) if reentrant is None else checkpoint(loss, *mine, use_reentrant=reentrant)
+        value.backward()
+        results.append((value, *(x.grad for x in mine)))
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
 def the_reference_takes_few_queries_at_once(rank: int, world: int) -> None:
     usual, contrast.SIMILARITIES = contrast.SIMILARITIES, 20
     compare_contrast(problem(rank, world), EXACT, labels=True, normalize=True, with_bank=True, chunk=1000)
@@ -319,8 +339,25 @@ def both_passes_run_on_one_backend(rank: int, world: int) -> None:
     registration.kernel = kernel
 
 
+def one_process_computes_what_it_would_alone(rank: int, world: int) -> None:
+    """Bit for bit, results and gradients: nothing is scored twice."""
+    p = problem(rank, world, torch.float32)
+    if world > 1:
+        return
+    labels, _ = labels_of(p, True)
+    found = []
+    for package in (action_kernels, distributed):
+        student, bank = leaves(p.student, p.bank)
+        kl, *selected = package.action_contrast(student, p.teacher, bank, K, **TEMPS, **labels)
+        others = package.hard_negatives(student, bank, K, **labels)[0], package.log_sum_exp(student, bank, temp=0.2)
+        sum(x.nan_to_num(neginf=0.0).sum() for x in (kl, selected[0], *others)).backward()
+        found.append([kl, *selected, *others, student.grad, bank.grad])
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
 ALL = (
     contrast_in_float64,
+    one_process_computes_what_it_would_alone,
     contrast_in_float32,
     sharp_softmaxes,
     half_precision,
@@ -333,6 +370,7 @@ ALL = (
     without_gradients,
     second_derivatives,
     the_same_bits_again,
+    recomputed,
     the_reference_takes_few_queries_at_once,
     *([both_passes_run_on_one_backend] if cpu.unavailable() is None else []),
 )

@@ -32,6 +32,10 @@ class Allocations(TorchDispatchMode):
         del self._numbers[address]
         self._events.append((number, -size))
 
+    def held(self) -> int:
+        """Bytes of what is still there."""
+        return sum(size for _, size in self._events)
+
     def peak(self, results: Iterable[Tensor]) -> int:
         """The most bytes that were held at a time, but for the results."""
         kept = {self._numbers.get(x.untyped_storage()._cdata) for x in results}

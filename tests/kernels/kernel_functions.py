@@ -9,7 +9,6 @@ from typing import Any
 
 OPERATORS = ("action_contrast", "hard_negatives", "anatomical_contrast", "log_sum_exp", "relation_negatives")
 WHOLE = ("reference", "cpu", "triton", "cuda")  # backends that have them all; another one may lack some
-LACKING = {("cuda", "action_contrast_student_gradient")}  # functions that even these leave to the next one
 
 
 def operator_file(backend: str, operator: str) -> ModuleType:

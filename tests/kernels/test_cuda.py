@@ -409,38 +409,3 @@ def test_offsets_beyond_32_bits() -> None:
             lambda b: action_kernels.anatomical_contrast(query, query, b, index, reduction="none"),
         ):
             assert torch.equal(function(bank), function(rows))
-
-
-# ------------------------------------------------------------------------------------------------- PyTorch on CUDA
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(bool(HOST), reason="needs a GPU")
-def test_graphs_capture_forward_and_backward(kernels: None) -> None:
-    """A capture fails at any synchronisation, at work on another stream, and replays on new values."""
-    student, teacher, bank = (x.to(DEVICE) for x in neighbours(130, 600, 40))
-    labels = {
-        "query_labels": torch.randint(3, (130,)).to(DEVICE),
-        "bank_labels": torch.randint(-1, 3, (600,)).to(DEVICE),
-    }
-    leaves = [student.requires_grad_(), bank.requires_grad_()]
-
-    def step() -> list[Tensor]:
-        divergence, similarity, index = action_contrast(leaves[0], teacher, leaves[1], 8, **labels)
-        loss = divergence + torch.where(index >= 0, similarity, 0.0).sum()
-        loss = loss + action_kernels.anatomical_contrast(leaves[0], teacher, leaves[1], index)
-        return [loss, *torch.autograd.grad(loss, leaves)]
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        leaves[0].copy_(torch.randn_like(student))
-    graph.replay()
-    for x, y in zip(captured, step(), strict=True):
-        assert torch.equal(x, y)

@@ -29,6 +29,7 @@ pytestmark += [pytest.mark.gpu] * (not HOST)
 
 LAUNCHERS = (
     "action_contrast",
+    "action_contrast_student_gradient",
     "action_contrast_bank_gradient",
     "anatomical_contrast",
     "anatomical_contrast_gradient",
@@ -40,7 +41,12 @@ LAUNCHERS = (
 )
 IN_PLACE = {"student", "teacher", "query", "positive", "bank"}  # raw rows are read in place, whatever their strides
 # A bank of another length is as good, and so are rows to draw from.
-ANY_LENGTH = {("anatomical_contrast", "bank"), ("log_sum_exp", "bank"), ("relation_negatives", "rows")}
+ANY_LENGTH = {
+    ("action_contrast_student_gradient", "bank"),
+    ("anatomical_contrast", "bank"),
+    ("log_sum_exp", "bank"),
+    ("relation_negatives", "rows"),
+}
 
 
 def launcher_of(params: NamedTuple) -> str:
@@ -94,6 +100,7 @@ def run_every_operator() -> None:
     lse, _ = kernels.log_sum_exp(student, bank, 0.1, True, True)
     kernels.log_sum_exp_bank_gradient(result.kl, student, bank, lse, 0.1, True)
     statistics = result.logit_gap, result.student_lse, result.teacher_lse
+    kernels.action_contrast_student_gradient(student, teacher, bank, *statistics[1:], *temps, True)
     kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
 
 

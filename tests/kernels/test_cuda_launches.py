@@ -76,18 +76,22 @@ def test_without_the_gradient_verdicts_are_a_pass_of_their_own() -> None:
     assert launches() == [*LIMITED, "verdicts", *SELECTION]
 
 
-def test_the_gradient_in_a_whole_bank() -> None:
+def test_a_gradient_behind_the_forward_pass() -> None:
     kernels = Kernels("cuda")
     query, bank, _ = inputs(24, 0)
     upstream, lse = torch.ones(1, QUERIES, device=DEVICE), torch.ones(1, QUERIES, dtype=torch.float64, device=DEVICE)
     temps = 0.1, 0.05
-    for call in (
-        lambda: kernels.action_contrast_bank_gradient(upstream, query, query, bank, lse, lse, lse, *temps, True),
-        lambda: kernels.log_sum_exp_bank_gradient(upstream, query, bank, lse, 0.1, True),
+    for walk, call in (
+        ("student_grad", lambda: kernels.action_contrast_student_gradient(query, query, bank, lse, lse, *temps, True)),
+        (
+            "bank_grad",
+            lambda: kernels.action_contrast_bank_gradient(upstream, query, query, bank, lse, lse, lse, *temps, True),
+        ),
+        ("bank_grad", lambda: kernels.log_sum_exp_bank_gradient(upstream, query, bank, lse, 0.1, True)),
     ):
         with Operations() as operations:
             call()
-        assert launches() == ["prepare", "query_terms", "bank_grad", "finish"]
+        assert launches() == ["prepare", "query_terms", walk, "finish"]
         assert not operations.counts
         assert operations.allocations == 2
 

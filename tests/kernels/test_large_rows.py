@@ -33,7 +33,34 @@ def test_normalised_rows_of_any_length(backend: str, device: str, scale: float) 
         assert max(errors(ours[1] * scale, exact[1] * scale)) < 1e-4
 
 
+@pytest.mark.parametrize("scale", [1e18, 1e30, 1e36])
+def test_normalised_rows_of_bfloat16_of_any_length(backend: str, device: str, scale: float) -> None:
+    rows = [(x * scale).bfloat16() for x in neighbours(20, 150, 12)]
+    ours = contrastive_distillation(*(x.to(device) for x in rows), reduction="none")
+    assert max(errors(ours, formulas.distillation(*(x.double() for x in rows)))) < 1e-4
+
+
 # ------------------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("temps", [(0.1, 0.01), (0.1, 0.1), (1.0, 0.1)], ids=str)
+@pytest.mark.parametrize("distance", [1.0, 0.1, 1e-3])
+def test_a_gradient_in_bfloat16_costs_hardly_more_than_rounding_it(
+    backend: str, device: str, distance: float, temps: tuple[float, float]
+) -> None:
+    """However near the student is to the teacher, and their probabilities to each other."""
+    rows, bank = torch.randn(32, 64), torch.randn(512, 64).bfloat16()
+    student, teacher = (rows + distance * torch.randn(32, 64)).bfloat16(), rows.bfloat16()
+    settings = {"student_temp": temps[0], "teacher_temp": temps[1], "reduction": "none"}
+    gradients = []
+    for name, dtype in ((backend, torch.bfloat16), ("reference", torch.float64)):
+        own, other, banked = (x.to(device, dtype) for x in (student, teacher, bank))
+        with use_backend(name):
+            gradients += differentiate(
+                lambda s, t=other, b=banked: contrastive_distillation(s, t, b, **settings), (own,), torch.ones(32)
+            )[1:]
+    found, exact = (x.double() for x in gradients)
+    assert (found - exact).norm() < 1.05 * (exact.bfloat16() - exact).norm()
 
 
 @pytest.mark.parametrize("temps", [(0.1, 0.01), (1.0, 1.0), (0.07, 0.5)], ids=str)

@@ -77,7 +77,7 @@ def test_the_estimate_by_hand() -> None:
     importlib.util.find_spec("triton") is None and not shutil.which("cuobjdump"), reason="no disassembler"
 )
 def test_parts_of_the_pass_are_found() -> None:
-    kernel = next(kernel for kernel in kernels() if kernel.name == "buffered<Bfloat>")
+    kernel = next(kernel for kernel in kernels() if kernel.name == "buffered<Half>")
     found = parts(kernel)
     assert 32 < found.product < 300  # 32 products of 16 x 8 x 16 for a warp's 16 x 64 over 64 features
     assert 4 < found.copy < 300 and 96 < found.tile < 2000

@@ -16,7 +16,7 @@ if importlib.util.find_spec("triton") is None:
 from tools.estimates.launch_work import tiles_with_candidates, work
 from tools.estimates.roofline import CALLS, least, least_time
 from tools.estimates.throughput import RATES, Clocks, clocks, flop, merged
-from tools.machine_code.calls import Call
+from tools.machine_code.calls import Call, Gather
 from tools.machine_code.chips import A100
 from tools.machine_code.launches import Launch, launches
 from tools.machine_code.sass import Instruction, Loop, parse
@@ -86,8 +86,12 @@ def launch(name: str, **changes: object) -> Launch:
 def test_every_launch_of_every_call_has_its_work(name: str) -> None:
     """A launch is read by the names of its kernel's arguments, which are the kernel's to change."""
     call = CALLS[name]
-    found = {launch.name: work(launch) for launch in launches(A100, call) if launch.streams}
+    found = {launch.name: work(launch) for launch in launches(A100, call)}
     assert all(x.flop > 0 and x.compulsory > 0 for x in found.values())
+    if isinstance(call, Gather):
+        assert set(found) == {"info_nce", "info_nce_grad"}
+        assert all(x.pairs == call.groups * call.queries * call.k for x in found.values())
+        return
     pairs = call.groups * call.queries * call.rows
     assert all(x.pairs == pairs for x in found.values())
     gradients = {"student_grad"} if call.student_grad else set()
@@ -109,6 +113,29 @@ def test_work_of_a_bank_pass_by_hand() -> None:
     assert (one.flop, one.exponentials) == (found.flop // 2, 6 * 10)
     maxima = torch.empty(1, 6, 3, device="meta")
     assert work(launch("_bank_pass", maxima=maxima)).compulsory == found.compulsory + 6 * 3 * 4
+
+
+def test_work_of_indexed_rows_by_hand() -> None:
+    """Two queries, five entries each, of a bank of three rows with D = 16 in float32."""
+    call = Gather(torch.float32, 16, k=5, groups=1, queries=2, rows=3, all_gradients=False)
+    recorded = launches(A100, call)
+    forward, backward = (work(launch) for launch in recorded)
+    tile = recorded[0]["BLOCK_Q"] * recorded[0]["BLOCK_K"]
+    assert (forward.works, forward.tiles, forward.pairs) == (recorded[0].grid[0], 1, 10)
+    assert forward.flop == 10 * 2 * (16 + 16)  # the length of a row, and the similarity
+    assert backward.flop == 10 * 2 * (16 + 16 + 16)  # and its share of the gradient
+    row = 16 * 4
+    assert forward.compulsory == (3 + 2 * 2) * row + 10 * 8 + 2 * (4 + 8)
+    assert backward.compulsory == forward.compulsory + 2 * 2 * row
+    assert forward.traffic(3 * row) == forward.compulsory
+    assert forward.traffic(3 * row - 1) == forward.compulsory + (10 - 3) * row
+    assert (forward.tile_pairs, forward.tile_bytes) == (tile, tile * row)
+
+
+def test_the_way_back_from_code_behind_a_loop_is_no_loop() -> None:
+    sass = [".L_rows:", "FFMA R1, R2, R3, R4 ;", "BRA `(.L_cold) ;", ".L_back:", "MUFU.EX2 R5, R5 ;"]
+    sass += ["@P1 BRA `(.L_rows) ;", "EXIT ;", ".L_cold:", "FFMA R1, R2, R3, R4 ;", "BRA `(.L_back) ;"]
+    assert Loop(sass).lines == range(6)
 
 
 def test_work_of_a_selection_by_hand() -> None:

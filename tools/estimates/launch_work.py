@@ -62,6 +62,10 @@ class Work:
 
 def work(launch: Launch) -> Work:
     """The work of a recorded launch."""
+    return _streaming(launch) if launch.streams else _gathering(launch)
+
+
+def _streaming(launch: Launch) -> Work:
     bank_grad, gradient = launch.name == "bank_grad", launch.name in ("student_grad", "bank_grad")
     query = launch["query" if launch.name == "buffered" else "student"]
     padded, size, groups = launch["FEATURES"], query.element_size(), query.shape[0]
@@ -103,6 +107,32 @@ def work(launch: Launch) -> Work:
         streamed=streamed,
         reread=groups * streamed * (blocks - 1),
         tile_bytes=tile_bytes,
+    )
+
+
+def _gathering(launch: Launch) -> Work:
+    """Of InfoNCE over indexed rows: each is brought to unit length, compared and, for a gradient, added with a weight.
+
+    Where the bank does not fit the L2, every pair fetches its row from memory.
+    """
+    query, bank, k = launch["query"], launch["bank"], launch["k"]
+    groups, queries, features = query.shape
+    gradient = launch.name == "info_nce_grad"
+    pairs, line = groups * queries * k, features * query.element_size()
+    results = [launch[name] for name in ("query_grad", "positive_grad", "weights")] if gradient else []
+    written = sum(x.nbytes for x in results if x is not None)
+    return Work(
+        works=launch.grid[0],
+        tiles=-(-k // launch["BLOCK_K"]),
+        parts=1,
+        tile_pairs=launch["BLOCK_Q"] * launch["BLOCK_K"],
+        pairs=pairs,
+        pair_flop=2 * features * (3 if gradient else 2),
+        pair_exponentials=1,
+        compulsory=bank.nbytes + 2 * query.nbytes + 8 * pairs + groups * queries * (4 + 8) + written,
+        streamed=bank.nbytes // groups,
+        reread=pairs * line - bank.nbytes,
+        tile_bytes=launch["BLOCK_Q"] * launch["BLOCK_K"] * launch["BLOCK_D"] * query.element_size(),
     )
 
 

@@ -255,7 +255,7 @@ def main(queries: Sequence[int] = (1024, 16384), rows: int = 1 << 20, k: int = 5
 
 
 def lines(sizes: Sequence[int], rows: int, k: int) -> Iterator[str]:
-    passes = {kernel.arch: kernel for kernel in kernels() if kernel.name == "buffered<Bfloat>"}
+    passes = {kernel.arch: kernel for kernel in kernels() if kernel.name == "buffered<Half>"}
     for rates in RATES.values():
         if (kernel := passes.get(f"sm_{rates.chip.capability}")) is None:
             yield f"(the library was not built for {rates.chip.name}: ACTION_CUDA_ARCHS)"

@@ -35,7 +35,7 @@ import torch
 from benchmarks.problems import Problem
 
 from ..command import run
-from ..machine_code.calls import Call
+from ..machine_code.calls import Call, Gather
 from ..machine_code.launches import Compiled, launches
 from ..machine_code.sass import Loop
 from ..machine_code.triton_kernels import title
@@ -44,7 +44,7 @@ from .throughput import RATES, Clocks, Rates, clocks, flop, merged
 
 TARGET = Call(torch.bfloat16, "ieee", 128, groups=1, queries=65536, rows=16384)
 _BOTH = replace(TARGET, k=64, student_grad=True)
-CALLS = {
+CALLS: dict[str, Call | Gather] = {
     "design target, forward": TARGET,
     "design target, forward, k": replace(TARGET, k=64),
     "design target, gradient": replace(TARGET, student_grad=True),
@@ -63,6 +63,7 @@ CALLS = {
     "hard negatives, long bank": replace(TARGET, k=512, sides=0, queries=1024, rows=1 << 20),
     "a training step's size, k": replace(_BOTH, features=64, queries=1024, rows=8192),
     "InfoNCE against all": replace(TARGET, dtype=torch.float32, sides=1, student_grad=True, queries=1024, rows=8192),
+    "stage 3, published": Gather(torch.float32, 512, groups=1, rows=4096, all_gradients=False),
 }
 
 
@@ -90,8 +91,13 @@ def least_time(rates: Rates, precision: str, flops: float, exponentials: float, 
     )
 
 
-def least(call: Call) -> tuple[int, int, int]:
+def least(call: Call | Gather) -> tuple[int, int, int]:
     """(flop, exponentials, bytes) that a call cannot do without."""
+    if isinstance(call, Gather):
+        problem = Problem("anatomical_contrast", call.queries, call.rows, call.features, call.k, groups=call.groups)
+        rows = call.features * (call.dtype.itemsize * (2 * call.queries + call.rows) + 4 * 2 * call.queries)
+        moved = call.groups * (rows + call.queries * (8 * call.k + 4 + 8))
+        return 2 * problem.multiply_adds, problem.exponentials, moved
     operator = ("hard_negatives", "info_nce", "action_contrast")[call.sides]
     sizes = call.queries, call.rows, call.features
     problem = Problem(operator, *sizes, groups=call.groups, bank_gradient=call.bank_grad)
@@ -196,7 +202,7 @@ def tile_clocks(compiled: Compiled, rates: Rates, precision: str) -> tuple[Clock
     return total + Clocks(l2=loads), repeats, entered
 
 
-def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> KernelEstimate:
+def estimate(name: str, call: Call | Gather, rates: Rates, compiled: Compiled) -> KernelEstimate:
     """One kernel."""
     task, launch = work(compiled.launch), compiled.launch
     precision = "16" if call.dtype.itemsize == 2 else call.precision
@@ -217,7 +223,7 @@ def estimate(name: str, call: Call, rates: Rates, compiled: Compiled) -> KernelE
     )
 
 
-def estimates(name: str, call: Call, rates: Rates) -> Iterator[KernelEstimate]:
+def estimates(name: str, call: Call | Gather, rates: Rates) -> Iterator[KernelEstimate]:
     """The kernels of a call, then all of them against the least work for its results."""
     busy = [x for x in launches(rates.chip, call) if x.name != "buffered" or x["flags"] is None]
     rows = [estimate(name, call, rates, launch.compile()) for launch in busy]

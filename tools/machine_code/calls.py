@@ -69,7 +69,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Gather:
-    """Calls for indexed rows: InfoNCE and its gradients in query, positive and bank, and the selection's in query."""
+    """Calls for indexed rows: InfoNCE and its gradients in query and positive, and with ``all_gradients`` those in the
+    bank, and the selection's in query."""
 
     dtype: torch.dtype
     features: int
@@ -79,6 +80,7 @@ class Gather:
     rows: int = 8192
     precision: str = "ieee"
     tensor_cores: bool = False  # every query has rows of its own
+    all_gradients: bool = True
 
     @property
     def kind(self) -> str:
@@ -98,6 +100,9 @@ class Gather:
         bank = empty(self.rows, self.features, dtype=self.dtype)
         index = empty(self.queries, self.k, dtype=torch.int64)
         loss, lse = anatomical_contrast(query, positive, bank, index, 0.5, True)
-        anatomical_contrast_gradient(loss, query, positive, bank, index, lse, 0.5, True, True, True, True)
+        wanted = True, True, self.all_gradients
+        anatomical_contrast_gradient(loss, query, positive, bank, index, lse, 0.5, True, *wanted)
+        if not self.all_gradients:
+            return
         similarity = torch.empty(index.shape, dtype=torch.float32, device="meta")
         hard_negatives_gradient(similarity, query, bank, index, True, True, False)

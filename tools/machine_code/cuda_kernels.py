@@ -1,9 +1,10 @@
 """``python -m tools.machine_code.cuda_kernels``: what is in the CUDA kernels' library, without a GPU.
 
 For every architecture and kernel of ``action_kernels/_cuda_kernels.so``: registers, instructions that touch spilled
-ones (there may be none), shared memory, blocks that a multiprocessor holds, and the tensor-core and asynchronous copy
-instructions. Shared memory is what the launcher asks for with rows of ``--features`` features. Exit status 1 if a
-kernel spills, does not fit, or takes products of 16-bit or tf32 rows without tensor cores.
+ones (there may be none), shared memory, blocks that a multiprocessor holds, what it executes for a pair of rows at
+D = 128 in 16 bits (with labels, too, where it compares them), and the tensor-core and asynchronous copy instructions.
+Shared memory is what the launcher asks for with rows of ``--features`` features. Exit status 1 if a kernel spills, does
+not fit, executes more than its budget, or takes products of 16-bit or tf32 rows without tensor cores.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from ..command import refuse, run
 from .chips import CHIPS, Chip
+from .executed import BUDGETS, for_a_pair
 from .sass import parse, spilled
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,11 @@ class Kernel:
         return Counter(name for name in names if re.match(r"\w*HMMA\.|HGMMA|UTC\w*MMA|LDSM|LDGSTS", name))
 
     @property
+    def for_a_pair(self) -> dict[str, float]:
+        """Instructions executed for a pair of rows, by the names of budgets."""
+        return for_a_pair(self.name, self.sass)
+
+    @property
     def tensor_cores(self) -> bool:
         return any("MMA." in name for name in self.instructions)
 
@@ -87,6 +94,9 @@ class Kernel:
             found.append("too much shared memory")
         if self.math not in (None, "Exact") and not self.tensor_cores:
             found.append("no tensor-core instructions")
+        for name, needed in self.for_a_pair.items():
+            if needed > BUDGETS[name]:
+                found.append(f"{needed:.2f} instructions a pair for {name}, {BUDGETS[name]} at most")
         return found
 
 
@@ -155,7 +165,7 @@ def readable(symbols: list[str]) -> dict[str, str]:
     return {symbol: text.partition("(")[0] for symbol, text in zip(symbols, short, strict=True)}
 
 
-HEADER = "| arch | kernel | registers | spills | shared KiB | blocks | instructions |"
+HEADER = "| arch | kernel | registers | spills | shared KiB | blocks | a pair | instructions |"
 
 
 def main(features: int = 128) -> int:
@@ -179,7 +189,8 @@ def main(features: int = 128) -> int:
         failed += bool(faults)
         held = chip.programs(kernel.registers, shared, THREADS) if kernel.math else ""
         found = ", ".join(f"{count} {name}" for name, count in sorted(kernel.instructions.items()))
-        cells = kernel.arch, kernel.name, kernel.registers, kernel.spills, f"{shared / 1024:.1f}", held, found
+        pair = ", ".join(f"{needed:.2f}" for needed in kernel.for_a_pair.values())
+        cells = kernel.arch, kernel.name, kernel.registers, kernel.spills, f"{shared / 1024:.1f}", held, pair, found
         print(f"| {' | '.join(map(str, cells))} |" + "".join(f" FAILS: {fault}" for fault in faults))
     print(f"{failed} kernels fail" if failed else "every kernel passes")
     return 1 if failed else 0

@@ -55,7 +55,9 @@ class Loop:
         jumps = [
             (i, labels.get(m[1], i)) for i, line in enumerate(sass) if (m := re.search(r"\bBRA.*`\((\.L_\w+)\)", line))
         ]
-        loops = [range(target, i + 1) for i, target in jumps if target < i]
+        backward = [range(target, i + 1) for i, target in jumps if target < i]
+        # What begins inside a loop and ends behind it is the way back from code that the assembler has put there.
+        loops = [x for x in backward if not any(y.start < x.start < y.stop < x.stop for y in backward)]
         complete = [x for x in loops if self._has(PRODUCT, x) and (self._has(MADE_OF_IT, x) or self._has(FUNCTION, x))]
         self.lines = min(complete, key=len)
         self.inner = sorted(

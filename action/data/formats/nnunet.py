@@ -62,6 +62,11 @@ class NnUnet(Format):
             '"labels": {"background": 0, "liver": 1}'
         )
 
+    def count_folds(self, root: Path) -> int:
+        """Those of ``splits_final.json``. See ``Format.count_folds``."""
+        path = root / "splits_final.json"
+        return len(_read_folds(path)) if path.is_file() else 0
+
     def find_sets(self, root: Path, cases: Sequence[Case], fold: int) -> Sets:
         """Test cases by their folder, the others by ``splits_final.json``. See ``Format.find_sets``."""
         path = root / "splits_final.json"

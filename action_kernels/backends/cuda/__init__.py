@@ -8,7 +8,8 @@ synchronises with the host; the same input gives the same bits.
 An operator is one native call, in either direction: results and one workspace, of the size that the launcher says, are
 allocated here; what is launched, and what lies where in the workspace, is decided in C++. In ``csrc/cuda``:
 
-    whole_bank          operators over a whole bank (forward.cu, bank_gradient.cu), whose steps passes.cuh declares
+    whole_bank          operators over a whole bank (forward.cu, backward.cu), whose steps passes.cuh declares
+    sides               what all of them begin with, and a gradient's pass with its end
     prepare             preparing all rows
     bank_pass           the first pass over the bank: softmaxes, the divergence, the group maxima
     merge_and_limit     what is known after it, with a selection: the softmaxes, what a similarity has to reach
@@ -21,9 +22,9 @@ allocated here; what is launched, and what lies where in the workspace, is decid
     search, splits      how a selection is made and a walk is divided: decided by sizes alone
     call, workspace     the launches and the memory of a call
 
-The workspace: a padded copy of student, teacher and bank in their own dtype, a few floats per query, and for the
-selection group maxima, then verdicts on some 2k rows per query, and a buffer per running block (up to 256 MiB
-altogether, more only where a single block needs it).
+The workspace: a padded copy of student, teacher and bank in their own dtype (float16 for unit rows of bfloat16), a few
+floats per query, and for the selection group maxima, then verdicts on some 2k rows per query, and a buffer per running
+block (up to 256 MiB altogether, more only where a single block needs it).
 
 ``ACTION_CUDA_HOST`` names a library with the same kernels compiled for the CPU, for tests: CPU tensors then.
 """

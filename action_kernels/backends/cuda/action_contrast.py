@@ -35,6 +35,22 @@ class ActionContrastParams(NamedTuple):
     workspace: Tensor | None
 
 
+class ActionContrastStudentGradientParams(NamedTuple):
+    """As ``csrc/params/action_contrast.h`` has them."""
+
+    student: Tensor
+    teacher: Tensor
+    bank: Tensor
+    student_lse: Tensor
+    teacher_lse: Tensor
+    student_temp: float
+    teacher_temp: float
+    normalize: bool
+    student_grad: Tensor
+    tf32: bool
+    workspace: Tensor | None
+
+
 class ActionContrastBankGradientParams(NamedTuple):
     """As ``csrc/params/action_contrast.h`` has them."""
 
@@ -54,6 +70,7 @@ class ActionContrastBankGradientParams(NamedTuple):
 
 
 _forward = bind("action_contrast", ActionContrastParams)
+_student_gradient = bind("action_contrast_student_gradient", ActionContrastStudentGradientParams)
 _bank_gradient = bind("action_contrast_bank_gradient", ActionContrastBankGradientParams)
 
 
@@ -103,6 +120,35 @@ def action_contrast(
         )
     )
     return result
+
+
+def action_contrast_student_gradient(
+    student: Tensor,
+    teacher: Tensor,
+    bank: Tensor,
+    student_lse: Tensor,
+    teacher_lse: Tensor,
+    student_temp: float,
+    teacher_temp: float,
+    normalize: bool,
+) -> Tensor:
+    student_grad = empty(student.shape, student.device)
+    _student_gradient(
+        ActionContrastStudentGradientParams(
+            student=student,
+            teacher=teacher,
+            bank=bank,
+            student_lse=student_lse.contiguous(),
+            teacher_lse=teacher_lse.contiguous(),
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            normalize=normalize,
+            student_grad=student_grad,
+            tf32=tf32_allowed(),
+            workspace=None,
+        )
+    )
+    return student_grad
 
 
 def action_contrast_bank_gradient(

@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
+from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, measured_rows, tile_sizes, unit
 from .launch import LOG2E, kernel, on_device
 from .rows import raw_gradient
 from .selection import LOWEST
@@ -54,8 +54,8 @@ def _info_nce(
     top, total = own, tl.full((BLOCK_Q,), 1.0, tl.float32)
     for first in range(0, k, BLOCK_K):
         named, valid, _ = index_entries(index, line, row < queries, first, k, rows, BLOCK_K)
-        b = indexed_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, BLOCK_D)
-        similarity = tl.where(valid, tl.sum(q[:, None, :] * unit(b, 2, NORMALIZE), 2), LOWEST)
+        b, to_unit = measured_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, NORMALIZE, BLOCK_D)
+        similarity = tl.where(valid, tl.sum(q[:, None, :] * b, 2) * to_unit, LOWEST)
         higher = tl.maximum(top, tl.max(similarity, 1))
         total = total * tl.exp2((top - higher) * factor) + tl.sum(tl.exp2((similarity - higher[:, None]) * factor), 1)
         top = higher
@@ -112,15 +112,15 @@ def _info_nce_grad(
     center, rest = center_of(whole, whole_reciprocal(inverse_temp, inverse_low))
     for first in range(0, k, BLOCK_K):
         named, valid, listed = index_entries(index, line, row < queries, first, k, rows, BLOCK_K)
-        b = unit(indexed_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, BLOCK_D), 2, NORMALIZE)
+        b, to_unit = measured_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, NORMALIZE, BLOCK_D)
         entry = line[:, None] * k + first + tl.arange(0, BLOCK_K)[None, :]
-        similarity = tl.sum(q[:, None, :] * b, 2)
+        similarity = tl.sum(q[:, None, :] * b, 2) * to_unit
         p = tl.where(valid, tl.exp2((similarity - center[:, None]) * factor - rest[:, None]), 0.0)
         total += tl.sum(p, 1)
         w = tl.where(valid, scale[:, None] * p, 0.0)
         if weights is not None:
             tl.store(weights + entry, w, mask=listed)
-        sums += tl.sum(w[:, :, None] * b, 1)
+        sums += tl.sum((w * to_unit)[:, :, None] * b, 1)
     target = line[:, None] * features + tl.arange(0, BLOCK_D)[None, :]
     # d loss / d <q, p> = (p_positive - 1) / temp, which is minus the other probabilities.
     away = (scale * total)[:, None]
@@ -166,6 +166,7 @@ def anatomical_contrast(
             BLOCK_Q=sizes["outer"],
             BLOCK_K=sizes["inner"],
             BLOCK_D=sizes["BLOCK_D"],
+            num_warps=sizes["num_warps"],
             maxnreg=REGISTERS,
         )
     return loss, lse
@@ -215,6 +216,7 @@ def anatomical_contrast_gradient(
             BLOCK_Q=sizes["outer"],
             BLOCK_K=sizes["inner"],
             BLOCK_D=sizes["BLOCK_D"],
+            num_warps=sizes["num_warps"],
             maxnreg=REGISTERS,
         )
     if weights is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .bank_pass import bank_pass
 from .finish_and_collect import finish_and_collect
-from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, indexed_rows, tile_sizes, unit
+from .indexed_rows import REGISTERS, bank_gradient, block_rows, index_entries, measured_rows, tile_sizes
 from .launch import kernel, on_device
 from .merge_and_limit import merge_and_limit
 from .rows import prepare_all, raw_gradient, rows_dtype
@@ -71,10 +71,10 @@ def _query_grad(
     sums = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     for first in range(0, k, BLOCK_K):
         named, valid, _ = index_entries(index, line, row < queries, first, k, rows, BLOCK_K)
-        b = unit(indexed_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, BLOCK_D), 2, NORMALIZE)
+        b, to_unit = measured_rows(bank, group, named, valid, features, bank_g, bank_n, bank_d, NORMALIZE, BLOCK_D)
         entry = line[:, None] * k + first + tl.arange(0, BLOCK_K)[None, :]
         w = tl.load(weights + entry, mask=valid, other=0.0)
-        sums += tl.sum(w[:, :, None] * b, 1)
+        sums += tl.sum((w * to_unit)[:, :, None] * b, 1)
     if NORMALIZE:
         raw_query = block_rows(query, group, row, queries, features, query_g, query_n, query_d, BLOCK_D)
         sums = raw_gradient(sums, raw_query.to(tl.float32), 1)
@@ -115,6 +115,7 @@ def hard_negatives_gradient(
                 BLOCK_Q=sizes["outer"],
                 BLOCK_K=sizes["inner"],
                 BLOCK_D=sizes["BLOCK_D"],
+                num_warps=sizes["num_warps"],
                 maxnreg=REGISTERS,
             )
     if with_bank_grad:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..gpu import sorted_entries
 from .launch import INTERPRETED, kernel, on_device, power_of_two
-from .rows import raw_gradient, unit_factor
+from .rows import SMALLEST_NORM, raw_gradient, unit_factor
 
-REGISTERS = 128  # per thread; without a limit the assembler aims at fewer, and spills for it
+HUGE = tl.constexpr(1e30)  # squares of a row, that is
+REGISTERS = 168  # per thread; without a limit the assembler aims at fewer, and spills for it
 
 
 @triton.jit
@@ -41,6 +42,26 @@ def indexed_rows(x, group, row, valid, features, stride_g, stride_n, stride_d, B
     column = tl.arange(0, BLOCK_D)
     offset = group * stride_g + row[:, :, None] * stride_n + column[None, None, :].to(tl.int64) * stride_d
     return tl.load(x + offset, mask=valid[:, :, None] & (column < features)[None, None, :], other=0.0)
+
+
+@triton.jit
+def measured_rows(
+    x, group, row, valid, features, stride_g, stride_n, stride_d, NORMALIZE: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Rows [.., .., BLOCK_D] by number in float32, and the factors [.., ..] that bring them to unit length.
+
+    A product or a sum takes the factor once for a row, not for every feature. Rows whose squares overflow are smaller.
+    """
+    found = indexed_rows(x, group, row, valid, features, stride_g, stride_n, stride_d, BLOCK_D).to(tl.float32)
+    factor = tl.full(row.shape, 1.0, tl.float32)
+    if NORMALIZE:
+        squares = tl.sum(found * found, 2)
+        if tl.max(tl.max(squares, 1), 0) > HUGE:
+            found *= tl.where(squares > HUGE, 2.0**-80, 1.0)[:, :, None]
+            squares = tl.sum(found * found, 2)
+        norm = tl.sqrt_rn(squares)
+        factor = tl.div_rn(factor, tl.where(norm <= SMALLEST_NORM, SMALLEST_NORM, norm))  # of NaN it is NaN
+    return found, factor
 
 
 @triton.jit
@@ -88,8 +109,10 @@ def _indexed_bank_grad(
         valid = slot < stop[:, None]
         entry = tl.load(order + group * queries * k + slot, mask=valid, other=0)
         w = tl.load(weights + group * queries * k + entry, mask=valid, other=0.0)
-        q = indexed_rows(query, group, entry // k, valid, features, query_g, query_n, query_d, BLOCK_D)
-        sums += tl.sum(w[:, :, None] * unit(q, 2, NORMALIZE), 1)
+        q, to_unit = measured_rows(
+            query, group, entry // k, valid, features, query_g, query_n, query_d, NORMALIZE, BLOCK_D
+        )
+        sums += tl.sum((w * to_unit)[:, :, None] * q, 1)
     if NORMALIZE:
         raw = block_rows(bank, group, row, rows, features, bank_g, bank_n, bank_d, BLOCK_D).to(tl.float32)
         sums = raw_gradient(sums, raw, 1)
@@ -98,11 +121,15 @@ def _indexed_bank_grad(
 
 
 def tile_sizes(features: int, entries: int) -> dict[str, int]:
-    """Sizes of a tile of indexed rows: about 4096 elements on a GPU; in the interpreter every program is slow."""
+    """Sizes of a tile of indexed rows, and its warps; in the interpreter every program is slow.
+
+    A warp takes rows of up to 512 features whole: it sums over them without others.
+    """
     wide = power_of_two(features)
+    warps = max(1, min(16, wide // 512))
     outer = 16 if INTERPRETED else 1
-    inner = min(power_of_two(entries), 64 if INTERPRETED else max(1, min(32, 4096 // wide)))
-    return {"outer": outer, "inner": inner, "BLOCK_D": wide}
+    inner = min(power_of_two(entries), 64 if INTERPRETED else max(1, min(32, 2048 // wide)))
+    return {"outer": outer, "inner": inner, "BLOCK_D": wide, "num_warps": warps}
 
 
 def bank_gradient(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, normalize: bool) -> Tensor:
@@ -130,6 +157,7 @@ def bank_gradient(weights: Tensor, query: Tensor, bank: Tensor, index: Tensor, n
             BLOCK_M=sizes["outer"],
             BLOCK_E=sizes["inner"],
             BLOCK_D=sizes["BLOCK_D"],
+            num_warps=sizes["num_warps"],
             maxnreg=REGISTERS,
         )
     return result

@@ -94,9 +94,10 @@ def _prepare_block(
     factor = tl.full((BLOCK_N,), 1.0, tl.float32)
     if NORMALIZE:
         factor, _ = unit_factor(value, 1)
-        # 256 times the power of two next below the factor, by its exponent bits; NaN must not become a number.
-        power = (factor.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True) * 256.0
-        power = tl.where(factor == factor, tl.maximum(power, 2.0**-100), factor)
+        # The power of two next below 256 times the factor, by its exponent bits; NaN must not become a number. A norm
+        # is at most 2^128, or infinite.
+        power = ((256.0 * factor).to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        power = tl.where(factor == factor, tl.maximum(power, 2.0**-120), factor)
         value *= power[:, None]
         factor = tl.div_rn(factor, power)
     place = row
