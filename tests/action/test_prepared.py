@@ -15,7 +15,7 @@ import pytest
 from conftest import save_nifti
 from layouts import case_images
 from test_kills import SHORT, assert_same_run, processes, start  # noqa: F401  a fixture
-from test_ranks import torchrun
+from test_torchrun import torchrun
 
 from action import evaluate, train
 from action.config import InputConfig, TrainConfig
@@ -336,19 +336,19 @@ print(peak() - before)
 
 
 def test_memory_does_not_grow_with_the_data_set(tmp_path):
-    """MiB by which the peak grows from 4 to 24 volumes of 1.5 MiB each as the network sees them."""
+    """MiB by which the peak grows from 4 to 48 volumes, whose images and labels in memory would be 99."""
     rng = np.random.default_rng(0)
-    for count in (4, 24):
+    for count in (4, 48):
         for number in range(count):
             voxels = rng.integers(-200, 1000, size=(12, 256, 256), dtype=np.int16)
             folder = tmp_path / f"data-{count}"
             save_nifti(folder / f"volume-{number}.nii", voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
             save_nifti(folder / f"segmentation-{number}.nii", (voxels > 900).astype(np.uint8), np.diag([1, 1, 5, 1.0]))
-    places = [str(tmp_path / name) for name in ("data-4", "data-24", "cache")]
+    places = [str(tmp_path / name) for name in ("data-4", "data-48", "cache")]
     command = [sys.executable, "-c", BOUNDED, *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) < 15  # the images of 20 volumes are 30
+    assert float(done.stdout.splitlines()[-1]) < 45  # it depends on how many volumes are read at the same moment
 
 
 def test_measures_are_kept_apart_from_settings(acdc_root, tmp_path, reads):
