@@ -295,6 +295,9 @@ class TrainConfig:
         labeled_patients: names of the labelled patients, in place of their number.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
         output: folder of the run; null: runs/<data>-<method>-<labeled>-seed<seed>.
+        cache: folder in which volumes are kept as the network sees them, two bytes a pixel: slices are read from there
+            as they are needed, and the next run with the same scans and settings starts at once. Several runs may share
+            it. null: all volumes are read at the start of every run, and held in memory.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
         precision: "fp32"; "bf16" or "fp16" compute the networks in half precision where PyTorch's autocast does (fp16
             with loss scaling), which GPUs do faster.
@@ -313,6 +316,7 @@ class TrainConfig:
     labeled_patients: tuple[str, ...] = ()
     seed: int = within(0, 2**63 - 2, 0)
     output: str | None = None
+    cache: str | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = within(1, 10**4, 1)
@@ -373,10 +377,14 @@ class RunBaselineConfig(BaselineConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(TrainConfig):
-    """Settings of a run with nothing left open, saved as ``config.yaml`` in its folder; paths are absolute."""
+    """Settings of a run with nothing left open, saved as ``config.yaml`` in its folder; paths are absolute.
+
+    ``cache`` is "" where there is none, as in runs of before it was a setting.
+    """
 
     data: str
     output: str
+    cache: str = ""
     split: RunSplitConfig
     input: RunInputConfig
     baseline: RunBaselineConfig
@@ -392,6 +400,7 @@ def fill_in(
         | {
             "data": data,
             "output": output,
+            "cache": config.cache or "",
             "split": RunSplitConfig(**vars(config.split) | {"file": config.split.file or ""}),
             "input": RunInputConfig(**vars(config.input) | {"spacing": spacing, "size": size}),
             "baseline": RunBaselineConfig(**vars(config.baseline) | {"iterations": baseline}),

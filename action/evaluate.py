@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,30 @@ from action.data.cases import Case, raise_problems
 from action.data.dataset import Dataset, open_dataset
 from action.data.nifti import write_label
 from action.data.split import load_split
-from action.data.volumes import LoadedCase, load_cases, native_slice, unit_of
+from action.data.volumes import LoadedCase, load_case, load_cases, native_slice, unit_of
 from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
+from action.experiment import open_cache
 from action.figures import plot_overlays
 from action.files import check_targets, write_aside
 from action.metrics import MEASURES, ClassValues, case_metrics, confusion, mean_dice, summarize
 from action.progress import track
 from action.report import write_report
 from action.run_folder import RunFolder
+
+
+class Shown(NamedTuple):
+    """The slice of a case with most foreground.
+
+    Attributes:
+        z: its place.
+        truth: class indices [Y, X].
+        prediction: likewise.
+    """
+
+    z: int
+    truth: np.ndarray
+    prediction: np.ndarray
 
 
 def evaluate(folder: RunFolder, cases: Sequence[LoadedCase], device: torch.device) -> dict[str, Any]:
@@ -41,7 +56,7 @@ def _evaluate(ensemble: Ensemble, folder: RunFolder, cases: Sequence[LoadedCase]
     folder.predictions.mkdir(exist_ok=True)
     names, segmenter = ensemble.class_names, ensemble.segmenter
     results: dict[str, dict[int, ClassValues]] = {}
-    predictions: dict[str, np.ndarray] = {}
+    shown: dict[str, Shown] = {}
     voxels = np.zeros((len(names), len(names)), np.int64)
     for case in track(cases, "test", "volume"):
         prediction = segmenter.segment(case)
@@ -49,7 +64,8 @@ def _evaluate(ensemble: Ensemble, folder: RunFolder, cases: Sequence[LoadedCase]
         truth = case.required_truth
         results[case.name] = case_metrics(prediction, truth, len(names), case.spacing)
         voxels += confusion(prediction, truth, len(names))
-        predictions[case.name] = prediction
+        z = int(np.count_nonzero(truth, axis=(1, 2)).argmax())
+        shown[case.name] = Shown(z, truth[z].copy(), prediction[z].copy())  # whole volumes would add up
     summary = summarize(results, names, unit_of(cases))
     summary["mirror"] = segmenter.mirror
     summary["largest_component"] = [names[index] for index in segmenter.largest]
@@ -59,7 +75,7 @@ def _evaluate(ensemble: Ensemble, folder: RunFolder, cases: Sequence[LoadedCase]
     }
     with write_aside(folder.summary) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    plot_overlays(_panels(cases, predictions, results), names, folder.overlays)
+    plot_overlays(_panels(cases, shown, results), names, folder.overlays)
     print("\n".join([*table(summary), f"written to {folder.root}"]))
     return summary
 
@@ -88,7 +104,8 @@ def evaluate_again(
             run, results are there, or another process uses the run. Nothing has been written then.
     """
     config = load_config(folder.config)
-    config = dataclasses.replace(config, data=data or config.data)
+    cache = config.cache if config.cache and Path(config.cache).is_dir() else ""  # or it is another machine's
+    config = dataclasses.replace(config, data=data or config.data, cache=cache)
     if not Path(config.data).is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     chosen = choose_device(device)
@@ -108,7 +125,9 @@ def evaluate_again(
         inputs += [path for case in cases for path in case.files]
         check_targets(targets, inputs, overwrite=overwrite)
         with findings.printed():
-            loaded = load_cases(cases, len(class_names), config.input, ensemble.fingerprint, progress=True)
+            prepared = open_cache(config)
+            load = prepared.load if prepared else load_case
+            loaded = load_cases(cases, len(class_names), config.input, ensemble.fingerprint, progress=True, load=load)
         facts = [findings.of_case(case, len(class_names)) for case in loaded]
         raise_problems(findings.no_foreground(facts, "test"), config.data)
         folder.remove_partials()
@@ -138,7 +157,7 @@ def _target(folder: RunFolder, case: str) -> Path:
 
 
 def _panels(
-    cases: Sequence[LoadedCase], predictions: dict[str, np.ndarray], results: dict[str, dict[int, ClassValues]]
+    cases: Sequence[LoadedCase], shown: dict[str, Shown], results: dict[str, dict[int, ClassValues]]
 ) -> list[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
     """Image, truth and prediction of the best, the median and the worst case, in the slice with most foreground.
 
@@ -151,10 +170,9 @@ def _panels(
     panels = []
     for place, rank in sorted(ranks.items()):
         case = by_dice[place]
-        z = int(np.count_nonzero(case.required_truth, axis=(1, 2)).argmax())
+        z, truth, prediction = shown[case.name]
         title = f"{rank}: {case.name}, slice {z + 1}, Dice {_text(dice[case.name], 3)}"
-        labels = {"truth": case.required_truth[z], "prediction": predictions[case.name][z]}
-        panels.append((title, native_slice(case, z), labels))
+        panels.append((title, native_slice(case, z), {"truth": truth, "prediction": prediction}))
     return panels
 
 

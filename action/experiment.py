@@ -14,12 +14,13 @@ from action.data import findings
 from action.data.batches import SlicePool
 from action.data.cases import Sets
 from action.data.dataset import AUTO, Dataset, open_dataset
-from action.data.fingerprint import Fingerprint, fingerprint_of
+from action.data.fingerprint import Fingerprint, fingerprint_of, measures_of
 from action.data.identity import describe
 from action.data.phantom import write_phantom
+from action.data.prepared import PreparedCases
 from action.data.scale import choose_scale
 from action.data.split import Split, make_split
-from action.data.volumes import LoadedCase, load_cases
+from action.data.volumes import LoadedCase, load_case, load_cases
 from action.errors import InputError
 from action.memory import check_memory
 from action.model.unet import UNet, channels_of
@@ -39,7 +40,8 @@ def resolve(config: TrainConfig) -> RunConfig:
     if split.file:
         split = dataclasses.replace(split, file=str(Path(split.file).expanduser().resolve()))
     output = choose_output(config)
-    config = dataclasses.replace(config, data=str(data.resolve()), split=split)
+    cache = config.cache and str(Path(config.cache).expanduser().resolve())
+    config = dataclasses.replace(config, data=str(data.resolve()), split=split, cache=cache)
     if config.format == AUTO:
         config = dataclasses.replace(config, format=open_dataset(data, AUTO).format)
         print(f"{data}: taken for the format {config.format}")
@@ -62,7 +64,7 @@ def choose_output(config: TrainConfig) -> Path:
 
 @dataclass
 class LoadedData:
-    """A data set in memory, divided by patient, and the fingerprint of its training volumes."""
+    """A data set that is loaded, divided by patient, and the fingerprint of its training volumes."""
 
     dataset: Dataset
     split: Split
@@ -122,8 +124,10 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     if config.method == "supervised":
         wanted = [case for case in wanted if case.patient not in hidden]
     training = {*split.labeled, *split.unlabeled}
+    prepared = open_cache(config)
     if fingerprint is None:
-        fingerprint = fingerprint_of([case for case in wanted if case.patient in training], config.input.intensity)
+        measured = [case for case in wanted if case.patient in training]
+        fingerprint = fingerprint_of(measured, config.input.intensity, prepared.measures if prepared else measures_of)
     loaded = load_cases(
         wanted,
         len(dataset.class_names),
@@ -131,6 +135,7 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
         fingerprint,
         training=training,
         progress=True,
+        load=prepared.load if prepared else load_case,
     )
 
     assert fingerprint is not None  # or no image could be read, and ``load_cases`` has said so
@@ -141,6 +146,15 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     labeled, unlabeled, validation, test = map(of, (split.labeled, split.unlabeled, split.validation, split.test))
     findings.report(labeled, unlabeled, validation, test, dataset.class_names)
     return LoadedData(dataset, split, labeled, unlabeled, validation, test, fingerprint)
+
+
+def open_cache(config: RunConfig) -> PreparedCases | None:
+    """The folder of prepared cases that the settings name, if they do.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return PreparedCases(Path(config.cache)) if config.cache else None
 
 
 def make_trainer(

@@ -34,7 +34,7 @@ def quarter_slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: t
     for case in cases:
         if case.label is None:
             raise ValueError(f"{case.name} has no label, by which its pixels have no class")
-        there = np.flatnonzero(case.label.any(axis=(1, 2)))
+        there = np.flatnonzero(np.asarray(case.label).any(axis=(1, 2)))
         if not len(there):
             continue
         for z in np.unique(np.quantile(there, (0.25, 0.5, 0.75)).round().astype(int)):

@@ -12,12 +12,12 @@ from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import Tensor, nn
 
+from action.data.slice_file import Voxels
 from action.data.volumes import LoadedCase, resize_to_native
 
 OVERLAP = 0.5
 """Of neighbouring windows, as a share of their sides."""
-UNFLIPPED: tuple[tuple[int, ...], ...] = ((),)
-FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+FLIPS: tuple[tuple[int, ...], ...] = ((2,), (3,), (2, 3))
 """Axes of [N, C, H, W] that are flipped together, where predictions are averaged over mirrored slices."""
 
 
@@ -46,7 +46,7 @@ class Segmenter:
     mirror: bool = False
     largest: Collection[int] = ()
 
-    def slices(self, image: np.ndarray) -> Iterator[Tensor]:
+    def slices(self, image: Voxels) -> Iterator[Tensor]:
         """Class probabilities [C, H, W] of one slice after the other, float32 on the CPU.
 
         Args:
@@ -57,7 +57,7 @@ class Segmenter:
             total = self._probabilities(self.members[0], part)
             for member in self.members[1:]:
                 total = total + self._probabilities(member, part)
-            yield from total / len(self.members)
+            yield from total / len(self.members) if len(self.members) > 1 else total
 
     @torch.inference_mode()
     def _probabilities(self, member: Member, slices: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Segmenter:
             slices,
             roi_size=member.size,
             sw_batch_size=self.batch,
-            predictor=_mirrored(network, FLIPS if self.mirror else UNFLIPPED),
+            predictor=_averaged(network, FLIPS if self.mirror else ()),
             overlap=OVERLAP,
             mode="gaussian",  # a window is surest in its middle
             sw_device=next(network.parameters()).device,
@@ -112,11 +112,13 @@ def keep_largest(labels: np.ndarray, classes: Collection[int]) -> np.ndarray:
     return labels
 
 
-def _mirrored(network: nn.Module, flips: Sequence[tuple[int, ...]]) -> Callable[[Tensor], Tensor]:
-    """Class probabilities of windows [N, channels, H, W], the mean over these flips."""
+def _averaged(network: nn.Module, flips: Sequence[tuple[int, ...]]) -> Callable[[Tensor], Tensor]:
+    """Class probabilities of windows [N, channels, H, W]: the mean of what they give as they are and in each flip."""
 
     def probabilities(windows: Tensor) -> Tensor:
-        flipped = [network(windows.flip(axes)).logits.softmax(dim=1).flip(axes) for axes in flips]
-        return torch.stack(flipped).mean(0) if len(flips) > 1 else flipped[0]
+        total: Tensor = network(windows).logits.softmax(dim=1)
+        for axes in flips:
+            total = total + network(windows.flip(axes)).logits.softmax(dim=1).flip(axes)
+        return total / (1 + len(flips)) if flips else total
 
     return probabilities

@@ -59,7 +59,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 folder.check_free(resume=resume, overwrite=overwrite)  # again: another process may have been faster
                 if overwrite:
                     check_replaceable(folder, _inputs(settings))
-        with ranks.together():
+        # The first process fills the cache, from which the others take what it has prepared.
+        with ranks.in_turn() if settings.cache else ranks.together():
             if resume:
                 check_same(settings, folder, moved=True)
             begun = resume and (folder.latest.is_file() or folder.previous.is_file())
@@ -114,8 +115,8 @@ def _inputs(config: RunConfig) -> list[Path]:
 def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
-    Where a run is, what it runs on, how long its processes wait, how often it is evaluated and what is set for other
-    methods may change; anything else would give other numbers.
+    Where a run and its cache are, what it runs on, how long its processes wait, how often it is evaluated and what is
+    set for other methods may change; anything else would give other numbers.
 
     Args:
         config: settings.
@@ -128,7 +129,7 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
     """
     saved = load_config(folder.config)
     others = {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[config.method])
-    free = {"output", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
+    free = {"output", "cache", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
         if field.name == "split":

@@ -7,11 +7,13 @@ uninterrupted one would have seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from action.data.slice_file import Voxels
 from action.data.slices import WholeSlices
 from action.data.volumes import LoadedCase
 
@@ -41,11 +43,10 @@ class SlicePool:
     def __init__(
         self, cases: Sequence[LoadedCase], *, labels: bool, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        # Views of the cases' slices: a joined array would hold a large data set twice.
         self._device = torch.device(device)
         store = self._device if _fits(cases, self._device) else torch.device("cpu")
-        self.images = [slice_ for case in cases for slice_ in torch.from_numpy(case.image).to(store)]
-        self.labels = [slice_[None] for case in cases for slice_ in _label(case).to(store)] if labels else None
+        self.images = _slices([case.image for case in cases], store)
+        self.labels = _slices([_label(case) for case in cases], store) if labels else None
         self._names = [f"{case.name} slice {z + 1}" for case in cases for z in range(len(case.image))]
         self._seed = seed
         self.drawn: list[str] = []
@@ -67,13 +68,13 @@ class SlicePool:
         """``count`` slices from place ``start``: image and, if the pool has them and ``labels`` asks for it, label."""
         chosen = self.indices(start, count)
         self.drawn = [self._names[i] for i in chosen]
-        canvas = {"image": self._canvas(self.images, chosen)}
+        images = [self.images[i] for i in chosen]
+        canvas = {"image": self._canvas(images)}
         if labels and self.labels is not None:
-            canvas["label"] = self._canvas(self.labels, chosen)
-        return WholeSlices(canvas, [(height, width) for _, height, width in (self.images[i].shape for i in chosen)])
+            canvas["label"] = self._canvas([self.labels[i] for i in chosen])
+        return WholeSlices(canvas, [(height, width) for _, height, width in (image.shape for image in images)])
 
-    def _canvas(self, slices: Sequence[Tensor], chosen: np.ndarray) -> Tensor:
-        taken = [slices[i] for i in chosen]
+    def _canvas(self, taken: Sequence[Tensor]) -> Tensor:
         channels, height, width = (max(extents) for extents in zip(*(slice_.shape for slice_ in taken), strict=True))
         canvas = torch.zeros(len(taken), channels, height, width, device=self._device)
         for place, slice_ in zip(canvas, taken, strict=True):
@@ -88,7 +89,37 @@ def _fits(cases: Sequence[LoadedCase], device: torch.device) -> bool:
     return needed <= RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
-def _label(case: LoadedCase) -> Tensor:
+def _label(case: LoadedCase) -> Voxels:
     if case.label is None:
         raise ValueError(f"{case.name} has no label, but its labels are to be used")
-    return torch.from_numpy(case.label)
+    return case.label
+
+
+def _slices(arrays: Sequence[Voxels], store: torch.device) -> Sequence[Tensor]:
+    """All slices [channels, H, W] of arrays [Z, (channels,) H, W], a label's as one channel."""
+    slices = _Slices(arrays)
+    return slices if store.type == "cpu" else [slice_.to(store) for slice_ in slices]
+
+
+class _Slices(Sequence[Tensor]):
+    """Slices that are taken from their arrays, or read, when they are asked for: joined, they would be held twice."""
+
+    def __init__(self, arrays: Sequence[Voxels]) -> None:
+        self._arrays = arrays
+        self._places = [(array, z) for array in range(len(arrays)) for z in range(len(arrays[array]))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        array, z = self._places[index]
+        slice_ = torch.from_numpy(self._arrays[array][z])
+        return slice_ if slice_.ndim == 3 else slice_[None]

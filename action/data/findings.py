@@ -45,8 +45,11 @@ def facts_of(name: str, patient: str, channels: Iterable[np.ndarray], label: np.
 
 def of_case(case: LoadedCase, classes: int) -> Facts:
     """``Facts`` of a case as the network sees it."""
+    if case.facts is not None:
+        return case.facts
     label = case.label if case.truth is None else case.truth
-    return facts_of(case.name, case.patient, case.image.swapaxes(0, 1), label, classes)
+    label = None if label is None else np.asarray(label)
+    return facts_of(case.name, case.patient, np.asarray(case.image).swapaxes(0, 1), label, classes)
 
 
 def notes_on_blanks(facts: Sequence[Facts]) -> list[str]:

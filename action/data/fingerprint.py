@@ -8,7 +8,7 @@ volumes is reported.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from action.data.orientation import Turn, axis_codes, common_axes, turn_between
 from action.data.reading import read_channels
 from action.errors import InputError
 from action.files import write_aside
+from action.workers import in_parallel
 
 AIR_HU = -500.0
 """Values below it occur in CT (air, lung) and not in MRI."""
@@ -145,17 +146,35 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
     )
 
 
-def fingerprint_of(cases: Sequence[Case], intensity: str) -> Fingerprint | None:
+def measures_of(case: Case) -> list[Measures]:
+    """``Measures`` of each channel of a case.
+
+    Raises:
+        InputError: see ``read_channels``.
+    """
+    return [measure(channel) for channel in read_channels(case)]
+
+
+def fingerprint_of(
+    cases: Sequence[Case], intensity: str, measures_of: Callable[[Case], list[Measures]] = measures_of
+) -> Fingerprint | None:
     """The fingerprint of cases on disk; ``None`` if no image of theirs can be read.
 
     Files that cannot be read are passed over: loading the cases reports them, together with all others.
+
+    Args:
+        cases: the training volumes.
+        intensity: as for ``make_fingerprint``.
+        measures_of: measures a case, as ``PreparedCases.measures``.
     """
-    measures = []
-    for case in cases:
+
+    def attempt(case: Case) -> list[Measures] | None:
         try:
-            measures.append([measure(channel) for channel in read_channels(case)])
+            return measures_of(case)
         except InputError:
-            continue
+            return None
+
+    measures = [found for found in in_parallel(attempt, cases) if found is not None]
     return join_channels(measures, intensity) if measures else None
 
 

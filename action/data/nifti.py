@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from action.data.notes import note
 from action.data.orientation import Turn, directions_of
 from action.errors import InputError
 from action.files import write_aside
@@ -158,7 +159,7 @@ def class_indices(array: np.ndarray, classes: int, path: Path, what: str) -> np.
     """
     values = np.unique(array)
     if array.dtype.kind == "f" and (values != np.rint(values)).any() and (abs(values - np.rint(values)) <= WHOLE).all():
-        warnings.warn(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded", stacklevel=3)
+        note(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded")
         array = np.rint(array)
         values = np.unique(array)
     unknown = [f"{value:g}" for value in values if not (0 <= value < classes and value == np.rint(value))]
@@ -366,13 +367,10 @@ def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:
         raise InputError(f"{path}: voxel size {size} mm (z, y, x) must be positive; repair 'pixdim' in its header")
     size = voxel_sizes(image.affine)
     if not np.allclose(written, size, rtol=0.01):
-        warnings.warn(
-            f"{path}: 'pixdim' says voxels of {_triple(written)}, its affine {_triple(size)}: the affine is taken",
-            stacklevel=4,
-        )
+        note(f"{path}: 'pixdim' says voxels of {_triple(written)}, its affine {_triple(size)}: the affine is taken")
     qform, sform = (getattr(image, f"get_{name}")(coded=True) for name in ("qform", "sform"))
     if qform[1] and sform[1] and not np.allclose(qform[0], sform[0], rtol=1e-3, atol=0.01 * size.min()):
-        warnings.warn(f"{path}: its qform and its sform are different places: the sform is taken", stacklevel=4)
+        note(f"{path}: its qform and its sform are different places: the sform is taken")
     z, y, x = (float(length) for length in size[::-1] * _unit(image.header))
     return z, y, x
 
@@ -399,7 +397,7 @@ def _on_grid(volume: Volume, image: Volume, what: str) -> Volume:
 
 def _compare_places(volume: Volume, image: Volume) -> None:
     if not _same_place(volume.affine, _unit(volume.header), image):
-        warnings.warn(f"{volume.path}: affine differs from that of {image.path}; matched voxel by voxel", stacklevel=3)
+        note(f"{volume.path}: affine differs from that of {image.path}; matched voxel by voxel")
 
 
 def _in_order(label: Volume, image: Volume) -> Volume:
@@ -414,7 +412,7 @@ def _in_order(label: Volume, image: Volume) -> Volume:
     moved = nib.orientations.apply_orientation(stored, change).transpose(2, 1, 0)
     if moved.shape != image.array.shape or not _same_place(affine, unit, image):
         return label
-    warnings.warn(f"{label.path}: stored in another order than {image.path}; put into that one", stacklevel=3)
+    note(f"{label.path}: stored in another order than {image.path}; put into that one")
     return Volume(np.ascontiguousarray(moved), affine, label.header, image.spacing, label.path)
 
 

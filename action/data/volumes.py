@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +14,26 @@ import torch.nn.functional as F
 from action.config import RunInputConfig
 from action.data.cases import Case, raise_problems
 from action.data.crops import CROPS, Box
-from action.data.fingerprint import Fingerprint, fingerprint_of, measure, unlike
+from action.data.fingerprint import Fingerprint, Measures, fingerprint_of, measure, unlike
 from action.data.intensities import intensity_limits, scale_intensity
 from action.data.nifti import Volume
+from action.data.notes import tell
 from action.data.reading import channels_of, read_channels, read_label
 from action.data.scale import pixels
+from action.data.slice_file import Voxels
 from action.errors import InputError
 from action.progress import track
+from action.workers import in_parallel
+
+if TYPE_CHECKING:
+    from action.data.findings import Facts
 
 
 @dataclass
 class LoadedCase:
-    """A case in memory, its axes in the order and direction of the training volumes; ``write_label`` turns them back.
+    """A case whose axes have the order and direction of those of the training volumes; ``write_label`` turns them back.
+
+    Its arrays are in memory, or on disk (``action.data.prepared``) and read by slice.
 
     Args:
         name, patient: as in ``Case``.
@@ -38,24 +45,30 @@ class LoadedCase:
         volume: geometry for writing; its array is empty, its shape is ``shape``.
         shape: (Z, Y, X) of the file's voxels.
         box: the part of every slice that ``image`` and ``label`` show.
+        measures: of the file's channels.
+        facts, description: what ``findings.of_case`` and ``identity.describe_case`` say, of a case that is on disk:
+            nothing has to read it for that.
     """
 
     name: str
     patient: str
-    image: np.ndarray
-    label: np.ndarray | None
-    truth: np.ndarray | None
+    image: Voxels
+    label: Voxels | None
+    truth: Voxels | None
     spacing: tuple[float, float, float]
     volume: Volume
     shape: tuple[int, int, int]
     box: Box
+    measures: Sequence[Measures] = ()
+    facts: Facts | None = None
+    description: list[float] | None = None
 
     @property
     def required_truth(self) -> np.ndarray:
-        """``truth``, of a case that is evaluated."""
+        """``truth`` in memory, of a case that is evaluated."""
         if self.truth is None:
             raise ValueError(f"{self.name} has no label to be compared with")
-        return self.truth
+        return np.asarray(self.truth)
 
 
 def unit_of(cases: Sequence[LoadedCase]) -> str:
@@ -66,7 +79,7 @@ def unit_of(cases: Sequence[LoadedCase]) -> str:
 def load_case(
     case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint | None = None, *, keep_truth: bool = True
 ) -> LoadedCase:
-    """Read and verifies a case and brings its slices to the spacing of ``config``: image bilinear, label nearest.
+    """Read and verify a case and brings its slices to the spacing of ``config``: image bilinear, label nearest.
 
     Intensities of each channel are scaled and axes turned as those of the training volumes, whose ``fingerprint`` this
     is (without one, the volume's own); a warning says in what the volume differs from them. The crop is that of the
@@ -81,6 +94,20 @@ def load_case(
     if fingerprint is None:
         deque(read_channels(case), maxlen=0)  # says why a channel cannot be read
         raise AssertionError(f"{case.image} can be read after all")
+    loaded = read_case(case, classes, config, fingerprint, keep_truth=keep_truth)
+    tell_unlike(loaded, fingerprint)
+    return loaded
+
+
+def tell_unlike(case: LoadedCase, fingerprint: Fingerprint) -> None:
+    """Tell the user in what a case differs from the training volumes."""
+    tell(unlike(case.measures, fingerprint))
+
+
+def read_case(
+    case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint, *, keep_truth: bool
+) -> LoadedCase:
+    """As ``load_case``, but what is odd about the volume among the others is not told."""
     check_channels(case, len(fingerprint.channels))
     channels = read_channels(case)
     volume = next(channels)
@@ -105,11 +132,9 @@ def load_case(
     for index, channel in enumerate(channels, start=1):
         measures.append(measure(channel))
         _show(turn.apply(channel.array), fingerprint.channels[index].intensity, box, image[:, index])
-    for note in unlike(measures, fingerprint):
-        warnings.warn(note, stacklevel=2)
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     truth = truth if keep_truth else None
-    return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box)
+    return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box, measures)
 
 
 def check_channels(case: Case, wanted: int) -> None:
@@ -148,23 +173,29 @@ def load_cases(
     *,
     training: Collection[str] = (),
     progress: bool = False,
+    load: Callable[..., LoadedCase] = load_case,
 ) -> list[LoadedCase]:
-    """``load_case`` of all ``cases``, in their order; ``progress`` shows a bar.
+    """``load_case`` of all ``cases``, in their order and on all cores; ``progress`` shows a bar.
 
     ``fingerprint``: that of the training volumes; without one, that of ``cases``.
+    ``load``: in the place of ``load_case``, as ``PreparedCases.load``.
     ``training``: patients who are never evaluated, so that the labels of the file's own voxels need not be kept.
 
     Raises:
         InputError: the problems of all files in one message.
     """
     fingerprint = fingerprint or fingerprint_of(cases, config.intensity)
-    loaded, problems = [], []
-    for case in track(cases, "reading", "volume", leave=False, disable=not progress):
+
+    def attempt(case: Case) -> LoadedCase | InputError:
         try:
-            keep_truth = case.patient not in training
-            loaded.append(load_case(case, classes, config, fingerprint, keep_truth=keep_truth))
+            return load(case, classes, config, fingerprint, keep_truth=case.patient not in training)
         except InputError as error:
-            problems.append(str(error))
+            return error
+
+    reading = in_parallel(attempt, cases)
+    results = list(track(reading, "reading", "volume", total=len(cases), leave=False, disable=not progress))
+    loaded = [result for result in results if isinstance(result, LoadedCase)]
+    problems = [str(result) for result in results if isinstance(result, InputError)]
     raise_problems(problems, "the data set")
     return loaded
 
@@ -174,7 +205,7 @@ def native_slice(case: LoadedCase, z: int) -> np.ndarray:
     rows, columns = case.box
     image = np.zeros(case.shape[1:], np.float32)
     extent = rows.stop - rows.start, columns.stop - columns.start
-    image[rows, columns] = _resize(case.image[z : z + 1, 0].astype(np.float32), extent, mode="bilinear")[0]
+    image[rows, columns] = _resize(case.image[z][:1].astype(np.float32), extent, mode="bilinear")[0]
     return image
 
 

@@ -206,7 +206,7 @@ def test_windows_that_are_no_whole_cells_are_refused_before_anything_is_read(siz
         dataclasses.replace(TrainConfig(), model=model, input=dataclasses.replace(TrainConfig().input, size=size))
 
 
-LEFT_OPEN = {"data", "output", "split.file", "input.spacing", "input.size", "baseline.iterations"}
+LEFT_OPEN = {"data", "cache", "output", "split.file", "input.spacing", "input.size", "baseline.iterations"}
 
 
 def values(settings, prefix=""):
