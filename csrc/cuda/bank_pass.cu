@@ -15,11 +15,18 @@
 namespace action {
 namespace {
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kWithBoth = 2;  // as many as the shared memory of an A100 holds
+#else
+constexpr int kWithBoth = 3;
+#endif
+
 /// Blocks that a multiprocessor's registers have room for: four with maxima alone, two with everything at once.
 template <class Math, int SIDES, bool MAXIMA>
-constexpr int kResident = SIDES == 0             ? 4
-                          : SIDES == 2 && MAXIMA ? 2
-                                                 : 3;
+constexpr int kResident = SIDES == 0   ? 4
+                          : SIDES == 1 ? 3
+                          : MAXIMA     ? 2
+                                       : kWithBoth;
 template <int SIDES, bool MAXIMA>
 constexpr int kResident<Exact, SIDES, MAXIMA> = SIDES == 1 ? 3 : 2;
 

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from action.evaluate import _panels, table
+from action.evaluate import Shown, _panels, table
 from action.metrics import MEASURES, case_metrics, dice_scores, mean_dice, mean_scores, summarize
 
 SPACING = (8.0, 1.5, 1.25)  # z, y, x: all different, so that a swap shows
@@ -228,10 +228,10 @@ def test_overlays_rank_cases_without_their_empty_classes(loaded_cases):
         case.name: {i: measures(d, empty=d is None) for i, d in enumerate(row, start=1)}
         for case, row in zip(cases, dice, strict=True)
     }
-    predictions = {case.name: case.truth for case in cases}
-    titles = [title for title, *_ in _panels(cases, predictions, results)]
+    shown = {case.name: Shown(0, case.truth[0], case.truth[0]) for case in cases}
+    titles = [title for title, *_ in _panels(cases, shown, results)]
     assert [title.split(":")[0] for title in titles] == ["best", "median", "worst"]
     for title, case, value in zip(titles, (cases[1], cases[0], cases[3]), ("0.800", "0.500", "0.400"), strict=True):
         assert case.name in title and title.endswith(value)
     nothing = {case.name: {1: measures(empty=True)} for case in cases}
-    assert all(title.endswith("n/a") for title, *_ in _panels(cases, predictions, nothing))
+    assert all(title.endswith("n/a") for title, *_ in _panels(cases, shown, nothing))

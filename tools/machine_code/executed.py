@@ -19,7 +19,7 @@ BUDGETS = {
     "bank_pass<Half, 2, true>": 39.0,
     "bank_pass<Half, 2, true>, labels": 41.0,
     "bank_pass<Half, 2, false>": 37.0,
-    "bank_pass<Half, 1, false>": 20.0,
+    "bank_pass<Half, 1, false>": 19.0,
     "bank_pass<Half, 0, true>": 15.0,
     "bank_pass<Half, 0, true>, labels": 17.5,
     "student_grad<Half, true, true, 1>": 36.0,
