@@ -33,7 +33,7 @@ def describe_start(device: torch.device, processes: int, step: int) -> dict[str,
         "step": step,
         "command": shlex.join([Path(program).name, *arguments]),
         "processes": processes,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"action": __version__, "python": platform.python_version(), **_versions()},
@@ -65,7 +65,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name as Linux tells it, or what the platform calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from action import environment
+
 Row = dict[str, Any]  # column -> value, a text once it was read from a file
 
 
@@ -34,13 +36,7 @@ def describe(device: str) -> Row:
 
 def processor() -> str:
     """Name and widest vectors, as PyTorch sees them."""
-    name = platform.processor() or platform.machine()
-    if (cpuinfo := Path("/proc/cpuinfo")).is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = names[0] if names else name
-    return f"{name} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{environment.processor()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def commit() -> str:
