@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action.allocator import keep_freed_memory
 from action.checkpoint import FORMAT, checked_state, without_unused
 from action.config import RunConfig
 from action.data.batches import step_generator
@@ -84,6 +85,8 @@ class Trainer:
         self.validation, self.class_names, self.run = validation, tuple(class_names), run
         self.data_description = dict(data_description or {})
         self.device = next(learner.parameters()).device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.update = Update(config, learner.trained(), self.device, ranks)
         if config.compile:
             for network in (learner.network.student, learner.network.teacher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -115,13 +116,11 @@ class RepresentationHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], pixels: Pixels) -> Tensor:
         """Decoder maps (coarse to fine; the last at full size) and P pixels -> [P, dim]."""
-        height, width = features[-1].shape[-2:]
         steps = torch.arange(-1, 2, device=pixels.y.device)
         y = (pixels.y[:, None, None] + steps[:, None]).expand(-1, 3, 3).flatten()  # [P * 9]
         x = (pixels.x[:, None, None] + steps[None, :]).expand(-1, 3, 3).flatten()
         image = pixels.image[:, None].expand(-1, 9).flatten()
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)  # elsewhere the convolution pads with zeros
-        neighbourhood = torch.cat([_interpolate(f, image, y, x, inside, (height, width)) for f in features], dim=1)
+        neighbourhood = torch.cat(_interpolated(features, image, y, x), dim=1)
         # [P * 9, C] -> [P, C * 9] in the order of the convolution's weight.
         patches = neighbourhood.unflatten(0, (-1, 9)).transpose(1, 2).flatten(1)
         hidden = F.relu(F.linear(patches, self.spread.weight.flatten(1), self.spread.bias))
@@ -135,27 +134,38 @@ class RepresentationHead(nn.Module):
         return representation
 
 
-def _interpolate(
-    feature: Tensor, image: Tensor, y: Tensor, x: Tensor, inside: Tensor, full_size: tuple[int, int]
-) -> Tensor:
-    """Bilinear value (align_corners) of maps [B, C, h, w] at full-size coordinates: [Q] places -> [Q, C].
+def _interpolated(features: Sequence[Tensor], image: Tensor, y: Tensor, x: Tensor) -> list[Tensor]:
+    """Bilinear values (align_corners) of maps [B, C, h, w] at Q places of the last, whose outside is zero: [Q, C] each.
 
     A weighted sum of four rows of the pixel-major map, which is what ``embedding_bag`` computes without storing the
-    four gathered rows.
+    four gathered rows. The places are worked out for all maps at once: a device is asked for fewer operations.
     """
-    height, width = feature.shape[-2:]
-    rows = feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
-    exact = torch.promote_types(rows.dtype, torch.float32)  # coordinates do not fit a 16-bit type
-    v = y.clamp(0, full_size[0] - 1).to(exact) * ((height - 1) / max(full_size[0] - 1, 1))
-    u = x.clamp(0, full_size[1] - 1).to(exact) * ((width - 1) / max(full_size[1] - 1, 1))
+    sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+    height, width = sizes[-1]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    dtype = torch.promote_types(features[-1].dtype, torch.float32)  # coordinates do not fit a 16-bit type
+    (heights, widths), (down, right) = _extents(sizes, y.device)
+    v = y.clamp(0, height - 1) * down.to(dtype)  # [L, Q]
+    u = x.clamp(0, width - 1) * right.to(dtype)
     top, left = v.floor(), u.floor()
     down, right = v - top, u - left
+    up, back = 1 - down, 1 - right
+    weight = torch.stack([up * back, up * right, down * back, down * right], dim=-1) * inside[:, None]  # [L, Q, 4]
     top, left = top.long(), left.long()
-    bottom, end = (top + 1).clamp_max(height - 1), (left + 1).clamp_max(width - 1)
-    base = image * (height * width)
-    index = torch.stack(
-        [base + top * width + left, base + top * width + end, base + bottom * width + left, base + bottom * width + end]
-    )
-    weight = torch.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right])
-    weight = (weight * inside).to(rows.dtype)
-    return F.embedding_bag(index.T, rows, mode="sum", per_sample_weights=weight.T)
+    bottom, end = torch.minimum(top + 1, heights - 1), torch.minimum(left + 1, widths - 1)
+    base = image * (heights * widths)
+    top, bottom = base + top * widths, base + bottom * widths
+    index = torch.stack([top + left, top + end, bottom + left, bottom + end], dim=-1)
+    rows = [feature.permute(0, 2, 3, 1).flatten(0, 2) for feature in features]
+    return [
+        F.embedding_bag(i, row, mode="sum", per_sample_weights=w.to(row.dtype))
+        for i, row, w in zip(index, rows, weight, strict=True)
+    ]
+
+
+@lru_cache(maxsize=16)
+def _extents(sizes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Heights and widths of L maps, int64, and their steps to a pixel of the last, float64: both [2, L, 1]."""
+    extents = torch.tensor(sizes).T[..., None]
+    steps = (extents - 1).double() / (extents[:, -1:] - 1).clamp_min(1)
+    return extents.to(device), steps.to(device)

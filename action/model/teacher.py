@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import chain
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -32,6 +34,7 @@ class StudentTeacher(nn.Module, Generic[ModuleT]):
         return self
 
 
+@torch.no_grad()
 def update_teachers(pairs: Iterable[StudentTeacher[nn.Module]], momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter and floating buffer.
 
@@ -40,11 +43,15 @@ def update_teachers(pairs: Iterable[StudentTeacher[nn.Module]], momentum: float)
     averages: list[Tensor] = []
     values: list[Tensor] = []
     for pair in pairs:
-        source = pair.student.state_dict()
-        for name, average in pair.teacher.state_dict().items():
+        for average, value in zip(_state(pair.teacher), _state(pair.student), strict=True):
             if average.is_floating_point():
                 averages.append(average)
-                values.append(source[name])
+                values.append(value)
             else:
-                average.copy_(source[name])
+                average.copy_(value)
     get_ema_multi_avg_fn(momentum)(averages, values, None)
+
+
+def _state(module: nn.Module) -> Iterable[Tensor]:
+    """Weights and buffers, in the order of the modules."""
+    return chain(module.parameters(), module.buffers())
