@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from jsonargparse import auto_cli
 from torch import Tensor
 
+from action.cli import parse_config
 from action.config import AnatomicalContrastConfig, ModelConfig, RunConfig, TrainConfig, fill_in
 from action.data.batches import step_generator
+from action.errors import InputError
 from action.model.heads import Pixels, RepresentationHead
 from action.model.teacher import StudentTeacher
 from action.stages import make_learner
@@ -148,8 +150,22 @@ class Step:
         return {name: value.detach() for name, value in losses.items()}
 
 
+def from_file(path: Path) -> RunConfig:
+    """The settings of a configuration file.
+
+    Raises:
+        InputError: the file leaves the size of a slice to the data.
+    """
+    settings = parse_config([f"--config={path}"])
+    spacing, size = settings.input.spacing, settings.input.size
+    if spacing is None or size is None:
+        raise InputError(f"{path}: give it an input.spacing and an input.size, as no data are read here")
+    return fill_in(settings, data="", output="", spacing=spacing, size=size)
+
+
 def main(
     device: str = "cpu",
+    settings: Path | None = None,
     size: int = 256,
     features: int = 512,
     channels: tuple[int, ...] = CHANNELS,
@@ -161,6 +177,7 @@ def main(
 
     Args:
         device: cpu or cuda.
+        settings: a configuration of action.train: only the parts of its step are measured, on random slices.
         size: pixels of an image's side; the batch has 4 labelled and 4 unlabelled images.
         features: of the representation.
         channels: of the U-Net's levels.
@@ -168,8 +185,12 @@ def main(
         rounds: timed steps of each, after one untimed whose memory is measured as the second's.
         output: folder of the table.
     """
-    config, machine = published(size, features, channels), describe(device)
+    machine = describe(device)
     print(", ".join(str(value) for value in machine.values()))
+    if settings is not None:
+        print(parts_table(step_parts(from_file(settings), CLASSES, device, max(3, rounds))))
+        return
+    config = published(size, features, channels)
     steps = {name: Step(config, device, plain=name == "plain") for name in ("fused", "plain")}
     spans: dict[str, list[float]] = {name: [] for name in steps}
     peaks: dict[str, float] = {}

@@ -72,8 +72,13 @@ class Augmentation:
         factors = np.stack([brightness * contrast, brightness * (1 - contrast)])
         gain, offset = torch.from_numpy(factors).to(image.device, image.dtype)[..., None, None]
         changed = image * gain + offset * image.mean(dim=(2, 3), keepdim=True)
-        sigma = torch.from_numpy(drawn(config.blur, 2, 0.0)).to(image.device, image.dtype)
-        return {**{key: value.clone() for key, value in batch.items()}, "image": _blurred(changed, sigma)}
+        sigma = drawn(config.blur, 2, 0.0)
+        blurred = np.flatnonzero(sigma.any(axis=0))
+        if len(blurred):
+            chosen = torch.from_numpy(blurred).to(image.device)
+            deviations = torch.from_numpy(sigma[:, blurred]).to(image.device, image.dtype)
+            changed = changed.index_copy(0, chosen, _blurred(changed[chosen], deviations))
+        return {**{key: value.clone() for key, value in batch.items()}, "image": changed}
 
     def strong(self, batch: Slices, rng: np.random.Generator) -> Slices:
         """Brightness, contrast and blur of the image, and one smooth deformation of everything together."""
