@@ -178,20 +178,32 @@ FLAGS = [
 ]
 
 
-def updates(ranks, method, data_root, output, *more):
-    """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
+def new_trainer(ranks, method, data_root, output, *more, dtype=torch.float64):
+    """A run before its first update; its batches come in the precision of its networks."""
     variant = "--anatomical_contrast.variant=" + ("action++" if method == "action++" else "action")
     flags = [*FLAGS, f"--data={data_root}", f"--method={method.rstrip('+')}", f"--output={output}", variant, *more]
     config = resolve(parse_config(flags))
     data = load_data(config)
     names = data.dataset.class_names
     torch.manual_seed(0)
-    learner = make_learner(config, len(names), ranks).double().train()
+    learner = make_learner(config, len(names), ranks).to(dtype).train()
     pools = (SlicePool(cases, labels=labels, seed=labels) for cases, labels in ((data.labeled, 1), (data.unlabeled, 0)))
     trainer = Trainer(config, learner, TrainingData(*pools), [], names, RunFolder(output), ranks=ranks)
+    for stage in trainer.stages:
+        stage.batch = lambda *a, single=stage.batch: {name: x.to(dtype) for name, x in single(*a).items()}
+    return trainer
+
+
+def all_updates(trainer):
+    """Those of every stage, without validation or checkpoint."""
     for index, stage in enumerate(trainer.stages):
-        trainer.stage_index, single = index, stage.batch
-        stage.batch = lambda *a, single=single: {name: x.double() for name, x in single(*a).items()}
+        trainer.stage_index = index
         for trainer.stage_step in range(stage.iterations):
             trainer.train_step(stage, trainer.stage_step)
-    torch.save(learner.state_dict(), f"{output}-{ranks.rank}.pt")
+
+
+def updates(ranks, method, data_root, output, *more):
+    """A few updates of every stage in double precision; each process saves its networks, heads and banks."""
+    trainer = new_trainer(ranks, method, data_root, output, *more)
+    all_updates(trainer)
+    torch.save(trainer.learner.state_dict(), f"{output}-{ranks.rank}.pt")
