@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import operators
+from ..backends import pinned
 from ..dtypes import working_dtype
 from ..operators.info_nce import loss_of
 from ..operators.shapes import reduce
 from .bank import ShardedMemoryBank
-from .log_sum_exp import lse_of
+from .log_sum_exp import lse_of, requested
 from .trips import CHUNK
 
 
@@ -47,7 +49,15 @@ def anatomical_contrast(
     Raises:
         ValueError: as :func:`~action_kernels.distributed.action_contrast`, on every process.
     """
-    lse = lse_of("anatomical_contrast", query, positive, bank, index, temp, False, reduction, normalize, chunk, group)
-    rows = bank.rows if isinstance(bank, ShardedMemoryBank) else bank
-    loss = loss_of(lse, query, positive, temp, False, normalize, working_dtype(query, positive, rows))
+    request = requested(
+        "anatomical_contrast", query, positive, bank, index, temp, False, reduction, normalize, chunk, group
+    )
+    rows = request.settings.shard.rows
+    if request.whole and positive.dtype in (query.dtype, rows.dtype):  # then the backend takes the positives, too
+        with pinned(request.backend):
+            return operators.anatomical_contrast(
+                query, positive, rows, index, temp=temp, reduction=reduction, normalize=normalize
+            )
+    dtype = working_dtype(query, positive, rows)
+    loss = loss_of(lse_of(query, index, request), query, positive, temp, False, normalize, dtype)
     return reduce(loss, reduction, 2)

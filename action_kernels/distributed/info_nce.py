@@ -9,7 +9,7 @@ from ..dtypes import working_dtype
 from ..operators.info_nce import loss_of
 from ..operators.shapes import reduce
 from .bank import ShardedMemoryBank
-from .log_sum_exp import lse_of
+from .log_sum_exp import lse_of, requested
 from .trips import CHUNK
 
 
@@ -31,7 +31,9 @@ def info_nce(
     ``positive`` is [N, D] of this process, differentiable; other arguments and errors are those of
     :func:`~action_kernels.distributed.action_contrast`.
     """
-    lse = lse_of("info_nce", query, positive, bank, None, temp, positive_in_bank, reduction, normalize, chunk, group)
-    rows = bank.rows if isinstance(bank, ShardedMemoryBank) else bank
-    loss = loss_of(lse, query, positive, temp, positive_in_bank, normalize, working_dtype(query, positive, rows))
+    request = requested(
+        "info_nce", query, positive, bank, None, temp, positive_in_bank, reduction, normalize, chunk, group
+    )
+    dtype = working_dtype(query, positive, request.settings.shard.rows)
+    loss = loss_of(lse_of(query, None, request), query, positive, temp, positive_in_bank, normalize, dtype)
     return reduce(loss, reduction, 2)

@@ -54,7 +54,8 @@ def log_sum_exp(
     Returns:
         [N] float64; -inf, with a graph, where no process has a row.
     """
-    return lse_of("log_sum_exp", query, None, bank, None, temp, False, "none", normalize, chunk, group)
+    request = requested("log_sum_exp", query, None, bank, None, temp, False, "none", normalize, chunk, group)
+    return lse_of(query, None, request)
 
 
 class Settings(NamedTuple):
@@ -68,13 +69,21 @@ class Settings(NamedTuple):
     query_grad: bool  # whether it is wanted
 
 
+class Request(NamedTuple):
+    """One that all processes make, with arguments that fit."""
+
+    settings: Settings
+    backend: str  # of all that runs
+    whole: bool  # one process has all rows: the operator for a whole bank does all in one pass
+
+
 _NAMES = (
     *("D", "dtype of query", "dtype of bank", "columns of index", "temp", "normalize", "positive_in_bank", "chunk"),
     *("gradient in the query", "gradient in the bank"),
 )
 
 
-def lse_of(
+def requested(
     call_name: str,
     query: Tensor,
     positive: Tensor | None,
@@ -86,8 +95,8 @@ def lse_of(
     normalize: bool,
     chunk: int,
     group: dist.ProcessGroup | None,
-) -> Tensor:
-    """The log-sum-exp over all rows, or over the slots that ``index`` names; what else a loss takes is only checked.
+) -> Request:
+    """Check the arguments of a loss that begins with the log-sum-exp, on all processes together.
 
     ``call_name`` is the operator that the user has called.
     """
@@ -124,14 +133,19 @@ def lse_of(
         raise ValueError("bank is empty on all processes: positive_in_bank says that it has the positives")
     shard = shard_of(bank, None, group, False)
     backend = backend_for(operator, table, chunk, query, shard.rows)
-    if index is None and is_whole(table, backend):
-        with pinned(backend):
-            return operators.log_sum_exp(query, shard.rows, temp=temp, normalize=normalize)
     counts = [count for count, _ in table]
     settings = Settings(shard, counts, chunk, float(temp), normalize, wants_grad(query))
+    return Request(settings, backend, is_whole(table, backend))
+
+
+def lse_of(query: Tensor, index: Tensor | None, request: Request) -> Tensor:
+    """The log-sum-exp over all rows, or over the slots that ``index`` names."""
+    settings, rows = request.settings, request.settings.shard.rows
     function: Callable[..., Tensor] = _LogSumExp.apply
-    with pinned(backend):
-        return function(query, shard.rows, None if index is None else index.long(), settings)
+    with pinned(request.backend):
+        if request.whole and index is None:
+            return operators.log_sum_exp(query, rows, temp=settings.temp, normalize=settings.normalize)
+        return function(query, rows, None if index is None else index.long(), settings)
 
 
 class _LogSumExp(torch.autograd.Function):

@@ -344,15 +344,23 @@ def one_process_computes_what_it_would_alone(rank: int, world: int) -> None:
     p = problem(rank, world, torch.float32)
     if world > 1:
         return
-    labels, _ = labels_of(p, True)
+    (labels, _), index = labels_of(p, True), torch.randint(-1, len(p.bank), (len(p.student), 7))
     found = []
     for package in (action_kernels, distributed):
-        student, bank = leaves(p.student, p.bank)
+        student, positive, bank = leaves(p.student, p.positive, p.bank)
         kl, *selected = package.action_contrast(student, p.teacher, bank, K, **TEMPS, **labels)
-        others = package.hard_negatives(student, bank, K, **labels)[0], package.log_sum_exp(student, bank, temp=0.2)
+        others = (
+            package.hard_negatives(student, bank, K, **labels)[0],
+            package.log_sum_exp(student, bank, temp=0.2),
+            package.info_nce(student, positive, bank, reduction="none"),
+            package.anatomical_contrast(student, positive, bank, index, reduction="none"),
+        )
         sum(x.nan_to_num(neginf=0.0).sum() for x in (kl, selected[0], *others)).backward()
-        found.append([kl, *selected, *others, student.grad, bank.grad])
+        found.append([kl, *selected, *others, student.grad, positive.grad, bank.grad])
     assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+    exact = p.positive.double()  # which no kernel takes beside rows in float32
+    plain, ours = (x.anatomical_contrast(p.student, exact, p.bank, index) for x in (action_kernels, distributed))
+    assert_near(ours, plain, ROUNDED, "positives in float64")
 
 
 ALL = (
