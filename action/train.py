@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from action.choices import SETTINGS
+from action.choices import SETTINGS, settings_of
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.commands import program
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -128,7 +128,7 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
-    others = {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[config.method])
+    others = {group for groups in SETTINGS.values() for group in groups} - set(settings_of(config.method))
     free = {"output", "cache", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)

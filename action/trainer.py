@@ -20,7 +20,7 @@ from action.figures import plot_progress
 from action.inference import segment
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
-from action.model.unet import UNet
+from action.model.network import Network
 from action.progress import track
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
@@ -208,7 +208,7 @@ class Trainer:
             raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
         return found
 
-    def _dice(self, name: str, network: UNet) -> dict[str, float]:
+    def _dice(self, name: str, network: Network) -> dict[str, float]:
         """``name`` and ``name_<class>``: the Dice of a network on the validation patients; changes nothing."""
         size, batch = self.config.input.size, self.config.evaluation.batch
         classes = len(self.class_names)
@@ -245,7 +245,7 @@ class Trainer:
         if self.ranks.first and self.stage_index + 1 < len(self.stages):
             network = self.learner.network.student.state_dict(prefix="network.student.")
             state = {"format": FORMAT, "torch": str(torch.__version__), "learner": network}
-            state |= {"class_names": list(self.class_names)}
+            state |= {"channels": self.learner.network.student.in_channels, "class_names": list(self.class_names)}
             save_checkpoint(state, self.run.stage_ends[self.stages[self.stage_index].name])
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
@@ -301,6 +301,7 @@ class Trainer:
             "seed": self.config.seed,
             "smoothed_dice": self.smoothed_dice,
             "best_dice": self.best_dice,
+            "channels": self.learner.network.student.in_channels,
             "class_names": list(self.class_names),
             "data": self.data_description,
         }
