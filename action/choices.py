@@ -11,6 +11,7 @@ from action.data.formats import FORMATS
 from action.data.intensities import INTENSITIES
 from action.data.mixing import MIXES
 from action.data.writing import WRITERS
+from action.loggers import LOGGERS
 from action.own import PATTERN, is_own
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # any name for the type checker, those that there are for the
     CropName = str
     FormatName = str
     IntensityName = str
+    LoggerName = str
     MethodName = str
     MixName = str
     WriterName = str
@@ -52,6 +54,7 @@ else:
     OwnClass = restricted_string_type("OwnClass", f"^{PATTERN}$")
     FormatName = Literal[("auto", *FORMATS)] | OwnClass
     IntensityName = Literal[("auto", *INTENSITIES)]
+    LoggerName = Literal[tuple(LOGGERS)]
     MethodName = Literal[tuple(METHODS)] | OwnClass
     MixName = Literal[tuple(MIXES)]
     WriterName = Literal[tuple(WRITERS)]

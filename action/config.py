@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf, isfinite
 from typing import Any, Literal
 
-from action.choices import METHODS, CropName, FormatName, IntensityName, MethodName, MixName
+from action.choices import METHODS, CropName, FormatName, IntensityName, LoggerName, MethodName, MixName
 from action.errors import InputError
 from action.own import is_own
 
@@ -318,6 +318,8 @@ class TrainConfig:
             sees this many times the slices that a stage has in its batch. Batch norm, losses, pseudo-labels and
             negatives are those of each batch by itself; the banks take all of them after the update.
         compile: whether torch.compile makes kernels for the network, which takes a minute or more at the start.
+        loggers: where losses and Dice are shown while the run trains: "tensorboard", "wandb" (Weights & Biases),
+            "mlflow"; any number of them, none for metrics.csv alone.
         timeout: seconds that a process of several waits for another one before all of them end; more than any reads
             the data longer than the others do.
     """
@@ -334,6 +336,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = within(1, 10**4, 1)
     compile: bool = False
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
     timeout: float = within(1, 10**6, 600.0)
     split: SplitConfig = field(default_factory=SplitConfig)
     input: InputConfig = field(default_factory=InputConfig)

@@ -18,6 +18,7 @@ from action.data.volumes import LoadedCase
 from action.errors import InputError
 from action.figures import plot_progress
 from action.inference import segment
+from action.log import Loggers
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
 from action.model.network import Network
@@ -88,6 +89,7 @@ class Trainer:
         if config.compile:
             for network in (learner.network.student, learner.network.teacher):
                 network.compile()
+        self.loggers: Loggers | None = None
         self.unread: list[Step] = []
         self.stage_index = 0
         self.stage_step = 0  # updates done in the current stage
@@ -99,8 +101,13 @@ class Trainer:
         """Updates done in all stages."""
         return sum(stage.iterations for stage in self.stages[: self.stage_index]) + self.stage_step
 
-    def fit(self) -> None:
-        """Train from wherever the state stands to the end of the last stage."""
+    def fit(self, loggers: Loggers | None = None) -> None:
+        """Train from wherever the state stands to the end of the last stage.
+
+        Args:
+            loggers: of the first process; ``None``: ``metrics.csv`` alone.
+        """
+        self.loggers = loggers
         learners = ["val_dice"]
         if any(stage.asks_teacher for stage in self.stages):
             learners.append("val_teacher_dice")
@@ -135,14 +142,14 @@ class Trainer:
             if not (validates or saves or len(self.unread) == READ_EVERY):
                 continue
             *earlier, (number, values) = self._read(stage)
-            _write(log, stage, earlier)
+            self._write(log, stage, earlier)
             if validates:
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
                 if stage.asks_teacher:
                     values |= self._dice("val_teacher_dice", self.learner.network.teacher)
-            _write(log, stage, [(number, values)])
+            self._write(log, stage, [(number, values)])
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
             if saves:
                 if log:
@@ -174,6 +181,14 @@ class Trainer:
                 push.bank.push(push.rows, push.labels)
         means = {name: torch.stack([r.losses[name].detach() for r in results]).mean(0) for name in results[0].losses}
         return Step(number, step, slices, lr, means, norm)
+
+    def _write(self, log: StepLog | None, stage: Stage, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+        for number, values in rows:
+            if log:
+                log.write(number, stage.name, values)
+            if self.loggers:
+                tags = {name: name if name.startswith("val") else f"train/{name}" for name in values}
+                self.loggers.log(number, {tags[name]: value for name, value in values.items()})
 
     def _read(self, stage: Stage) -> list[tuple[int, dict[str, float]]]:
         """Number and values of the steps since the last call, in one transfer from the device.
@@ -312,9 +327,3 @@ class Trainer:
         self.update.load_state_dict(state)
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
         self.smoothed_dice, self.best_dice = state["smoothed_dice"], state["best_dice"]
-
-
-def _write(log: StepLog | None, stage: Stage, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
-    if log:
-        for number, values in rows:
-            log.write(number, stage.name, values)
