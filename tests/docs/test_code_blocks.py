@@ -90,7 +90,7 @@ def test_the_ten_lines_of_the_page_on_python_train(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     exec(compile(lines, "ten lines", "exec"), {"__name__": "page"})
-    summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "runs" / "scans-Focal-4-seed0" / "summary.json").read_text())
     assert summary["mean"]["dice"] > 0.8  # an organ twice as bright as the rest
     assert '"dice"' in capsys.readouterr().out
     monkeypatch.delitem(sys.modules, "mine")
