@@ -64,6 +64,8 @@ class Parser(ArgumentParser):
             return f"{name} is {shown}: it must be {_TYPES.get(wanted, wanted)}"
         if found := re.fullmatch(r"argument (.*): invalid choice: '(.*)' \(choose from (.*)\)", message):
             return _no_choice(*found.groups())
+        if found := _OWN.fullmatch(message):
+            return _no_choice(found[1], found[3], found[2])
         return re.sub(r'Parser key "(.*?)": ', r"\1: ", message)
 
     def no_setting(self, name: str) -> str:
@@ -77,11 +79,14 @@ class Parser(ArgumentParser):
         return f": {'--help-all' if 'help-all' in self.flags else '--help'} lists what there is"
 
 
+_OWN = re.compile(r'Parser key "(.*?)": Does not validate .*typing\.Literal\[(.*?)\], .*OwnClass.* Given value: (.*)')
+"""The library's message where a name of the project's or a class is asked for."""
 _TYPES = {
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
     "<class 'bool'>": "true or false",
     "<class 'tuple'>": "a list, such as [1,2]",
+    "<class 'dict'>": "names with their values, such as {a: 1}",
 }
 
 
@@ -139,10 +144,10 @@ def _unknown(settings: Any, known: Sequence[str], prefix: str = "") -> Iterator[
     if isinstance(settings, dict):
         for name, value in settings.items():
             key = f"{prefix}{name}"
-            if key in known:
-                yield from _unknown(value, known, f"{key}.")
-            else:
+            if key not in known:
                 yield key
+            elif any(flag.startswith(f"{key}.") for flag in known):  # a group, and no setting whose value has names
+                yield from _unknown(value, known, f"{key}.")
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:

@@ -7,13 +7,18 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import inf, isfinite
 from typing import Any, Literal
 
-from action.choices import METHODS, CropName, FormatName, IntensityName, MethodName, MixName
+from action.choices import METHODS, CropName, FormatName, IntensityName, LoggerName, MethodName, MixName
 from action.errors import InputError
+from action.own import is_own
 
 
 def within(low: float, high: float, default: Any = MISSING) -> Any:
     """A field whose number, or every number of whose tuple, lies in low <= number <= high. None is left open."""
     return field(default=default, metadata={"range": (low, high)})
+
+
+UNET = "unet"
+"""The name of the built-in network."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,12 @@ class ModelConfig:
     """Networks.
 
     Args:
-        channels: width of each level of the U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
+        network: "unet", or a class of your own or of another library, package.module:Class. It is made with in_channels
+            and out_channels, of MONAI's classes also with spatial_dims 2, and returns logits alone.
+        arguments: more that such a class is made with, by name.
+        feature_layers: names of its layers whose outputs the stages of action and unimatch compare: the last of the
+            encoder, then one of each level of the decoder, coarse to fine; the last is as large as the image.
+        channels: width of each level of the built-in U-Net, fine to coarse (published: 16, 32, 64, 128, 256).
         dropout: rate in each level of the encoder (published: 0.05, 0.1, 0.2, 0.3, 0.5); empty: no dropout, which
             shifts what batch norm sees between training and inference, more than a short run recovers from.
         embedding: features of the slice embedding and of the pixel representation (published: 512).
@@ -98,6 +108,9 @@ class ModelConfig:
         pooled: side of a pooled window.
     """
 
+    network: str = UNET
+    arguments: dict[str, Any] = field(default_factory=dict)
+    feature_layers: tuple[str, ...] = ()
     channels: tuple[int, ...] = within(1, 8192, (8, 16, 32, 64, 128))
     dropout: tuple[float, ...] = within(0, 0.99, ())
     embedding: int = within(1, 65536, 128)
@@ -289,8 +302,8 @@ class TrainConfig:
 
     Args:
         data: folder of the data set; null: a phantom set is written to data/phantom once and used.
-        format: layout of the data set; "auto" recognises it.
-        method: ACTION, or a baseline in the same trainer.
+        format: layout of the data set; "auto" recognises it; or a class of your own, package.module:Class.
+        method: ACTION, or a baseline in the same trainer; or a stage of your own, package.module:Class.
         labeled: number of labelled patients; the other training patients are used without their labels.
         labeled_patients: names of the labelled patients, in place of their number.
         seed: seed of initialisation, batches, augmentation and the choice of labelled patients.
@@ -304,7 +317,9 @@ class TrainConfig:
         accumulate: batches whose gradients add up to one update, where the memory holds small batches only: an update
             sees this many times the slices that a stage has in its batch. Batch norm, losses, pseudo-labels and
             negatives are those of each batch by itself; the banks take all of them after the update.
-        compile: whether torch.compile makes kernels for the U-Net, which takes a minute or more at the start.
+        compile: whether torch.compile makes kernels for the network, which takes a minute or more at the start.
+        loggers: where losses and Dice are shown while the run trains: "tensorboard", "wandb" (Weights & Biases),
+            "mlflow"; any number of them, none for metrics.csv alone.
         timeout: seconds that a process of several waits for another one before all of them end; more than any reads
             the data longer than the others do.
     """
@@ -321,6 +336,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = within(1, 10**4, 1)
     compile: bool = False
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
     timeout: float = within(1, 10**6, 600.0)
     split: SplitConfig = field(default_factory=SplitConfig)
     input: InputConfig = field(default_factory=InputConfig)
@@ -436,6 +452,13 @@ def _unordered(name: str, value: tuple[float, float]) -> list[str]:
 
 def _misfits_of_the_model(model: ModelConfig, size: tuple[int, int] | None) -> Iterator[str]:
     """A sentence for each pair of the network's settings that do not go together; ``size`` may still be open."""
+    own = is_own(model.network)
+    if not own and model.network != UNET:
+        yield f"model.network is '{model.network}': it must be {UNET}, or a class, package.module:Class"
+    if not own and (model.arguments or model.feature_layers):
+        yield f"model.arguments and model.feature_layers are not for model.network {model.network}: leave them out"
+    if not _is_plain(model.arguments):
+        yield f"model.arguments is {model.arguments}: it may hold numbers, texts, true, false, null, and lists of them"
     levels = len(model.channels)
     if levels < 2:
         yield f"model.channels is {model.channels}: give the widths of two levels or more"
@@ -449,7 +472,7 @@ def _misfits_of_the_model(model: ModelConfig, size: tuple[int, int] | None) -> I
             f"model.pooled is {model.pooled}: model.window {model.window} must be a multiple of it, and model.stride "
             f"{model.stride} a multiple of window / pooled"
         )
-    factor = 2 ** (levels - 1)
+    factor = 1 if own else 2 ** (levels - 1)
     for extent in size or ():
         if extent % factor or extent < 2 * factor:
             yield (
@@ -464,6 +487,13 @@ def _misfits_of_the_model(model: ModelConfig, size: tuple[int, int] | None) -> I
         else:
             continue
         return
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a YAML file gives the value back as it is."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, (int, float, str, type(None)))
 
 
 def _nothing_to_learn(config: TrainConfig) -> Iterator[str]:

@@ -23,10 +23,13 @@ from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_case, load_cases
 from action.errors import InputError
 from action.memory import check_memory
-from action.model.unet import UNet, channels_of
+from action.model.build import described, make_network, network_class
+from action.model.network import Network
+from action.model.unet import channels_of
+from action.own import is_own, short
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, load_checkpoint
-from action.stages import make_learner
+from action.stages import make_learner, stage_classes, uses_unlabeled
 from action.stages.base import TrainingData
 from action.trainer import Trainer
 
@@ -34,7 +37,13 @@ PHANTOM = Path("data/phantom")
 
 
 def resolve(config: TrainConfig) -> RunConfig:
-    """Fill in what was left open: the phantom as data, the run's folder, spacing and size; paths become absolute."""
+    """Fill in what was left open: the phantom as data, the run's folder, spacing and size; paths become absolute.
+
+    Raises:
+        InputError: a class that the settings name cannot be imported, or the data cannot be opened.
+    """
+    stage_classes(config.method)
+    network_class(config.model.network)
     data = Path(config.data).expanduser() if config.data is not None else write_phantom(PHANTOM)
     split = config.split
     if split.file:
@@ -59,7 +68,7 @@ def choose_output(config: TrainConfig) -> Path:
         return Path(config.output).expanduser()
     data = PHANTOM if config.data is None else Path(config.data).expanduser()
     labeled = len(config.labeled_patients) or config.labeled
-    return Path(f"runs/{data.name}-{config.method}-{labeled}-seed{config.seed}")
+    return Path(f"runs/{data.name}-{short(config.method)}-{labeled}-seed{config.seed}")
 
 
 @dataclass
@@ -99,7 +108,7 @@ def check_split(config: TrainConfig, split: Split) -> None:
     Raises:
         InputError: every training patient is labelled.
     """
-    if config.method != "supervised" and not split.unlabeled:
+    if uses_unlabeled(config.method) and not split.unlabeled:
         raise InputError(
             f"labeled {len(split.labeled)}: every training patient is labelled, so {config.method} has none to learn "
             "from without labels; ask for fewer, or use --method supervised"
@@ -121,7 +130,7 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     # Labels of unlabelled patients are not even read: what is not read cannot leak.
     hidden = set(split.unlabeled)
     wanted = [dataclasses.replace(case, label=None) if case.patient in hidden else case for case in dataset.cases]
-    if config.method == "supervised":
+    if not uses_unlabeled(config.method):
         wanted = [case for case in wanted if case.patient not in hidden]
     training = {*split.labeled, *split.unlabeled}
     prepared = open_cache(config)
@@ -172,9 +181,11 @@ def make_trainer(
     """
     names = data.dataset.class_names
     channels = len(data.fingerprint.channels)
-    check_memory(config, len(names), device, channels=channels)
     torch.manual_seed(config.seed)
-    learner = make_learner(config, len(names), ranks, channels=channels).to(device)
+    # A class of the user's shows its widths only when it runs; of the built-in U-Net they are known beforehand.
+    network = make_network(config, channels, len(names)) if is_own(config.model.network) else None
+    check_memory(config, len(names), device, channels=channels, network=network)
+    learner = make_learner(config, len(names), ranks, channels=channels, network=network).to(device)
     training = TrainingData(
         SlicePool(data.labeled, labels=True, seed=config.seed, device=device),
         SlicePool(data.unlabeled, labels=False, seed=config.seed + 1, device=device),
@@ -183,24 +194,25 @@ def make_trainer(
     return kind(config, learner, training, data.validation, names, run, description, ranks)
 
 
-def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> tuple[UNet, tuple[str, ...]]:
+def load_network(config: RunConfig, checkpoint: Path, device: torch.device) -> tuple[Network, tuple[str, ...]]:
     """The student network of a checkpoint, ready for inference, and its class names."""
     state = checked_state(load_checkpoint(checkpoint, device), checkpoint)
     names = tuple(state["class_names"])
     prefix = "network.student."
     weights = {key.removeprefix(prefix): value for key, value in state["learner"].items() if key.startswith(prefix)}
     try:
-        network = UNet(channels_of(weights), len(names), config.model.channels)
+        channels = state["channels"] if "channels" in state else channels_of(weights)
+        network = make_network(config, channels, len(names))
         network.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"{checkpoint} holds another network than model.channels {tuple(config.model.channels)} of its run "
+            f"{checkpoint} holds another network than {described(config.model)} of its run "
             f"({' '.join(str(error).split())[:200]}...): use the version of action that wrote it, or train again"
         ) from error
     return network.to(device).eval(), names
 
 
-def check_network(network: UNet, fingerprint: Fingerprint, folder: RunFolder) -> None:
+def check_network(network: Network, fingerprint: Fingerprint, folder: RunFolder) -> None:
     """Refuse a network for images with another number of channels than the run's fingerprint is of.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from action.data.volumes import LoadedCase
 from action.model.heads import Pixels
-from action.model.unet import UNet
+from action.model.network import Network
 from action.stages.anatomical_contrast import sample_pixels
 
 
@@ -53,7 +53,7 @@ def at_pixels(maps: Sequence[Tensor], pixels: Pixels, size: Sequence[int]) -> Te
 
 
 @torch.no_grad()
-def decoder_features(network: UNet, shown: Shown, classes: int, count: int) -> tuple[Tensor, Tensor]:
+def decoder_features(network: Network, shown: Shown, classes: int, count: int) -> tuple[Tensor, Tensor]:
     """Features [P, C] of ``count`` pixels of every class in every slice, the same at every call, and their classes.
 
     Args:

@@ -22,6 +22,7 @@ from action.environment import read_starts
 from action.errors import InputError
 from action.figures import PALETTE, is_loss, read_columns, smoothed
 from action.files import check_targets
+from action.log import flat
 from action.metrics import MEASURES
 from action.pages.charts import Chart, Line, chart
 from action.pages.embedding import embeddings
@@ -91,7 +92,7 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
         confusion=_confusion(summary) if summary else None,
         starts=[_start(start) for start in read_starts(folder.environment)],
         patients=[(name, ", ".join(members) or "none") for name, members in dataclasses.asdict(split).items()],
-        settings=list(_flat(dataclasses.asdict(config))),
+        settings=[(name, _text(value)) for name, value in flat(dataclasses.asdict(config))],
     )
     return folder.report
 
@@ -202,12 +203,8 @@ def _start(start: dict[str, Any]) -> dict[str, Any]:
     return {"title": f"{begun} {start.get('time', '')}", "rows": list(rows.items())}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value) if not isinstance(value, str) else value
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch.utils.tensorboard import SummaryWriter
 
 from action.choices import METHODS
 from action.errors import InputError
@@ -40,6 +39,7 @@ class RunFolder:
         self.stage_ends = {stage: self.checkpoints / f"{stage}.pt" for stages in METHODS.values() for stage in stages}
         self.environment = self.root / "environment.json"
         self.report = self.root / "report.html"
+        self.loggers = self.root / "loggers.json"
         self.lock = self.root / ".action.lock"
         self.job = self.root / ".action.job"
 
@@ -49,6 +49,7 @@ class RunFolder:
         return [
             *(self.job, self.latest, self.previous, self.best, *self.stage_ends.values()),
             *(self.metrics, self.progress, self.overlays, self.summary, self.report, self.environment),
+            self.loggers,
             *(self.fingerprint, self.split, self.config),
         ]
 
@@ -226,7 +227,7 @@ def _first_line(error: Exception) -> str:
 
 
 class StepLog:
-    """``metrics.csv`` and TensorBoard events, one row for every step.
+    """``metrics.csv``, one row for every step.
 
     Args:
         run: the run's folder.
@@ -243,23 +244,19 @@ class StepLog:
             writer.writerows(kept)
         self._file = run.metrics.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, self._columns)
-        self._events = SummaryWriter(str(run.events), purge_step=step + 1 if step else None)
 
     def write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Append one step."""
         self._writer.writerow({"step": step, "stage": stage, **{k: f"{v:.6g}" for k, v in values.items()}})
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name if name.startswith("val") else f"train/{name}", value, step)
 
     def flush(self) -> None:
         """Wait until all rows are on disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close."""
         self._file.close()
-        self._events.close()
 
 
 def _rows(path: Path, step: int) -> list[dict[str, str]]:

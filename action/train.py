@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from action.choices import SETTINGS
+from action import log
+from action.choices import SETTINGS, settings_of
 from action.cli import choose_device, config_parser, load_config, run, save_config, to_config
 from action.commands import program
 from action.config import RunConfig, RunSplitConfig, TrainConfig
@@ -49,6 +50,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             if config.device not in ("auto", "cuda"):
                 raise InputError(f"device '{config.device}' is one GPU for {ranks.world} processes: use auto")
             torch.cuda.set_device(device)
+        log.check_installed(config.loggers)
         settings = resolve(config)
     folder = RunFolder(settings.output)
     with ExitStack() as stack:
@@ -92,11 +94,17 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             f"{len(split.unlabeled)} unlabelled, {len(split.validation)} validation, {len(split.test)} test patients; "
             f"{device}; run folder {folder.root}"
         )
+        with ranks.together():
+            loggers = stack.enter_context(log.started(settings, folder, trainer.step)) if ranks.first else None
         with ranks.alike():
-            trainer.fit()
-        if ranks.first:
+            trainer.fit(loggers)
+        if loggers:
+            loggers.figure(trainer.step, "progress", folder.progress)
             if data.test:
-                evaluate(folder, data.test, device)
+                summary = evaluate(folder, data.test, device)
+                loggers.figure(trainer.step, "overlays", folder.overlays)
+                if (dice := summary["mean"]["dice"]) is not None:
+                    loggers.log(trainer.step, {"test_dice": dice})
             else:
                 print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
             write_report(folder)
@@ -115,8 +123,8 @@ def _inputs(config: RunConfig) -> list[Path]:
 def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> None:
     """Refuse to go on with a run, or to take its results, under other settings than its own.
 
-    Where a run and its cache are, what it runs on, how long its processes wait, how often it is evaluated and what is
-    set for other methods may change; anything else would give other numbers.
+    Where a run and its cache are, what it runs on, what shows its numbers, how long its processes wait, how often it is
+    evaluated and what is set for other methods may change; anything else would give other numbers.
 
     Args:
         config: settings.
@@ -128,8 +136,8 @@ def check_same(config: RunConfig, folder: RunFolder, *, moved: bool = False) -> 
         InputError: names the setting and both values.
     """
     saved = load_config(folder.config)
-    others = {group for groups in SETTINGS.values() for group in groups} - set(SETTINGS[config.method])
-    free = {"output", "cache", "device", "timeout", "evaluation", *others} | ({"data"} if moved else set())
+    others = {group for groups in SETTINGS.values() for group in groups} - set(settings_of(config.method))
+    free = {"output", "cache", "device", "loggers", "timeout", "evaluation", *others} | ({"data"} if moved else set())
     for field in dataclasses.fields(RunConfig):
         ours, theirs = getattr(config, field.name), getattr(saved, field.name)
         if field.name == "split":

@@ -19,9 +19,10 @@ from action.data.volumes import LoadedCase
 from action.errors import InputError
 from action.figures import plot_progress
 from action.inference import segment
+from action.log import Loggers
 from action.metrics import dice_scores, mean_scores
 from action.model.learner import Learner
-from action.model.unet import UNet
+from action.model.network import Network
 from action.progress import track
 from action.ranks import ALONE, Ranks
 from action.run_folder import RunFolder, StepLog, load_latest, save_checkpoint
@@ -91,6 +92,7 @@ class Trainer:
         if config.compile:
             for network in (learner.network.student, learner.network.teacher):
                 network.compile()
+        self.loggers: Loggers | None = None
         self.unread: list[Step] = []
         self.stage_index = 0
         self.stage_step = 0  # updates done in the current stage
@@ -102,8 +104,13 @@ class Trainer:
         """Updates done in all stages."""
         return sum(stage.iterations for stage in self.stages[: self.stage_index]) + self.stage_step
 
-    def fit(self) -> None:
-        """Train from wherever the state stands to the end of the last stage."""
+    def fit(self, loggers: Loggers | None = None) -> None:
+        """Train from wherever the state stands to the end of the last stage.
+
+        Args:
+            loggers: of the first process; ``None``: ``metrics.csv`` alone.
+        """
+        self.loggers = loggers
         learners = ["val_dice"]
         if any(stage.asks_teacher for stage in self.stages):
             learners.append("val_teacher_dice")
@@ -138,14 +145,14 @@ class Trainer:
             if not (validates or saves or len(self.unread) == READ_EVERY):
                 continue
             *earlier, (number, values) = self._read(stage)
-            _write(log, stage, earlier)
+            self._write(log, stage, earlier)
             if validates:
                 values |= self._validate()
                 if self._is_best(values["val_dice"]):
                     self.save(self.run.best)
                 if stage.asks_teacher:
                     values |= self._dice("val_teacher_dice", self.learner.network.teacher)
-            _write(log, stage, [(number, values)])
+            self._write(log, stage, [(number, values)])
             bar.set_postfix({name: f"{values[name]:.3f}" for name in stage.loss_names}, refresh=False)
             if saves:
                 if log:
@@ -177,6 +184,14 @@ class Trainer:
                 push.bank.push(push.rows, push.labels)
         means = {name: torch.stack([r.losses[name].detach() for r in results]).mean(0) for name in results[0].losses}
         return Step(number, step, slices, lr, means, norm)
+
+    def _write(self, log: StepLog | None, stage: Stage, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
+        for number, values in rows:
+            if log:
+                log.write(number, stage.name, values)
+            if self.loggers:
+                tags = {name: name if name.startswith("val") else f"train/{name}" for name in values}
+                self.loggers.log(number, {tags[name]: value for name, value in values.items()})
 
     def _read(self, stage: Stage) -> list[tuple[int, dict[str, float]]]:
         """Number and values of the steps since the last call, in one transfer from the device.
@@ -211,7 +226,7 @@ class Trainer:
             raise InputError("no validation case has a voxel of any class: there is no Dice to choose a checkpoint by")
         return found
 
-    def _dice(self, name: str, network: UNet) -> dict[str, float]:
+    def _dice(self, name: str, network: Network) -> dict[str, float]:
         """``name`` and ``name_<class>``: the Dice of a network on the validation patients; changes nothing."""
         size, batch = self.config.input.size, self.config.evaluation.batch
         classes = len(self.class_names)
@@ -248,7 +263,7 @@ class Trainer:
         if self.ranks.first and self.stage_index + 1 < len(self.stages):
             network = self.learner.network.student.state_dict(prefix="network.student.")
             state = {"format": FORMAT, "torch": str(torch.__version__), "learner": network}
-            state |= {"class_names": list(self.class_names)}
+            state |= {"channels": self.learner.network.student.in_channels, "class_names": list(self.class_names)}
             save_checkpoint(state, self.run.stage_ends[self.stages[self.stage_index].name])
 
     def _save(self, path: Path, previous: Path | None = None) -> None:
@@ -304,6 +319,7 @@ class Trainer:
             "seed": self.config.seed,
             "smoothed_dice": self.smoothed_dice,
             "best_dice": self.best_dice,
+            "channels": self.learner.network.student.in_channels,
             "class_names": list(self.class_names),
             "data": self.data_description,
         }
@@ -314,9 +330,3 @@ class Trainer:
         self.update.load_state_dict(state)
         self.stage_index, self.stage_step = state["stage_index"], state["stage_step"]
         self.smoothed_dice, self.best_dice = state["smoothed_dice"], state["best_dice"]
-
-
-def _write(log: StepLog | None, stage: Stage, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
-    if log:
-        for number, values in rows:
-            log.write(number, stage.name, values)

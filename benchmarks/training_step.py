@@ -120,7 +120,9 @@ class Step:
         bank.push(F.normalize(torch.randn(bank.capacity, bank.dim)), torch.randint(CLASSES, (bank.capacity,)))
         self.batch = {key: value.to(device) for key, value in random_batch(config).items()}
         if plain:
-            plain_stage = GatheredContrast(StageParts(config, CLASSES, self.stage.augmentation, earlier={}))
+            plain_stage = GatheredContrast(
+                StageParts(config, CLASSES, config.model.channels[::-1], self.stage.augmentation, earlier={})
+            )
             head = DenseRepresentationHead(config.model.channels[::-1], config.model.embedding)
             plain_stage.representation = StudentTeacher(head)
             plain_stage.load_state_dict(self.stage.state_dict())

@@ -10,7 +10,7 @@ from typing import Any
 
 from action.data.cases import Case, Sets, natural_sort
 from action.data.folders import dangling, entries
-from action.data.formats import FORMATS
+from action.data.formats import FORMATS, format_named
 from action.data.text import read_json
 from action.errors import InputError
 
@@ -45,11 +45,11 @@ class Dataset:
 
     def count_folds(self) -> int:
         """How many folds the layout's own lists prescribe. See ``Format.count_folds``."""
-        return FORMATS[self.format].count_folds(self.root)
+        return format_named(self.format).count_folds(self.root)
 
     def find_sets(self, fold: int) -> Sets:
         """The sets that the layout's own lists prescribe. See ``Format.find_sets``."""
-        return FORMATS[self.format].find_sets(self.root, self.cases, fold)
+        return format_named(self.format).find_sets(self.root, self.cases, fold)
 
 
 def open_dataset(root: Path | str, format: str) -> Dataset:
@@ -62,15 +62,14 @@ def open_dataset(root: Path | str, format: str) -> Dataset:
     Raises:
         InputError: unknown format, missing folder, no case, missing files, or unusable class names.
     """
-    if format not in (AUTO, *FORMATS):
-        raise InputError(f"unknown data format '{format}': choose one of {', '.join(FORMATS)}, or {AUTO}")
+    named = None if format == AUTO else format_named(format)
     root = Path(root)
     if (problem := dangling(root)) is not None:
         raise InputError(problem)
     if not root.is_dir():
         raise InputError(f"data folder {root} {'is not a folder' if root.exists() else 'does not exist'}")
-    format = recognise(root) if format == AUTO else format
-    layout = FORMATS[format]
+    format = recognise(root) if named is None else format
+    layout = named or FORMATS[format]
     cases = layout.find_cases(root)
     return Dataset(root, cases, _read_class_names(root) or layout.find_class_names(root, cases), format)
 

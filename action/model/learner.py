@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from action.model.network import Network
 from action.model.teacher import StudentTeacher, update_teachers
-from action.model.unet import UNet
 
 
 class Learner(nn.Module):
     """The network and the stages; its ``state_dict`` is the whole hand-over between stages.
 
     Args:
-        network: the U-Net, which inference uses alone.
+        network: for segmentation, which inference uses alone.
         stages: by name, each with its own heads and banks.
         teacher_momentum: final weight of the old teacher in the moving average.
     """
 
-    def __init__(self, network: UNet, stages: Mapping[str, nn.Module], teacher_momentum: float) -> None:
+    def __init__(self, network: Network, stages: Mapping[str, nn.Module], teacher_momentum: float) -> None:
         super().__init__()
         self.network = StudentTeacher(network)
         self.stages = nn.ModuleDict(stages)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from action.errors import InputError
-
-
-class UNetOutput(NamedTuple):
-    """What the network computes for a batch of slices."""
-
-    logits: Tensor  # [B, C, H, W], in single precision at the least also under autocast
-    features: list[Tensor]  # decoder maps, coarse to fine: [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W]
+from action.model.network import Network, NetworkOutput, in_single
 
 
 def channels_of(weights: Mapping[str, Tensor]) -> int:
@@ -53,8 +46,8 @@ class UpBlock(nn.Module):
         return joined
 
 
-class UNet(nn.Module):
-    """2-D U-Net.
+class UNet(Network):
+    """2-D U-Net; its features are [B, channels[-1], H/2^n, W/2^n] ... [B, channels[0], H, W].
 
     Args:
         in_channels: channels of the input image.
@@ -83,30 +76,36 @@ class UNet(nn.Module):
         widths = (in_channels, *self.channels)
         self.encoder = nn.ModuleList(ConvBlock(a, b, p) for a, b, p in zip(widths[:-1], widths[1:], rates, strict=True))
         self.pool = nn.MaxPool2d(2)
-        coarse_to_fine = self.channels[::-1]
-        self.decoder = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(coarse_to_fine))
+        self.widths = self.channels[::-1]
+        self.decoder = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(self.widths))
         self.output = nn.Conv2d(self.channels[0], classes, 3, padding=1)
         # Convolutions and pooling read pixel-major maps without reordering them.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def encode(self, images: Tensor) -> list[Tensor]:
         """Feature maps of every level, fine to coarse."""
         maps = []
-        x = image.contiguous(memory_format=torch.channels_last)
+        x = images.contiguous(memory_format=torch.channels_last)
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
             maps.append(x)
         return maps
 
-    def decode(self, maps: list[Tensor]) -> UNetOutput:
+    def decode(self, maps: list[Tensor]) -> NetworkOutput:
         """Logits and decoder maps from the encoder's maps."""
         x = maps[-1]
         features = [x]
         for block, skip in zip(self.decoder, reversed(maps[:-1]), strict=True):
             x = block(x, skip)
             features.append(x)
-        logits: Tensor = self.output(x)
-        return UNetOutput(logits.to(torch.promote_types(logits.dtype, torch.float32)), features)
+        return NetworkOutput(in_single(self.output(x)), features)
 
-    def forward(self, image: Tensor) -> UNetOutput:
-        return self.decode(self.encode(image))
+    def forward(self, images: Tensor) -> NetworkOutput:
+        return self.decode(self.encode(images))
+
+    def coarsest(self, images: Tensor) -> Tensor:
+        return self.encode(images)[-1]
+
+    def perturbed(self, images: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits from changed maps of every level of the encoder. See ``Network.perturbed``."""
+        return self.decode([change(maps) for maps in self.encode(images)]).logits

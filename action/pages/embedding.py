@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from action.choices import METHODS
 from action.config import RunConfig
 from action.data import findings
 from action.data.dataset import Dataset
@@ -16,6 +15,7 @@ from action.features import decoder_features, principal_plane, quarter_slices, s
 from action.pages.page import number
 from action.pages.scatter import Scatter, scatter
 from action.run_folder import RunFolder
+from action.stages import stage_classes
 
 CASES = 6
 """Of the validation patients at most."""
@@ -31,7 +31,7 @@ def embeddings(folder: RunFolder, config: RunConfig, dataset: Dataset) -> list[S
     Raises:
         InputError: a file that cannot be read.
     """
-    stages = METHODS[config.method]
+    stages = list(stage_classes(config.method))
     if len(stages) < 2:
         return []
     checkpoints = {

@@ -12,8 +12,8 @@ from torch import Tensor
 from action.config import RunConfig
 from action.data.slices import Slices
 from action.model.heads import Pixels, RepresentationHead
+from action.model.network import Network, NetworkOutput
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet, UNetOutput
 from action.stages.adaptive_contrast import cosine_temperature, nearest_anchors, spread_anchors
 from action.stages.base import Push, StageParts, StepResult
 from action.stages.losses import zero_like
@@ -34,11 +34,12 @@ class AnatomicalContrast(PseudoLabels):
 
     name = "anatomical_contrast"
     loss_names = ("loss", "supervised", "unsupervised", "contrast", "confident")
+    uses_features = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
         config, model = parts.config.anatomical_contrast, parts.config.model
-        self.representation = StudentTeacher(RepresentationHead(model.channels[::-1], model.embedding))
+        self.representation = StudentTeacher(RepresentationHead(parts.widths, model.embedding))
         self.pixel_bank = MemoryBank(config.pixel_bank, model.embedding, labeled=True, normalize=False)
         if config.variant == "action++":
             self.register_buffer("anchors", spread_anchors(parts.classes, model.embedding), persistent=False)
@@ -48,7 +49,7 @@ class AnatomicalContrast(PseudoLabels):
         return config.anatomical_contrast.iterations
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         config = self._config
         seen = self.seen(network, batch, rng)
@@ -70,9 +71,9 @@ class AnatomicalContrast(PseudoLabels):
 
     def contrast(
         self,
-        student: UNetOutput,
+        student: NetworkOutput,
         query_class: Tensor,
-        teacher: UNetOutput,
+        teacher: NetworkOutput,
         key_class: Tensor,
         step: int,
         rng: np.random.Generator,

@@ -15,8 +15,8 @@ from action.config import RunConfig
 from action.data.augment import Augmentation
 from action.data.batches import SlicePool
 from action.data.slices import Slices
+from action.model.network import Network, NetworkOutput
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet, UNetOutput
 from action.ranks import ALONE, Ranks
 from action_kernels import MemoryBank
 
@@ -61,6 +61,7 @@ class StageParts:
     Args:
         config: settings of the run.
         classes: number of classes, background included.
+        widths: channels of each of the network's features, coarse to fine.
         augmentation: random views of slices.
         earlier: the stages before this one, by name.
         ranks: the processes that train.
@@ -68,6 +69,7 @@ class StageParts:
 
     config: RunConfig
     classes: int
+    widths: tuple[int, ...]
     augmentation: Augmentation
     earlier: Mapping[str, Stage]
     ranks: Ranks = ALONE
@@ -83,6 +85,8 @@ class Stage(nn.Module, ABC):
         loss_names: keys of the losses.
         segments: whether the stage trains the segmentation, so that validation means something.
         asks_teacher: whether it learns from what the teacher segments, so that the teacher is validated, too.
+        uses_unlabeled: whether it learns from slices without labels.
+        uses_features: whether it uses the network's features, and not its logits alone.
         iterations: network updates.
         nesterov: whether the momentum is Nesterov's.
     """
@@ -91,6 +95,8 @@ class Stage(nn.Module, ABC):
     loss_names: ClassVar[tuple[str, ...]]
     segments: ClassVar[bool] = True
     asks_teacher: ClassVar[bool] = False
+    uses_unlabeled: ClassVar[bool] = True
+    uses_features: ClassVar[bool] = False
     iterations: int
     nesterov: bool = True
 
@@ -104,14 +110,14 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         """The losses of a batch that lies on the network's device. Changes no bank."""
 
-    def segmented(self, network: UNet, images: Tensor) -> UNetOutput:
+    def segmented(self, network: Network, images: Tensor) -> NetworkOutput:
         """The network's logits of all images of a batch, and the decoder maps of this process's share."""
-        output: UNetOutput = network(self.ranks.own(images))
-        return UNetOutput(self.ranks.joined(output.logits), output.features)
+        output: NetworkOutput = network(self.ranks.own(images))
+        return NetworkOutput(self.ranks.joined(output.logits), output.features)
 
     def two_views(self, pool: SlicePool, start: int, count: int, rng: np.random.Generator) -> tuple[Slices, Slices]:
         """A weak view for the teacher, and a strong view of it for the student: separate tensors of the same slices."""

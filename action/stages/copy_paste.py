@@ -10,8 +10,8 @@ from torch import Tensor
 
 from action.data.mixing import boxes, paste
 from action.data.slices import Slices
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import masked_segmentation_loss
 
@@ -46,7 +46,7 @@ class CopyPaste(Stage):
         return {**weak, "weak": other["image"]} | ({"weak_label": other["label"]} if pretraining else {})
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         pasted = self.pasted(self.others(network, batch), {name: batch[name] for name in ("image", "label")}, rng)
         strong = self.augmentation.strong(pasted, rng)
@@ -60,7 +60,7 @@ class CopyPaste(Stage):
         loss = supervised + self._config.unlabeled_weight * unsupervised
         return StepResult({"loss": loss, "supervised": supervised, "unsupervised": unsupervised})
 
-    def others(self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor]) -> Slices:
+    def others(self, network: StudentTeacher[Network], batch: Mapping[str, Tensor]) -> Slices:
         """The unlabelled slices with the teacher's classes; labelled ones with their labels in the pretraining."""
         source, label = LABEL, batch.get("weak_label")
         if label is None:

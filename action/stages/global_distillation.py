@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from action.model.heads import GlobalHead, mlp
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Push, Stage, StageParts, StepResult, TrainingData
 from action_kernels import MemoryBank, contrastive_distillation
 
@@ -21,13 +21,14 @@ class GlobalDistillation(Stage):
     name = "global_distillation"
     loss_names = ("loss", "global")
     segments = False
+    uses_features = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
         self._config = parts.config.global_distillation
         self.iterations, self.nesterov = self._config.iterations, self._config.nesterov
         model = parts.config.model
-        self.head = StudentTeacher(GlobalHead(model.channels[-1], model.embedding))
+        self.head = StudentTeacher(GlobalHead(parts.widths[0], model.embedding))
         self.predictor = mlp(model.embedding, model.embedding, model.embedding)  # the student's alone
         self.bank = MemoryBank(self._config.bank, model.embedding, normalize=False)
 
@@ -35,11 +36,11 @@ class GlobalDistillation(Stage):
         return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
-            teacher_map = network.teacher.encode(self.ranks.own(batch["weak"]))[-1]
-        loss, push = self.global_loss(network.student.encode(self.ranks.own(batch["strong"]))[-1], teacher_map)
+            teacher_map = network.teacher.coarsest(self.ranks.own(batch["weak"]))
+        loss, push = self.global_loss(network.student.coarsest(self.ranks.own(batch["strong"])), teacher_map)
         return StepResult({"loss": loss, "global": loss}, [push])
 
     def global_loss(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Push]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from action.model.heads import LocalHead
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Push, Stage, StageParts, StepResult, TrainingData
 from action.stages.global_distillation import GlobalDistillation
 from action.stages.losses import segmentation_loss
@@ -25,6 +25,7 @@ class LocalDistillation(Stage):
 
     name = "local_distillation"
     loss_names = ("loss", "supervised", "global", "local")
+    uses_features = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
@@ -42,22 +43,21 @@ class LocalDistillation(Stage):
         return self.distillation_batch(data, self._config.labeled, self._config.unlabeled, step, rng)
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
-            teacher_maps = network.teacher.encode(self.ranks.own(batch["weak"]))
-            windows = self.ranks.joined(self.head.teacher(network.teacher.decode(teacher_maps).logits), dim=1)
-        student_maps = network.student.encode(self.ranks.own(batch["strong"]))
-        logits = network.student.decode(student_maps).logits
+            teacher = network.teacher(self.ranks.own(batch["weak"]))
+            windows = self.ranks.joined(self.head.teacher(teacher.logits), dim=1)
+        student = network.student(self.ranks.own(batch["strong"]))
         local = contrastive_distillation(
-            self.ranks.joined(self.head.student(logits), dim=1),
+            self.ranks.joined(self.head.student(student.logits), dim=1),
             windows,
             self.bank.rows,
             student_temp=self._config.student_temp,
             teacher_temp=self._config.teacher_temp,
         )
-        slices, push = self._global_loss(student_maps[-1], teacher_maps[-1])
-        supervised = segmentation_loss(self.ranks.joined(logits)[: len(batch["label"])], batch["label"])
+        slices, push = self._global_loss(student.features[0], teacher.features[0])
+        supervised = segmentation_loss(self.ranks.joined(student.logits)[: len(batch["label"])], batch["label"])
         loss = supervised + self._global_weight * slices + self._config.weight * local
         losses = {"loss": loss, "supervised": supervised, "global": slices, "local": local}
         return StepResult(losses, [push, Push(self.bank, windows)])

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import ramp_up, segmentation_loss
 
@@ -39,7 +39,7 @@ class MeanTeacher(Stage):
         return {**labeled, "weak": weak["image"], "student": student["image"]}
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         with torch.no_grad():
             target = self.segmented(network.teacher, batch["weak"]).logits.softmax(dim=1)

@@ -13,8 +13,8 @@ from action.config import RunConfig
 from action.data.mixing import mix
 from action.data.slices import Slices
 from action.model.class_shares import ClassShares
+from action.model.network import Network, NetworkOutput
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet, UNetOutput
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import pseudo_label_loss, ramp_up, segmentation_loss
 
@@ -30,9 +30,9 @@ class Seen(NamedTuple):
     """
 
     weak: Slices
-    teacher: UNetOutput
+    teacher: NetworkOutput
     strong: Slices
-    student: UNetOutput
+    student: NetworkOutput
 
 
 class PseudoLabels(Stage):
@@ -69,11 +69,11 @@ class PseudoLabels(Stage):
         }
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         return StepResult(self.pseudo_label_losses(self.seen(network, batch, rng), batch["label"], step))
 
-    def seen(self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], rng: np.random.Generator) -> Seen:
+    def seen(self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], rng: np.random.Generator) -> Seen:
         """The batch with the teacher's pseudo-labels, and both networks' outputs for their views."""
         labeled = len(batch["label"])
         with torch.no_grad():
@@ -108,7 +108,7 @@ class PseudoLabels(Stage):
         return {"loss": loss, "supervised": supervised, "unsupervised": unsupervised, "confident": confident}
 
     @torch.no_grad()
-    def pseudo_labels(self, teacher: UNetOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def pseudo_labels(self, teacher: NetworkOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Class and confidence of each pixel, both [B, 1, H, W].
 
         Args:

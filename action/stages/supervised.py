@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import segmentation_loss
 
@@ -18,6 +18,7 @@ class Supervised(Stage):
 
     name = "supervised"
     loss_names = ("loss", "supervised")
+    uses_unlabeled = False
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
@@ -29,7 +30,7 @@ class Supervised(Stage):
         return strong
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         loss = segmentation_loss(self.segmented(network.student, batch["image"]).logits, batch["label"])
         return StepResult({"loss": loss, "supervised": loss})

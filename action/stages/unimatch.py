@@ -10,8 +10,8 @@ from torch import Tensor
 
 from action.data.mixing import mix
 from action.data.slices import Slices
+from action.model.network import Network
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNet
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
 from action.stages.losses import masked_segmentation_loss, segmentation_loss
 
@@ -28,6 +28,7 @@ class UniMatch(Stage):
     name = "unimatch"
     loss_names = ("loss", "supervised", "strong", "feature", "confident")
     asks_teacher = True
+    uses_features = True
 
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
@@ -41,7 +42,7 @@ class UniMatch(Stage):
         return {**labeled, "weak": self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)["image"]}
 
     def losses(
-        self, network: StudentTeacher[UNet], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
+        self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
         config = self._config
         with torch.no_grad():
@@ -68,16 +69,18 @@ class UniMatch(Stage):
         sure = inside & (view["confidence"] >= self._config.threshold)
         return masked_segmentation_loss(logits, view["label"], sure, inside.sum())
 
-    def perturbed(self, network: UNet, images: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-        """Logits [B, C, H, W] of a batch; the last ``count`` slices lose random channels of every encoder map."""
-        maps, kept = network.encode(self.ranks.own(images)), 1 - self._config.drop
-        for level, features in enumerate(maps):
+    def perturbed(self, network: Network, images: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+        """Logits [B, C, H, W] of a batch; the last ``count`` slices lose random channels of the encoder's maps."""
+        kept = 1 - self._config.drop
+
+        def drop(maps: Tensor) -> Tensor:
             # Drawn for the whole batch on the host, so that every process and device drops the same channels.
-            scale = np.ones((len(images), features.shape[1]))
-            scale[-count:] = (rng.random((count, features.shape[1])) < kept) / kept
+            scale = np.ones((len(images), maps.shape[1]))
+            scale[-count:] = (rng.random((count, maps.shape[1])) < kept) / kept
             own = self.ranks.own(torch.from_numpy(scale))[:, :, None, None]
-            maps[level] = features * own.to(features.device, features.dtype)
-        return self.ranks.joined(network.decode(maps).logits)
+            return maps * own.to(maps.device, maps.dtype)
+
+        return self.ranks.joined(network.perturbed(self.ranks.own(images), drop))
 
 
 STAGE = UniMatch

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from action.files import write_aside
 
 
 def _write(output: Path) -> None:
     with write_aside(output) as aside:
-        aside.write_bytes(b"a figure")
+        Image.new("RGB", (2, 2)).save(aside, "PNG")
 
 
 def instead_of_figures(patch: pytest.MonkeyPatch) -> None:

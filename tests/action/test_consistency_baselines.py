@@ -10,8 +10,8 @@ from torch import nn
 from action.config import AugmentationConfig, BaselineConfig, ModelConfig, TrainConfig, fill_in
 from action.data.batches import SlicePool, step_generator
 from action.data.mixing import boxes
+from action.model.network import NetworkOutput
 from action.model.teacher import StudentTeacher
-from action.model.unet import UNetOutput
 from action.stages import make_stages
 from action.stages.base import TrainingData
 from action.stages.copy_paste import LABEL, PSEUDO_LABEL
@@ -28,15 +28,13 @@ class Painted(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.seen = []
 
-    def encode(self, images):
-        self.seen.append(images)
-        return [images]
-
-    def decode(self, maps):
-        return UNetOutput(torch.cat([0 * maps[0], 6 * self.weight * (maps[0] - 0.5)], dim=1), [])
-
     def forward(self, images):
-        return self.decode(self.encode(images))
+        return NetworkOutput(self.perturbed(images, lambda maps: maps), [])
+
+    def perturbed(self, images, change):
+        self.seen.append(images)
+        maps = change(images)
+        return torch.cat([0 * maps, 6 * self.weight * (maps - 0.5)], dim=1)
 
 
 def stage_of(method, count=(2, 2), **settings):
@@ -162,12 +160,9 @@ def test_channels_of_the_weak_views_alone_are_dropped_and_the_others_grow():
     stage = stage_of("unimatch", drop=0.25)
 
     class Maps(nn.Module):
-        def encode(self, images):
-            return [torch.ones(len(images), 200, 4, 4), torch.ones(len(images), 300, 2, 2)]
-
-        def decode(self, maps):
-            self.maps = maps
-            return UNetOutput(maps[0], [])
+        def perturbed(self, images, change):
+            self.maps = [change(torch.ones(len(images), 200, 4, 4)), change(torch.ones(len(images), 300, 2, 2))]
+            return self.maps[0]
 
     network = Maps()
     stage.perturbed(network, torch.zeros(5, 1, 4, 4), 2, np.random.default_rng(0))

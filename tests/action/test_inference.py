@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from action.inference import Member, Segmenter, keep_largest
-from action.model.unet import UNetOutput
+from action.model.network import NetworkOutput
 
 
 class Skewed(nn.Module):
@@ -20,8 +20,8 @@ class Skewed(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(seed)))
 
-    def forward(self, image: torch.Tensor) -> UNetOutput:
-        return UNetOutput(self.place + image * torch.tensor([-1.0, 0.5, 2.0])[:, None, None], [])
+    def forward(self, image: torch.Tensor) -> NetworkOutput:
+        return NetworkOutput(self.place + image * torch.tensor([-1.0, 0.5, 2.0])[:, None, None], [])
 
 
 IMAGE = np.random.default_rng(0).random((5, 1, 16, 24)).astype(np.float16)
@@ -102,14 +102,14 @@ from action.data.fingerprint import fingerprint_of
 from action.data.nifti import write_label
 from action.data.volumes import load_case
 from action.inference import Member, Segmenter
-from action.model.unet import UNetOutput
+from action.model.network import NetworkOutput
 
 class Network(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 6)[:, None, None])
     def forward(self, image):
-        return UNetOutput(self.weight * image, [])
+        return NetworkOutput(self.weight * image, [])
 
 def peak(depth):
     path = sys.argv[1] / f"{depth}.nii.gz"

@@ -20,7 +20,7 @@ from action.data.volumes import load_case, resize_to_native
 from action.errors import InputError
 from action.experiment import resolve
 from action.inference import Member, Segmenter, segment
-from action.model.unet import UNetOutput
+from action.model.network import NetworkOutput
 
 
 def case(folder: Path, name: str, shape: tuple[int, int, int], spacing: tuple[float, float], turn=None) -> Case:
@@ -126,9 +126,9 @@ class Pointwise(nn.Module):
         self.weight = nn.Parameter(torch.tensor([-3.0, 2.0, 5.0])[:, None, None])
         self.seen: list[tuple[int, ...]] = []
 
-    def forward(self, image: torch.Tensor) -> UNetOutput:
+    def forward(self, image: torch.Tensor) -> NetworkOutput:
         self.seen.append(tuple(image.shape))
-        return UNetOutput(self.weight * (image - 0.4), [])
+        return NetworkOutput(self.weight * (image - 0.4), [])
 
 
 @pytest.mark.parametrize("height, width", [(32, 48), (5, 7), (200, 130), (32, 49), (20, 300), (1, 1)])

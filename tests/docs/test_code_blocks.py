@@ -5,6 +5,7 @@ compile, and no more.
 """
 
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -14,6 +15,8 @@ import sys
 import warnings
 
 import jsonargparse
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from pages import PAGES, ROOT, blocks, name_of
@@ -55,7 +58,7 @@ def test_python_blocks_run(page, monkeypatch, tmp_path):
 
 def test_only_pages_with_tests_of_their_own_have_parts_of_files():
     marked = {name_of(page) for page in WITH_PYTHON if not all(block.runs for block in blocks(page, "python"))}
-    assert marked == {"docs/how-to/add.md", "docs/how-to/processes.md"}
+    assert marked == {"docs/how-to/add.md", "docs/how-to/processes.md", "docs/how-to/train-from-python.md"}
 
 
 def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
@@ -69,6 +72,28 @@ def test_the_format_of_the_page_on_additions_finds_cases(tmp_path):
     first, second = namespace["FORMAT"].find_cases(tmp_path)
     assert (first.name, first.label) == ("b9", tmp_path / "b9" / "mask.nii.gz")
     assert (second.name, second.label) == ("b10", None)
+
+
+def test_the_ten_lines_of_the_page_on_python_train(tmp_path, monkeypatch, capsys):
+    classes, lines = (block.code for block in blocks(ROOT / "docs/how-to/train-from-python.md", "python"))
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 10
+    (tmp_path / "mine.py").write_text(classes)
+    rng = np.random.default_rng(0)
+    for patient in range(10):
+        folder = tmp_path / "scans" / f"patient{patient}"
+        folder.mkdir(parents=True)
+        organ = np.zeros((32, 32, 3), np.uint8)
+        organ[8 + patient % 5 : 24, 10:22] = 1
+        image = rng.normal(100, 10, organ.shape) + 100 * organ
+        for name, array in (("scan", image.astype(np.int16)), ("mask", organ)):
+            nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 5.0, 1.0])), folder / f"{name}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(compile(lines, "ten lines", "exec"), {"__name__": "page"})
+    summary = json.loads((tmp_path / "runs" / "scans-Focal-4-seed0" / "summary.json").read_text())
+    assert summary["mean"]["dice"] > 0.8  # an organ twice as bright as the rest
+    assert '"dice"' in capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "mine")
 
 
 def test_the_script_of_the_page_on_processes_runs_in_two(tmp_path):

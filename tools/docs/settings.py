@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from action.choices import OwnClass
 from action.config import TrainConfig
 
 from ..command import run
@@ -45,10 +46,11 @@ def _allowed(item: Field[Any], hint: Any) -> str:
     if "range" in item.metadata:
         low, high = item.metadata["range"]
         return f"{_bound(low)} to {_bound(high)}" if high != float("inf") else f"{_bound(low)} or more"
-    names = [name for name in get_args(hint) if isinstance(name, str)]
+    kinds = [hint, *get_args(hint)]  # some names, or one of the user's
+    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
     if names:
-        return ", ".join(f"`{name}`" for name in names)
-    return "true, false" if hint is bool else "text"
+        return ", ".join([*(f"`{name}`" for name in names), *(["a class"] if OwnClass in kinds else [])])
+    return {bool: "true, false", dict: "names with values"}.get(get_origin(hint) or hint, "text")
 
 
 def _bound(value: float) -> str:
