@@ -14,19 +14,23 @@ _PARTIAL = re.compile(r"\.partial-\d+-(?P<name>.+)", re.DOTALL)
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
+def write_aside(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it replaces ``path`` only if the block ends without an exception.
 
     The suffix is kept, since writers choose their format by it. When the block has ended, ``path`` has the new content
     on disk and not only in the system's memory.
+
+    ``flushed``: without, a power cut may still damage the file: for what its reader checks and can make anew.
     """
     path = Path(path)
     aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield aside
-        flush(aside)
+        if flushed:
+            flush(aside)
         os.replace(aside, path)
-        flush_folder(path.parent)
+        if flushed:
+            flush_folder(path.parent)
     except OSError as error:
         if error.errno and not error.filename:  # the system does not name the file
             error.filename = str(path)
