@@ -18,12 +18,13 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from action.data.unpacking import library
 from action.files import write_aside
 
 _END = struct.Struct("<8sQI")
 _MAGIC = b"slices01"
 _LEVEL = 1
-"""Of zlib: higher ones save little and take long."""
+"""Of packing: higher ones save little and take long."""
 
 
 class Damaged(Exception):
@@ -45,7 +46,7 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
             places = []
             for slice_ in array:
                 plain = np.ascontiguousarray(slice_).data
-                data = zlib.compress(plain, _LEVEL) if packed else plain
+                data = library.compress(plain, _LEVEL) if packed else plain
                 places.append((file.tell(), memoryview(data).nbytes, zlib.crc32(data)))
                 file.write(data)
             described[name] = {

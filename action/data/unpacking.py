@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 try:
     from isal import isal_zlib
 except ImportError:
     isal_zlib = None
 
-inflate: Any = isal_zlib or zlib
+library: Any = isal_zlib or zlib
 """The library: its ``decompressobj`` is zlib's."""
 PIECE = 2**16
 """Bytes that are read, and of each answer: they stay in the processor's cache, and a bomb fills no memory."""
@@ -20,19 +22,19 @@ _GZIP = 31
 """``wbits`` of streams in gzip's format, whose checksums are compared."""
 
 
-def unpack(path: Path, size: int) -> bytearray:
-    """The first ``size`` bytes of what a gzip file holds. All of it is unpacked, so that damage anywhere is found.
+def unpack(path: Path, size: int) -> np.ndarray:
+    """The first ``size`` bytes of what a gzip file holds, uint8. It is unpacked to its end, where its checksum is.
 
     Raises:
         EOFError: the file ends too early, or holds less.
         OSError, zlib.error, isal_zlib.error: it cannot be read, or is damaged.
     """
-    content = bytearray(size)
+    content = np.empty(size, np.uint8)
     end = 0
     for piece in pieces(path):
-        piece = piece[: size - end]
-        content[end : end + len(piece)] = piece
-        end += len(piece)
+        wanted = np.frombuffer(piece, np.uint8)[: size - end]
+        content[end : end + wanted.size] = wanted  # while other threads go on, as they would not for a bytearray
+        end += wanted.size
     if end < size:
         raise EOFError(f"it holds {end} bytes where its header claims {size}")
     return content
@@ -48,7 +50,7 @@ def pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         packed = file.read(PIECE)
         while packed:
-            member = inflate.decompressobj(_GZIP)
+            member = library.decompressobj(_GZIP)
             while not member.eof:
                 packed = packed or file.read(PIECE)
                 plain = member.decompress(packed, PIECE)
