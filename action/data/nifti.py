@@ -351,7 +351,7 @@ def _voxels(image: nib.Nifti1Pair, path: Path, dtype: type[np.float32] | None) -
     proxy = image.dataobj
     content = unpack(path, proxy.offset + math.prod(proxy.shape) * proxy.dtype.itemsize)
     if not _unscaled(image):
-        return _values(type(image).from_stream(io.BytesIO(content)), dtype)
+        return _values(type(image).from_stream(io.BytesIO(content.data)), dtype)
     array = np.ndarray(proxy.shape, proxy.dtype, content, proxy.offset, order="F")
     with np.errstate(over="ignore"):
         return array.astype(dtype or proxy.dtype.newbyteorder("="), copy=False)

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,13 +35,11 @@ from action.data.orientation import Turn
 from action.data.slice_file import Damaged, SliceFile, write_slices
 from action.data.volumes import LoadedCase, load_case, read_case, tell_unlike
 from action.errors import InputError
-from action.files import write_aside
+from action.files import remove_abandoned, write_aside
 
 VERSION = 1
 """Of the preparation: raised with every change of what it computes or stores."""
 END, END_OF_MEASURES = ".slices", ".measures.json"
-ABANDONED = 3600.0
-"""Seconds after which a half-written file has no writer any more; one takes seconds."""
 _ARRAYS = ("image", "label", "truth")
 
 _Unusable = (Damaged, OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -66,7 +63,7 @@ class PreparedCases:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cache {folder} cannot be made ({error.strerror}): choose another folder") from error
-        self._remove_abandoned()
+        remove_abandoned(folder, lambda name: name.endswith((END, END_OF_MEASURES)))
 
     def measures(
         self, case: Case, classes: int, config: RunInputConfig, directions: Callable[[], Directions | None]
@@ -149,13 +146,6 @@ class PreparedCases:
     def _path(self, case: Case, key: dict[str, Any], end: str) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{case.name}-{digest[:16]}{end}"
-
-    def _remove_abandoned(self) -> None:
-        for end in (END, END_OF_MEASURES):
-            for path in self._folder.glob(f".partial-*{end}"):
-                with suppress(OSError):  # another process may be faster
-                    if time.time() - path.stat().st_mtime > ABANDONED:
-                        path.unlink()
 
 
 class _Task(NamedTuple):

@@ -26,6 +26,7 @@ from action.data.prepared import PreparedCases
 from action.data.volumes import load_case
 from action.errors import InputError
 from action.experiment import load_data, open_split
+from action.files import ABANDONED
 from action.run_folder import RunFolder
 from action.trainer import Trainer
 
@@ -298,7 +299,7 @@ def test_only_what_was_left_half_written_is_removed(acdc_root, tmp_path):
     for path in (old, *others):
         path.write_text("x")
     for path in (old, *others[:-1]):
-        os.utime(path, (time.time() - 2 * prepared.ABANDONED,) * 2)
+        os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
     load_data(settings(acdc_root, cache))
     assert not old.exists() and all(path.read_text() == "x" for path in others)
 
@@ -364,7 +365,7 @@ BOUNDED = """
 import re, sys
 from action.config import TrainConfig, InputConfig
 from action.data.batches import SlicePool
-from action.experiment import load_data, open_split
+from action.experiment import load_data
 
 def peak():  # of this program; getrusage gives its parent's, where that is larger
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
