@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from action.checkpoint import checked_state
 from action.config import RunConfig, TrainConfig, fill_in
 from action.data import findings
 from action.data.batches import SlicePool
-from action.data.cases import Sets
+from action.data.cases import Case, Sets
 from action.data.dataset import AUTO, Dataset, open_dataset
-from action.data.fingerprint import Fingerprint, fingerprint_of, measures_of
+from action.data.fingerprint import Fingerprint, Measures, fingerprint_of
 from action.data.identity import describe
+from action.data.in_memory import CasesInMemory
+from action.data.look import directions_in_headers
 from action.data.phantom import write_phantom
 from action.data.prepared import PreparedCases
 from action.data.scale import choose_scale
 from action.data.split import Split, make_split
-from action.data.volumes import LoadedCase, load_case, load_cases
+from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
 from action.memory import check_memory
 from action.model.build import described, make_network, network_class
@@ -133,10 +136,15 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     if not uses_unlabeled(config.method):
         wanted = [case for case in wanted if case.patient not in hidden]
     training = {*split.labeled, *split.unlabeled}
-    prepared = open_cache(config)
+    source = open_cache(config) or CasesInMemory()
     if fingerprint is None:
         measured = [case for case in wanted if case.patient in training]
-        fingerprint = fingerprint_of(measured, config.input.intensity, prepared.measures if prepared else measures_of)
+        directions = functools.cache(lambda: directions_in_headers(measured))  # asked for by volumes that are read
+
+        def measure(case: Case) -> list[Measures]:
+            return source.measures(case, len(dataset.class_names), config.input, directions)
+
+        fingerprint = fingerprint_of(measured, config.input.intensity, measure, progress=True)
     loaded = load_cases(
         wanted,
         len(dataset.class_names),
@@ -144,7 +152,7 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
         fingerprint,
         training=training,
         progress=True,
-        load=prepared.load if prepared else load_case,
+        load=source.load,
     )
 
     assert fingerprint is not None  # or no image could be read, and ``load_cases`` has said so

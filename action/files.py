@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from action.errors import InputError
 
 _PARTIAL = re.compile(r"\.partial-\d+-(?P<name>.+)", re.DOTALL)
+ABANDONED = 3600.0
+"""Seconds without a change after which what was written aside has no writer any more."""
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
+def write_aside(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it replaces ``path`` only if the block ends without an exception.
 
     The suffix is kept, since writers choose their format by it. When the block has ended, ``path`` has the new content
     on disk and not only in the system's memory.
+
+    ``flushed``: without, a power cut may still damage the file: for what its reader checks and can make anew.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    aside = aside_of(path)
     try:
         yield aside
-        flush(aside)
+        if flushed:
+            flush(aside)
         os.replace(aside, path)
-        flush_folder(path.parent)
+        if flushed:
+            flush_folder(path.parent)
     except OSError as error:
         if error.errno and not error.filename:  # the system does not name the file
             error.filename = str(path)
@@ -35,10 +43,35 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def aside_of(path: Path) -> Path:
+    """Where this process writes a file or a folder before it gets its name."""
+    return path.with_name(f".partial-{os.getpid()}-{path.name}")
+
+
 def final_name(name: str) -> str | None:
     """The name that a file written aside would have got; ``None`` for other names."""
     match = _PARTIAL.fullmatch(name)
     return match["name"] if match else None
+
+
+def remove_abandoned(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Remove the files and folders that processes which were killed long ago have left half-written in a folder.
+
+    Args:
+        folder: where they lie; it need not exist.
+        ours: whether a file of this final name would be the caller's.
+    """
+    with suppress(OSError):  # another process may be faster, or the folder not ours to write to
+        for path in list(folder.glob(".partial-*")):
+            name = final_name(path.name)
+            if name is None or not ours(name) or path.is_symlink():
+                continue
+            if time.time() - max(part.stat().st_mtime for part in (path, *path.rglob("*"))) <= ABANDONED:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def flush(path: Path) -> None:

@@ -76,7 +76,11 @@ def jaccard(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
 
 @measure("ASD", digits=2, on_miss=None, distance=True)
 def asd(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
-    """Mean distance of the surface voxels of both, each to the other surface."""
+    """Mean distance of the surface voxels of both, each to the other surface.
+
+    A voxel is of the surface if one of its six neighbours is outside the structure, or outside the volume. All count
+    alike, whatever the area that they stand for; surface-distance weights corners of voxels by area.
+    """
     distance = compute_average_surface_distance(
         prediction, truth, symmetric=True, spacing=spacing, include_background=True
     )
@@ -85,7 +89,10 @@ def asd(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
 
 @measure("HD95", digits=2, on_miss=None, distance=True)
 def hd95(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
-    """The larger of both directions' 95th percentiles of the surface distance."""
+    """The larger of both directions' 95th percentiles of the surface distance, interpolated linearly.
+
+    Surfaces are as in ``asd``: every voxel counts alike.
+    """
     distance = compute_hausdorff_distance(prediction, truth, percentile=95, spacing=spacing, include_background=True)
     return float(distance)
 

@@ -21,7 +21,7 @@ from action.data.volumes import LoadedCase, check_channels, load_case, native_sl
 from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
 from action.figures import plot_overlays
-from action.files import check_targets, write_aside
+from action.files import check_targets, remove_abandoned, write_aside
 from action.progress import track
 
 
@@ -109,6 +109,7 @@ def predict(
     if len(open_) < len(cases):
         print(f"{len(cases) - len(open_)} of {len(cases)} images have results in {output} and are passed over")
     output.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(output, {path.name for target in targets for path in target.files}.__contains__)
     written: list[Path] = []
     lines: list[str] = []
     problems: list[str] = []

@@ -14,7 +14,7 @@ from action.data.writing import WRITERS
 from action.data.writing.base import put_json
 from action.data.writing.contents import contents_of
 from action.errors import InputError
-from action.files import flush_folder
+from action.files import aside_of, flush_folder, remove_abandoned
 
 
 def convert(dataset: Dataset, target: Path, to: str) -> list[str]:
@@ -50,7 +50,8 @@ def convert(dataset: Dataset, target: Path, to: str) -> list[str]:
     names = writer.names(contents.cases)
     renamed = {new.case: old for old, new in names.items() if new.case != old}
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    remove_abandoned(target.parent, target.name.__eq__)
+    aside = aside_of(target)
     try:
         aside.mkdir()
         writer.write(aside, contents.renamed(names))

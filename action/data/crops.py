@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from action.errors import InputError
 
-BODY_HU = -300.0
+BODY_HU = -300
 """Between air and lung below it, fat and tissue above."""
 
 Box = tuple[slice, slice]

@@ -38,9 +38,9 @@ def facts_of(name: str, patient: str, channels: Iterable[np.ndarray], label: np.
     for image in channels:
         digest.update(f"{image.shape}".encode())
         digest.update(np.ascontiguousarray(image).data)
-        blank &= bool(image.min() == image.max())
-    voxels = None if label is None else np.bincount(label.ravel(), minlength=classes)
-    return Facts(name, patient, blank, digest.digest(), voxels)
+        first = image.flat[0]
+        blank = blank and all(bool((slice_ == first).all()) for slice_ in image)  # as a rule one is enough
+    return Facts(name, patient, blank, digest.digest(), None if label is None else _counts(label, classes))
 
 
 def of_case(case: LoadedCase, classes: int) -> Facts:
@@ -196,6 +196,14 @@ def printed() -> Iterator[None]:
         yield
     for note in notes:
         print(f"note: {note}")
+
+
+def _counts(label: np.ndarray, classes: int) -> np.ndarray:
+    """Voxels of each class: much faster than to count all at once, for which each would become an int64."""
+    counts: np.ndarray = np.sum(
+        [[np.count_nonzero(slice_ == index) for index in range(classes)] for slice_ in label], axis=0
+    )
+    return counts
 
 
 def _absent(voxels: np.ndarray, class_names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ import numpy as np
 
 from action.data.cases import Case
 from action.data.intensities import INTENSITIES, LEVELS, quantiles
+from action.data.look import AIR_HU, Directions, Look, choose_intensity, listed, volumes_with_air
 from action.data.nifti import Volume, known_directions
+from action.data.notes import keeping
 from action.data.orientation import Turn, axis_codes, common_axes, turn_between
 from action.data.reading import read_channels
 from action.errors import InputError
 from action.files import write_aside
+from action.progress import track
 from action.workers import in_parallel
 
-AIR_HU = -500.0
-"""Values below it occur in CT (air, lung) and not in MRI."""
 _LOW, _HIGH = 1, len(LEVELS) - 2
-_OFFSET_TISSUE = (824.0, 1274.0)
+_OFFSET_TISSUE = (824, 1274)
 """Soft tissue, -200 to 250 HU, in files that store 1024 more than the Hounsfield units."""
 
 
@@ -84,7 +86,7 @@ class Fingerprint:
     spacing: tuple[float, float, float]
     spacing_ranges: tuple[tuple[float, float], ...]
     shape_ranges: tuple[tuple[float, float], ...]
-    directions: tuple[tuple[float, float, float], ...] | None
+    directions: Directions | None
     axis_codes: str | None
     levels: tuple[float, ...] = LEVELS
     others: tuple[Fingerprint, ...] = ()
@@ -94,11 +96,14 @@ class Fingerprint:
         """The fingerprint of every channel."""
         return self, *self.others
 
+    @property
+    def look(self) -> Look:
+        """How volumes are shown to the network."""
+        return Look(tuple(channel.intensity for channel in self.channels), self.directions)
+
     def turn(self, measures: Measures) -> Turn:
-        """What brings a volume into the axes of the training volumes; none where its header leaves that open."""
-        if self.directions is None or measures.directions is None:
-            return Turn()
-        return turn_between(measures.directions, np.array(self.directions)) or Turn()
+        """See ``Look.turn``."""
+        return self.look.turn(measures)
 
 
 def measure(volume: Volume) -> Measures:
@@ -122,26 +127,22 @@ def make_fingerprint(measures: Sequence[Measures], intensity: str) -> Fingerprin
 
     Args:
         measures: of the volumes.
-        intensity: ``minmax`` or ``hu`` prescribes the scaling; ``auto``: ``hu`` if half of the volumes or more have a
-            thousandth of their voxels below -500, which is air in Hounsfield units, otherwise ``minmax``.
+        intensity: ``minmax`` or ``hu`` prescribes the scaling, ``auto``: see ``choose_intensity``.
     """
-    with_air = sum(m.quantiles[0] < AIR_HU for m in measures)
-    if intensity == "auto":
-        intensity = "hu" if 2 * with_air >= len(measures) else "minmax"
     common, turns = common_axes([m.directions for m in measures])
     spacings = np.array([turn.sizes(m.spacing) for turn, m in zip(turns, measures, strict=True)])
     shapes = np.array([turn.sizes(m.shape) for turn, m in zip(turns, measures, strict=True)])
     return Fingerprint(
         volumes=len(measures),
-        volumes_with_air=with_air,
-        intensity=intensity,
+        volumes_with_air=volumes_with_air(measures),
+        intensity=choose_intensity(intensity, measures),
         quantiles=_plain(np.median([m.quantiles for m in measures], axis=0)),
         relative_quantiles=_plain(np.median([_relative(m.quantiles) for m in measures], axis=0)),
         ranges=_middle([m.quantiles[_HIGH] - m.quantiles[_LOW] for m in measures]),
         spacing=_plain(np.median(spacings, axis=0)),
         spacing_ranges=tuple(_middle(column) for column in spacings.T),
         shape_ranges=tuple(_middle(column) for column in shapes.T),
-        directions=None if common is None else tuple(_plain(row) for row in common),
+        directions=listed(common),
         axis_codes=None if common is None else axis_codes(common),
     )
 
@@ -152,29 +153,38 @@ def measures_of(case: Case) -> list[Measures]:
     Raises:
         InputError: see ``read_channels``.
     """
-    return [measure(channel) for channel in read_channels(case)]
+    return [measure(channel) for channel in read_channels(case, narrow=True)]
 
 
 def fingerprint_of(
-    cases: Sequence[Case], intensity: str, measures_of: Callable[[Case], list[Measures]] = measures_of
+    cases: Sequence[Case],
+    intensity: str,
+    measure_case: Callable[[Case], list[Measures]] | None = None,
+    *,
+    progress: bool = False,
 ) -> Fingerprint | None:
     """The fingerprint of cases on disk; ``None`` if no image of theirs can be read.
 
-    Files that cannot be read are passed over: loading the cases reports them, together with all others.
+    Files that cannot be read are passed over, and what is odd is not told: loading the cases does both.
 
     Args:
         cases: the training volumes.
         intensity: as for ``make_fingerprint``.
-        measures_of: measures a case, as ``PreparedCases.measures``.
+        measure_case: does what ``measures_of`` does, and more; a case that it refuses is measured alone.
+        progress: shows a bar.
     """
 
     def attempt(case: Case) -> list[Measures] | None:
-        try:
-            return measures_of(case)
-        except InputError:
-            return None
+        with keeping():
+            for measures in (measure_case, measures_of):
+                with suppress(InputError):
+                    if measures is not None:
+                        return measures(case)
+        return None
 
-    measures = [found for found in in_parallel(attempt, cases) if found is not None]
+    reading = in_parallel(attempt, cases)
+    tracked = track(reading, "measuring", "volume", total=len(cases), leave=False, disable=not progress)
+    measures = [found for found in tracked if found is not None]
     return join_channels(measures, intensity) if measures else None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from action.data.cases import natural_sort
 from action.data.volumes import LoadedCase
@@ -23,8 +25,12 @@ def describe_case(case: LoadedCase) -> list[float]:
     """Of one case what ``describe`` says."""
     if case.description is not None:
         return case.description
-    image = np.asarray(case.image)
-    return [*case.shape, float(image.mean(dtype=np.float64)), float(image.std(dtype=np.float64))]
+    sums = torch.zeros(2, dtype=torch.float64)
+    for slice_ in np.asarray(case.image):  # in float64, of which there is room for a slice
+        values = torch.from_numpy(slice_).double().ravel()
+        sums += torch.stack([values.sum(), values.dot(values)])
+    mean, square = (sums / math.prod(case.image.shape)).tolist()
+    return [*case.shape, mean, math.sqrt(max(0.0, square - mean**2))]
 
 
 def check_same_data(then: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> None:

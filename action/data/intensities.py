@@ -22,7 +22,8 @@ def quantiles(array: np.ndarray) -> tuple[float, ...]:
     step = max(1, flat.size // _SAMPLE)
     while math.gcd(step, flat.size) > 1:  # else whole columns would be left out
         step += 1
-    return tuple(float(value) for value in np.quantile(flat[::step], LEVELS, method="nearest"))
+    sample = np.sort(flat[::step])
+    return tuple(float(value) for value in sample[np.rint((sample.size - 1) * np.array(LEVELS)).astype(np.intp)])
 
 
 def minmax(array: np.ndarray) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +16,9 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from action.data.notes import note
+from action.data.notes import keeping, note
 from action.data.orientation import Turn, directions_of
+from action.data.unpacking import unpack
 from action.errors import InputError
 from action.files import write_aside
 
@@ -63,14 +64,17 @@ class Volume:
         return replace(self, array=turn.apply(self.array), spacing=turn.sizes(self.spacing), turn=turn)
 
 
-def read_image(path: Path | str) -> Volume:
+def read_image(path: Path | str, *, narrow: bool = False) -> Volume:
     """Read intensities as float32 [Z, Y, X].
+
+    ``narrow``: leave whole numbers of one or two bytes, which the header does not scale, as they are stored. float32
+    has the same values in two to four times the memory.
 
     Raises:
         InputError: missing, truncated or unreadable file; not 3-D (further axes of length 1 are dropped); an empty
             axis; NaN or infinite voxels; a voxel size that is not positive; a prediction.
     """
-    volume = _read(Path(path), np.float32)
+    volume = _read(Path(path), np.float32, narrow=narrow)
     _check_intent(volume.header, path)
     check_finite(volume.array, path)
     return volume
@@ -99,6 +103,8 @@ def check_finite(array: np.ndarray, path: Path | str) -> None:
     Raises:
         InputError: NaN or infinite voxels.
     """
+    if array.dtype.kind in "iu":
+        return
     bad = array.size - sum(np.count_nonzero(np.isfinite(slice_)) for slice_ in array)
     if bad:
         raise InputError(
@@ -117,13 +123,13 @@ def check_contrast(image: Volume) -> None:
         raise InputError(f"{image.path}: every voxel is {low:g}, there is no image in it: replace or remove it")
 
 
-def read_channel(path: Path | str, image: Volume) -> Volume:
-    """Read another channel of ``image`` as float32 [Z, Y, X] on its voxel grid, matched as a label's is.
+def read_channel(path: Path | str, image: Volume, *, narrow: bool = False) -> Volume:
+    """Read another channel of ``image`` on its voxel grid, matched as a label's is; ``narrow`` as in ``read_image``.
 
     Raises:
         InputError: as ``read_image``; another shape than the image.
     """
-    volume = _on_grid(read_image(path), image, "channel")
+    volume = _on_grid(read_image(path, narrow=narrow), image, "channel")
     _compare_places(volume, image)
     return replace(volume, affine=image.affine, header=image.header, spacing=image.spacing)
 
@@ -157,6 +163,8 @@ def class_indices(array: np.ndarray, classes: int, path: Path, what: str) -> np.
     Raises:
         InputError: values that are not whole numbers in [0, classes).
     """
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() < classes:
+        return array.astype(np.uint8, copy=False)
     values = np.unique(array)
     if array.dtype.kind == "f" and (values != np.rint(values)).any() and (abs(values - np.rint(values)) <= WHOLE).all():
         note(f"{path}: label values next to whole numbers, such as {_odd(values)!r}, rounded")
@@ -203,8 +211,7 @@ def read_grid(path: Path | str) -> Grid:
     """
     path = Path(path)
     _check_file(path)
-    with _named(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _named(path), keeping():
         image = _open(path)
         spacing = _spacing(image, path)
     if len(image.shape) < 3:
@@ -258,12 +265,14 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray, header
         nib.save(image, aside)
 
 
-def _read(path: Path, dtype: type[np.float32] | None) -> Volume:
+def _read(path: Path, dtype: type[np.float32] | None, *, narrow: bool = False) -> Volume:
+    """``dtype``: of the voxels; ``None``: as they are stored, or scaled to. ``narrow``: as in ``read_image``."""
     _check_file(path)
     with _named(path):
         image = _open(path)
         spacing = _spacing(image, path)
-        array = _voxels(image, path, dtype)
+        kept = narrow and _unscaled(image) and image.dataobj.dtype.kind in "iu" and image.dataobj.dtype.itemsize <= 2
+        array = _voxels(image, path, None if kept else dtype)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.size == 0:
@@ -336,22 +345,33 @@ def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
 
 
 def _voxels(image: nib.Nifti1Pair, path: Path, dtype: type[np.float32] | None) -> np.ndarray:
-    """The array; a gzip stream is read to its end, where its checksum is compared."""
-
-    def values(source: nib.Nifti1Pair) -> np.ndarray:
-        if dtype is None:
-            return np.asanyarray(source.dataobj)
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the file's name
-            array: np.ndarray = source.get_fdata(caching="unchanged", dtype=dtype)
-            return array
-
+    """The array, in this machine's order of bytes; a gzip file is read to its end, where its checksum is compared."""
     if path.suffix.lower() != ".gz" or not isinstance(image, nib.Nifti1Image):
-        return values(image)
-    with gzip.open(path) as stream:
-        array = values(type(image).from_stream(stream))
-        while stream.read(1 << 20):
-            pass
-    return array
+        return _values(image, dtype)
+    proxy = image.dataobj
+    content = unpack(path, proxy.offset + math.prod(proxy.shape) * proxy.dtype.itemsize)
+    if not _unscaled(image):
+        return _values(type(image).from_stream(io.BytesIO(content.data)), dtype)
+    array = np.ndarray(proxy.shape, proxy.dtype, content, proxy.offset, order="F")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype or proxy.dtype.newbyteorder("="), copy=False)
+
+
+def _values(source: nib.Nifti1Pair, dtype: type[np.float32] | None) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the file's name
+        if dtype is not None:
+            converted: np.ndarray = source.get_fdata(caching="unchanged", dtype=dtype)
+            return converted
+        array = np.asanyarray(source.dataobj)
+        if isinstance(array, np.memmap):
+            array = np.array(array)  # a file may change under its window
+        native: np.ndarray = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return native
+
+
+def _unscaled(image: nib.Nifti1Pair) -> bool:
+    """Whether the header leaves the stored numbers as they are."""
+    return bool((image.dataobj.slope, image.dataobj.inter) == (1, 0))
 
 
 def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:

@@ -2,21 +2,22 @@
 
 A folder holds a file for each case and for each way in which it was prepared, and a small one of what the fingerprint
 wants to know of its image. Their names end in a digest of all that they follow from: a changed scan or setting gives
-other files. What cannot be used is made anew; nothing is ever removed but what was left half-written.
+other files. What cannot be used is made anew; nothing is ever removed but what was left half-written, and what this
+run has prepared by a guess that the fingerprint does not bear out (``action.data.look``).
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import io
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -27,19 +28,18 @@ from action.data import findings
 from action.data.cases import Case
 from action.data.fingerprint import Fingerprint, Measures, measures_of
 from action.data.identity import describe_case
+from action.data.look import Directions, Look, guess_look
 from action.data.nifti import Volume
 from action.data.notes import keeping, tell
 from action.data.orientation import Turn
 from action.data.slice_file import Damaged, SliceFile, write_slices
 from action.data.volumes import LoadedCase, load_case, read_case, tell_unlike
 from action.errors import InputError
-from action.files import write_aside
+from action.files import remove_abandoned, write_aside
 
 VERSION = 1
 """Of the preparation: raised with every change of what it computes or stores."""
 END, END_OF_MEASURES = ".slices", ".measures.json"
-ABANDONED = 3600.0
-"""Seconds after which a half-written file has no writer any more; one takes seconds."""
 _ARRAYS = ("image", "label", "truth")
 
 _Unusable = (Damaged, OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -58,17 +58,26 @@ class PreparedCases:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._guessed: dict[str, Path] = {}  # by case, what was prepared by a guess and not asked for yet
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cache {folder} cannot be made ({error.strerror}): choose another folder") from error
-        self._remove_abandoned()
+        remove_abandoned(folder, lambda name: name.endswith((END, END_OF_MEASURES)))
 
-    def measures(self, case: Case) -> list[Measures]:
-        """``measures_of`` the case, which is read only if it has not been measured yet.
+    def measures(
+        self, case: Case, classes: int, config: RunInputConfig, directions: Callable[[], Directions | None]
+    ) -> list[Measures]:
+        """``measures_of`` a training volume. One that has not been measured yet is read, and prepared at the same time.
+
+        Args:
+            case: the volume.
+            classes: of the data set.
+            config: of the run.
+            directions: gives those of the fingerprint that is being made; asked for if the volume is read.
 
         Raises:
-            InputError: see ``read_channels``.
+            InputError: see ``read_case``.
         """
         key = _key(case.images)
         if key is None:
@@ -78,9 +87,10 @@ class PreparedCases:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["key"] == key:
                 return [_measures(values) for values in kept["measures"]]
-        measures = measures_of(case)
+        task, look = _Task(case, classes, config, keep_truth=False), guess_look(case, config.intensity, directions())
+        measures, self._guessed[case.name] = self._prepare(task, look, task.key(look))
         _check_unchanged(case, key, _key(case.images))
-        with write_aside(path) as aside:
+        with write_aside(path, flushed=False) as aside:
             text = json.dumps({"key": key, "measures": [_plain(m) for m in measures]})
             aside.write_text(text + "\n", encoding="utf-8")
         return measures
@@ -99,34 +109,15 @@ class PreparedCases:
         Raises:
             InputError: as ``load_case``; a file that is changed meanwhile.
         """
-
-        def key_now() -> dict[str, Any] | None:
-            if fingerprint is None:
-                return None
-            return _key(
-                case.files,
-                labeled=case.label is not None,
-                classes=classes,
-                spacing=list(config.spacing),
-                crop=config.crop,
-                intensities=[channel.intensity for channel in fingerprint.channels],
-                directions=_listed(fingerprint.directions),
-                truth=keep_truth,
-            )
-
-        key = key_now()
+        task = _Task(case, classes, config, keep_truth)
+        key = None if fingerprint is None else task.key(fingerprint.look)
         if key is None or fingerprint is None:
             return load_case(case, classes, config, fingerprint, keep_truth=keep_truth)  # says what is wrong
         path = self._path(case, key, END)
-
-        def write() -> None:
-            _check_unchanged(case, key, key_now())
-            with keeping() as notes:
-                loaded = read_case(case, classes, config, fingerprint, keep_truth=keep_truth)
-            _check_unchanged(case, key, key_now())
-            arrays = {name: np.asarray(getattr(loaded, name)) for name in _ARRAYS if getattr(loaded, name) is not None}
-            write_slices(path, {"key": key, "notes": notes, **_content(loaded, classes)}, arrays)
-
+        guessed = self._guessed.pop(case.name, path)
+        if guessed != path:
+            guessed.unlink(missing_ok=True)  # whoever else wants it makes it anew
+        write = functools.partial(self._prepare, task, fingerprint.look, key)
         try:
             loaded, notes = _opened(case, path, key, write)
         except _Unusable:  # or not there
@@ -136,16 +127,47 @@ class PreparedCases:
         tell_unlike(loaded, fingerprint)
         return loaded
 
+    def _prepare(self, task: _Task, look: Look, key: dict[str, Any] | None) -> tuple[list[Measures], Path]:
+        """Read a case and write it; its measures, and the file.
+
+        ``key``: of the case and the ``look``; since it was made and until the end no file may change.
+        """
+        case = task.case
+        _check_unchanged(case, key, task.key(look))
+        with keeping() as notes:
+            loaded = read_case(case, task.classes, task.config, look, keep_truth=task.keep_truth)
+        _check_unchanged(case, key, task.key(look))
+        key = {**(key or {}), "intensities": list(look.settled(loaded.measures).intensities)}
+        path = self._path(case, key, END)
+        arrays = {name: np.asarray(getattr(loaded, name)) for name in _ARRAYS if getattr(loaded, name) is not None}
+        write_slices(path, {"key": key, "notes": notes, **_content(loaded, task.classes)}, arrays)
+        return list(loaded.measures), path
+
     def _path(self, case: Case, key: dict[str, Any], end: str) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{case.name}-{digest[:16]}{end}"
 
-    def _remove_abandoned(self) -> None:
-        for end in (END, END_OF_MEASURES):
-            for path in self._folder.glob(f".partial-*{end}"):
-                with suppress(OSError):  # another process may be faster
-                    if time.time() - path.stat().st_mtime > ABANDONED:
-                        path.unlink()
+
+class _Task(NamedTuple):
+    """A case, and how it is prepared but for its look."""
+
+    case: Case
+    classes: int
+    config: RunInputConfig
+    keep_truth: bool
+
+    def key(self, look: Look) -> dict[str, Any] | None:
+        """All that it follows from; ``None`` where a file is missing."""
+        return _key(
+            self.case.files,
+            labeled=self.case.label is not None,
+            classes=self.classes,
+            spacing=list(self.config.spacing),
+            crop=self.config.crop,
+            intensities=list(look.intensities),
+            directions=_listed(look.directions),
+            truth=self.keep_truth,
+        )
 
 
 def _key(files: Sequence[Path], **settings: Any) -> dict[str, Any] | None:

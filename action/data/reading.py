@@ -17,20 +17,22 @@ def channels_of(case: Case) -> int:
     return 1 if hdf5.is_hdf5(case.image) else len(case.images)
 
 
-def read_channels(case: Case) -> Iterator[Volume]:
+def read_channels(case: Case, *, narrow: bool = False) -> Iterator[Volume]:
     """The image's channels one after the other, float32 [Z, Y, X], all on the voxel grid of the first.
+
+    ``narrow``: whole numbers of two bytes at most may stay what they are, see ``nifti.read_image``.
 
     Raises:
         InputError: see ``nifti.read_image``, ``nifti.check_contrast``, ``nifti.read_channel`` and ``hdf5.read_image``.
     """
-    volume = hdf5.read_image(case.images) if hdf5.is_hdf5(case.image) else nifti.read_image(case.image)
+    volume = hdf5.read_image(case.images) if hdf5.is_hdf5(case.image) else nifti.read_image(case.image, narrow=narrow)
     nifti.check_contrast(volume)
     # Of the first its shape is enough, so that one channel at a time is in memory.
     grid = replace(volume, array=np.broadcast_to(np.float32(0), volume.array.shape))
     yield volume
     del volume
     for path in case.others if channels_of(case) > 1 else ():
-        channel = nifti.read_channel(path, grid)
+        channel = nifti.read_channel(path, grid, narrow=narrow)
         nifti.check_contrast(channel)
         yield channel
 

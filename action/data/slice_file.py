@@ -18,12 +18,13 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from action.data.unpacking import library
 from action.files import write_aside
 
 _END = struct.Struct("<8sQI")
 _MAGIC = b"slices01"
 _LEVEL = 1
-"""Of zlib: higher ones save little and take long."""
+"""Of packing: higher ones save little and take long."""
 
 
 class Damaged(Exception):
@@ -31,7 +32,7 @@ class Damaged(Exception):
 
 
 def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file, aside and then renamed.
+    """Write a file, aside and then renamed; after a power cut it may be found damaged, and is written anew.
 
     Args:
         path: of the file.
@@ -39,14 +40,14 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
         arrays: by name, each [Z, ...]; those of bytes are packed.
     """
     described: dict[str, Any] = {}
-    with write_aside(path) as aside, aside.open("wb") as file:
+    with write_aside(path, flushed=False) as aside, aside.open("wb") as file:
         for name, array in arrays.items():
             packed = array.dtype == np.uint8
             places = []
             for slice_ in array:
-                plain = slice_.tobytes()
-                data = zlib.compress(plain, _LEVEL) if packed else plain
-                places.append((file.tell(), len(data), zlib.crc32(data)))
+                plain = np.ascontiguousarray(slice_).data
+                data = library.compress(plain, _LEVEL) if packed else plain
+                places.append((file.tell(), memoryview(data).nbytes, zlib.crc32(data)))
                 file.write(data)
             described[name] = {
                 "dtype": array.dtype.str,

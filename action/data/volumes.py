@@ -16,6 +16,7 @@ from action.data.cases import Case, raise_problems
 from action.data.crops import CROPS, Box
 from action.data.fingerprint import Fingerprint, Measures, fingerprint_of, measure, unlike
 from action.data.intensities import intensity_limits, scale_intensity
+from action.data.look import Look
 from action.data.nifti import Volume
 from action.data.notes import tell
 from action.data.reading import channels_of, read_channels, read_label
@@ -94,7 +95,7 @@ def load_case(
     if fingerprint is None:
         deque(read_channels(case), maxlen=0)  # says why a channel cannot be read
         raise AssertionError(f"{case.image} can be read after all")
-    loaded = read_case(case, classes, config, fingerprint, keep_truth=keep_truth)
+    loaded = read_case(case, classes, config, fingerprint.look, keep_truth=keep_truth)
     tell_unlike(loaded, fingerprint)
     return loaded
 
@@ -104,16 +105,14 @@ def tell_unlike(case: LoadedCase, fingerprint: Fingerprint) -> None:
     tell(unlike(case.measures, fingerprint))
 
 
-def read_case(
-    case: Case, classes: int, config: RunInputConfig, fingerprint: Fingerprint, *, keep_truth: bool
-) -> LoadedCase:
-    """As ``load_case``, but what is odd about the volume among the others is not told."""
-    check_channels(case, len(fingerprint.channels))
-    channels = read_channels(case)
+def read_case(case: Case, classes: int, config: RunInputConfig, look: Look, *, keep_truth: bool) -> LoadedCase:
+    """As ``load_case`` with a ``look``, of which what is open follows from the volume; without notes on the volume."""
+    check_channels(case, len(look.intensities))
+    channels = read_channels(case, narrow=True)
     volume = next(channels)
     truth = read_label(case, volume, classes)
     measures = [measure(volume)]
-    turn = fingerprint.turn(measures[0])
+    turn = look.turn(measures[0])
     volume = volume.turned(turn)
     truth = None if truth is None else turn.apply(truth)
     shape = volume.array.shape
@@ -126,12 +125,12 @@ def read_case(
     except InputError as error:
         raise InputError(f"{case.image}: {error}") from None
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
-    image = np.empty((shape[0], len(fingerprint.channels), *size), np.float16)
-    _show(volume.array, fingerprint.intensity, box, image[:, 0])
+    image = np.empty((shape[0], len(look.intensities), *size), np.float16)
+    _show(volume.array, look.settled(measures).intensities[0], box, image[:, 0])
     del volume
     for index, channel in enumerate(channels, start=1):
         measures.append(measure(channel))
-        _show(turn.apply(channel.array), fingerprint.channels[index].intensity, box, image[:, index])
+        _show(turn.apply(channel.array), look.settled(measures).intensities[index], box, image[:, index])
     label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
     truth = truth if keep_truth else None
     return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box, measures)
@@ -162,7 +161,8 @@ def _show(array: np.ndarray, intensity: str, box: Box, shown: np.ndarray) -> Non
     limits = intensity_limits(array, intensity)
     for slice_, target in zip(array, shown, strict=True):
         scaled = scale_intensity(slice_[None, box[0], box[1]], limits)
-        target[...] = _resize(scaled, target.shape, mode="bilinear", antialias=True)[0]
+        resized = _resize(scaled, target.shape, mode="bilinear", antialias=True)[0]
+        torch.from_numpy(target).copy_(torch.from_numpy(resized))  # rounds as NumPy does, many times as fast
 
 
 def load_cases(
@@ -245,7 +245,7 @@ def _resize(array: np.ndarray, size: tuple[int, ...], **options: Any) -> np.ndar
     if array.shape[1:] == size:
         return array
     resized = np.empty((len(array), *size), array.dtype)
-    for slice_, result in zip(array, resized, strict=True):  # one at a time in float32
-        whole = torch.from_numpy(np.ascontiguousarray(slice_))[None, None].float()
+    for slice_, result in zip(array, resized, strict=True):  # one at a time, in the cache
+        whole = torch.from_numpy(np.ascontiguousarray(slice_))[None, None]
         result[...] = F.interpolate(whole, size=size, **options)[0, 0].numpy()
     return resized

@@ -1,6 +1,7 @@
 """Converting between layouts: round trips keep voxels, labels, geometry, sets; nothing is overwritten or left half."""
 
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -165,6 +166,15 @@ def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "empty").mkdir()
     convert(dataset, tmp_path / "empty", "nnunet")
     assert len(open_dataset(tmp_path / "empty", "nnunet").cases) == 7
+
+
+def test_what_a_killed_conversion_left_is_removed(source, tmp_path):
+    left = tmp_path / ".partial-1-new" / "labelsTr"
+    left.mkdir(parents=True)
+    for path in (left, left.parent):
+        os.utime(path, ns=(1, 1))
+    convert(source("folders"), tmp_path / "new", "nnunet")
+    assert not list(tmp_path.glob(".partial-*")) and len(open_dataset(tmp_path / "new", "nnunet").cases) == 7
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -1,11 +1,13 @@
 """Nothing is half written, and nothing that is there is replaced unasked."""
 
 import os
+import time
 
 import pytest
 
+from action.data.phantom import write_phantom
 from action.errors import InputError
-from action.files import check_targets, final_name, write_aside
+from action.files import ABANDONED, aside_of, check_targets, final_name, remove_abandoned, write_aside
 
 
 def test_content_and_name_are_on_disk_before_the_block_ends(tmp_path, monkeypatch):
@@ -26,6 +28,50 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_what_a_power_cut_may_spoil_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", None)
+    with write_aside(tmp_path / "a.txt", flushed=False) as aside:
+        aside.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def left(folder, name, age, *, files=0):
+    """What a process has left of a file, or of a folder with so many files in it, that many seconds ago."""
+    path = folder / f".partial-1-{name}"
+    parts = [path, path / "sub", *(path / "sub" / str(number) for number in range(files))] if files else [path]
+    for part in parts:
+        if files and part in parts[:2]:
+            part.mkdir()
+        else:
+            part.write_text("x")
+    for part in parts:
+        os.utime(part, (time.time() - age,) * 2)
+    return path
+
+
+def test_what_was_left_long_ago_is_removed_and_nothing_else(tmp_path):
+    gone = [left(tmp_path, "a.txt", 2 * ABANDONED), left(tmp_path, "folder", 2 * ABANDONED, files=2)]
+    kept = [
+        left(tmp_path, "b.txt", ABANDONED / 2),
+        left(tmp_path, "other.txt", 2 * ABANDONED),
+        left(tmp_path, "busy", 2 * ABANDONED, files=2),
+        tmp_path / ".partial-2-a.txt",
+        tmp_path / "a.txt",
+    ]
+    os.utime(kept[2] / "sub" / "1")  # is being written, though its folder has not changed for long
+    kept[3].symlink_to(left(tmp_path, "target", 2 * ABANDONED))
+    kept[4].write_text("x")
+    remove_abandoned(tmp_path, {"a.txt", "b.txt", "folder", "busy"}.__contains__)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
+    remove_abandoned(tmp_path / "absent", lambda name: True)
+
+
+def test_a_phantom_clears_what_one_before_it_left(tmp_path):
+    old, other = (left(tmp_path, name, 2 * ABANDONED, files=1) for name in ("phantom", "hearts"))
+    write_phantom(tmp_path / "phantom", 4, 0)
+    assert not old.exists() and other.exists() and not aside_of(tmp_path / "phantom").exists()
 
 
 def symlink(image, target):

@@ -1,6 +1,7 @@
 """What is decided from the training volumes, and how a volume unlike them is named."""
 
 import dataclasses
+import io
 import json
 import shutil
 
@@ -79,6 +80,15 @@ def test_the_scaling_is_decided_once_for_all_volumes(tmp_path, volumes, intensit
     assert fingerprint_of(cases(tmp_path, volumes), "auto").intensity == intensity
     for asked in ("minmax", "hu"):
         assert fingerprint_of(cases(tmp_path, volumes), asked).intensity == asked
+
+
+def test_how_far_it_has_come_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr("action.progress.EVERY", 0.0)
+    monkeypatch.setattr("sys.stderr", log := io.StringIO())
+    fingerprint_of(cases(tmp_path, [ct(0), ct(1)]), "auto")
+    assert log.getvalue() == ""
+    fingerprint_of(cases(tmp_path, [ct(0), ct(1)]), "auto", progress=True)
+    assert "measuring: 2 of 2" in log.getvalue()
 
 
 def test_volumes_without_air_are_scaled_as_the_others(tmp_path):

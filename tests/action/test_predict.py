@@ -1,6 +1,7 @@
 """Predicting and evaluating replace nothing unasked and stop before they compute where something is amiss."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -275,6 +276,8 @@ def test_going_on_passes_over_what_is_whole_and_makes_the_rest(finished, folder,
     output.mkdir()
     for name in ("image0.nii.gz", "image0.png", "image1.nii.gz"):  # killed before its overlay was drawn
         shutil.copy(whole / name, output / name)
+    (output / ".partial-1-image2.png").write_bytes(b"half")
+    os.utime(output / ".partial-1-image2.png", ns=(1, 1))
     before = (output / "image0.nii.gz").stat().st_mtime_ns
     capsys.readouterr()
     call(finished, folder, output=output, flags=["--overlay", "--continue"])

@@ -19,11 +19,14 @@ from test_torchrun import torchrun
 
 from action import evaluate, train
 from action.config import InputConfig, TrainConfig
-from action.data import findings, prepared
+from action.data import findings, fingerprint, in_memory, prepared, volumes
+from action.data.fingerprint import fingerprint_of
 from action.data.identity import describe
 from action.data.prepared import PreparedCases
+from action.data.volumes import load_case
 from action.errors import InputError
-from action.experiment import load_data
+from action.experiment import load_data, open_split
+from action.files import ABANDONED
 from action.run_folder import RunFolder
 from action.trainer import Trainer
 
@@ -62,16 +65,18 @@ def assert_same_case(one, other, classes=4):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Names of the cases that are prepared, and of those that are measured."""
+    """Names of the cases that are prepared, from memory and on disk, and of those that are measured alone."""
     names = {"prepared": [], "measured": []}
-    for key, name in (("prepared", "read_case"), ("measured", "measures_of")):
-        original = getattr(prepared, name)
+    places = [(in_memory, "read_case"), (volumes, "read_case"), (prepared, "read_case"), (fingerprint, "measures_of")]
+    for module, name in places:
+        original = getattr(module, name)
+        key = "prepared" if name == "read_case" else "measured"
 
         def counted(case, *args, key=key, original=original, **kwargs):
             names[key].append(case.name)
             return original(case, *args, **kwargs)
 
-        monkeypatch.setattr(prepared, name, counted)
+        monkeypatch.setattr(module, name, counted)
     return names
 
 
@@ -98,6 +103,9 @@ def test_the_same_as_from_memory(acdc_root, lits_root, tmp_path, capsys, reads, 
     for where in (None, cache, cache):
         data = load_data(settings(root, where))
         seen.append((data, capsys.readouterr().out))
+        read = sorted(reads["prepared"])
+        assert read == (sorted(case.name for case in sets(data)) if len(seen) < 3 else [])
+        reads["prepared"].clear()
     (memory, said), *others = seen
     assert ("note: " in said) == (kind == "odd")
     for data, said_then in others:
@@ -105,17 +113,59 @@ def test_the_same_as_from_memory(acdc_root, lits_root, tmp_path, capsys, reads, 
         assert (data.fingerprint, data.split) == (memory.fingerprint, memory.split)
         for one, other in zip(sets(memory), sets(data), strict=True):
             assert_same_case(one, other, classes=3 if kind == "lits" else 4)
-    names = [case.name for case in sets(memory)]
-    assert sorted(reads["prepared"]) == sorted(names)  # once, by the first of the two
-    assert len(reads["measured"]) == len(memory.labeled) + len(memory.unlabeled)
+    assert reads["measured"] == []  # a volume is measured while it is in memory to be prepared
 
 
 def test_nothing_is_read_a_second_time(acdc_root, tmp_path, monkeypatch):
     load_data(settings(acdc_root, tmp_path / "cache"))
     monkeypatch.setattr("action.data.slice_file.SliceFile.read", None)  # no voxel, nor any scan
     monkeypatch.setattr(prepared, "read_case", None)
-    monkeypatch.setattr(prepared, "measures_of", None)
+    monkeypatch.setattr(fingerprint, "measures_of", None)
     load_data(settings(acdc_root, tmp_path / "cache"))
+
+
+def test_a_wrong_guess_is_made_good_and_leaves_nothing(acdc_root, tmp_path, reads):
+    """A tenth of one volume is air, as in CT, so that alone it would be scaled as CT."""
+    root = shutil.copytree(acdc_root, tmp_path / "data")
+    path = root / "patient004" / "patient004_frame01.nii.gz"
+    voxels = np.asarray(nib.load(path).dataobj).T.copy()
+    voxels[:, :4] = -1000
+    save_nifti(path, voxels)
+    os.utime(path, ns=(1, 1))
+    config = settings(root)
+    dataset, split = open_split(config)
+    training = [case for case in dataset.cases if case.patient in {*split.labeled, *split.unlabeled}]
+    assert path in [case.image for case in training]
+    expected = fingerprint_of(training, "auto")
+    (odd_one,) = (case for case in dataset.cases if case.image == path)
+    alone = load_case(odd_one, 4, SCALE, expected, keep_truth=False)
+    reads["prepared"].clear()
+    for cache in (None, tmp_path / "cache"):
+        data = load_data(settings(root, cache))
+        assert data.fingerprint == expected and expected.intensity == "minmax"
+        (loaded,) = (case for case in sets(data) if case.name == odd_one.name)
+        assert np.array_equal(np.asarray(loaded.image), alone.image)
+        assert sorted(reads["prepared"]) == sorted([*(case.name for case in sets(data)), odd_one.name])
+        reads["prepared"].clear()
+    assert len(list((tmp_path / "cache").glob(f"*{prepared.END}"))) == len(sets(data))
+
+
+def test_a_volume_that_cannot_be_prepared_is_measured_still(acdc_root, tmp_path, reads):
+    """So that the others are not prepared anew when its label has been mended."""
+    root = shutil.copytree(acdc_root, tmp_path / "data")
+    config = dataclasses.replace(settings(root, tmp_path / "cache"), method="supervised", labeled=7)
+    _, split = open_split(config)
+    (label, *_) = (root / split.labeled[0]).glob("*_gt.nii.gz")
+    whole = label.read_bytes()
+    save_nifti(label, np.full((4, 32, 32), 9, np.uint8))
+    with pytest.raises(InputError, match="has unknown values 9"):
+        load_data(config)
+    broken = label.name.replace("_gt.nii.gz", "")
+    assert reads["measured"] == [broken]
+    label.write_bytes(whole)
+    reads["prepared"].clear()
+    load_data(config)
+    assert reads["prepared"] == [broken]
 
 
 def test_a_run_is_that_from_memory_bit_for_bit_also_resumed(acdc_root, tmp_path, monkeypatch):
@@ -249,7 +299,7 @@ def test_only_what_was_left_half_written_is_removed(acdc_root, tmp_path):
     for path in (old, *others):
         path.write_text("x")
     for path in (old, *others[:-1]):
-        os.utime(path, (time.time() - 2 * prepared.ABANDONED,) * 2)
+        os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
     load_data(settings(acdc_root, cache))
     assert not old.exists() and all(path.read_text() == "x" for path in others)
 
@@ -354,9 +404,9 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
 def test_measures_are_kept_apart_from_settings(acdc_root, tmp_path, reads):
     cache = tmp_path / "cache"
     load_data(settings(acdc_root, cache))
-    reads["measured"].clear()
-    load_data(dataclasses.replace(settings(acdc_root, cache), input=InputConfig((1.1, 1.1), intensity="hu")))
-    assert reads["measured"] == []
+    reads["prepared"].clear()
+    data = load_data(dataclasses.replace(settings(acdc_root, cache), input=InputConfig((1.1, 1.1), intensity="hu")))
+    assert sorted(reads["prepared"]) == sorted(case.name for case in sets(data)) and reads["measured"] == []
     assert all(json.loads(path.read_text())["key"] for path in Path(cache).glob("*.measures.json"))
 
 

@@ -13,7 +13,7 @@ import torch
 
 from action_kernels.backends import cpu
 from benchmarks import __main__ as harness
-from benchmarks import rates, scaling, small_calls, table, training_step
+from benchmarks import rates, reading, scaling, small_calls, table, training_step
 from benchmarks.measure import times
 from benchmarks.problems import SWEEPS, Inputs, Problem, make_inputs
 from benchmarks.programs import CHUNK, EAGER, programs
@@ -207,6 +207,16 @@ def test_processes_share_a_bank(tmp_path: Path, capsys) -> None:
     assert (divided["collectives"], whole["collectives"]) == ("5", "0")
     assert float(divided["bank_mib"]) < float(whole["bank_mib"])
     assert "2  divided" in capsys.readouterr().out
+
+
+def test_reading_is_set_beside_unpacking(tmp_path: Path, capsys) -> None:
+    reading.main("mri", volumes=4, slices=3, rounds=1, folder=tmp_path, output=tmp_path)
+    rows = table.read(tmp_path / "reading.csv")
+    assert [row["program"] for row in rows][0::2] == ["gzip", "first run"] and rows[-1]["program"] == "next run"
+    assert float(rows[2]["seconds"]) > float(rows[3]["seconds"]) > 0
+    assert {row["files"] for row in rows} == {"7"}  # the label of the one who trains without is not read
+    assert [path.name for path in tmp_path.iterdir()] == ["reading.csv"]
+    assert "| first run |" in capsys.readouterr().out
 
 
 def test_rates_are_those_of_this_machine() -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "benchmarks.__main__": "main",
     "benchmarks.one_call": "main",
     "benchmarks.rates": "main",
+    "benchmarks.reading": "main",
     "benchmarks.scaling": "main",
     "benchmarks.small_calls": "main",
     "benchmarks.training_step": "main",

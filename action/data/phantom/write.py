@@ -7,7 +7,6 @@ them meets others that it does not know, and between any two there are intermedi
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,6 +19,7 @@ from action.data.nifti import write_volume
 from action.data.phantom.scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
 from action.data.split import SETS
 from action.errors import InputError
+from action.files import aside_of, remove_abandoned
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 MOST_PATIENTS = 10_000
@@ -57,7 +57,8 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
     anatomies, looks = draw(Anatomy, patients, rng), draw(Appearance, patients, rng)
     names = [f"patient{i + 1:03d}" for i in range(patients)]
     print(f"writing {patients} synthetic hearts to {root}", flush=True)
-    aside = root.with_name(f".partial-{os.getpid()}-{root.name}")
+    remove_abandoned(root.parent, root.name.__eq__)
+    aside = aside_of(root)
     try:
         for name, anatomy, look in zip(names, anatomies, looks, strict=True):
             _write_patient(aside / name, anatomy, look, np.random.default_rng(rng.integers(2**63)))
