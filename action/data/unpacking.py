@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-try:
-    from isal import isal_zlib
-except ImportError:
-    isal_zlib = None
-
-library: Any = isal_zlib or zlib
+library: Any = import_module("isal.isal_zlib" if find_spec("isal") else "zlib")
 """The library: its ``decompressobj`` is zlib's."""
 PIECE = 2**16
 """Bytes that are read, and of each answer: they stay in the processor's cache, and a bomb fills no memory."""
