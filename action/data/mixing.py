@@ -31,6 +31,22 @@ def paste(batch: Slices, partner: Slices, pasted: Tensor) -> Slices:
     return {key: torch.where(pasted, partner[key], value) for key, value in batch.items()}
 
 
+def paste_both_ways(first: Slices, second: Slices, side: float, rng: np.random.Generator) -> Slices:
+    """Boxes of the second slices in the first ones, then of the first in the second: 2 N slices for N second ones.
+
+    Args:
+        first: taken in turn; a second slice has another partner each way.
+        second: N slices with the same keys.
+        side: of a box, as a share of the height and of the width.
+        rng: places the boxes.
+    """
+    turn = torch.arange(len(second["image"]) + 1, device=second["image"].device) % len(first["image"])
+    inside, outside = ({key: x[places] for key, x in first.items()} for places in (turn[:-1], turn[1:]))
+    box = boxes(second["label"], side, rng)
+    ways = paste(inside, second, box), paste(second, outside, box)
+    return {key: torch.cat([way[key] for way in ways]) for key in second}
+
+
 def boxes(like: Tensor, side: float, rng: np.random.Generator) -> Tensor:
     """A box of ``side`` times the height and the width, at a random place of each slice: bool as ``like`` [B, 1, H, W].
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from action.config import RunConfig
 from action.data.slices import Slices
 from action.model.heads import Pixels, RepresentationHead
 from action.model.network import Network, NetworkOutput
@@ -17,11 +16,11 @@ from action.model.teacher import StudentTeacher
 from action.stages.adaptive_contrast import cosine_temperature, nearest_anchors, spread_anchors
 from action.stages.base import Push, StageParts, StepResult
 from action.stages.losses import zero_like
-from action.stages.pseudo_labels import PseudoLabels
+from action.stages.pseudo_labeling import PseudoLabeling
 from action_kernels import MemoryBank, anatomical_contrast, hard_negatives, relation_negatives
 
 
-class AnatomicalContrast(PseudoLabels):
+class AnatomicalContrast(PseudoLabeling):
     """L = L_sup + unsupervised_weight * L_unsup + contrast_weight * L_anco.
 
     Queries are the student's representations of hard pixels in its strong views. Keys (positives, class relation,
@@ -39,14 +38,11 @@ class AnatomicalContrast(PseudoLabels):
     def __init__(self, parts: StageParts) -> None:
         super().__init__(parts)
         config, model = parts.config.anatomical_contrast, parts.config.model
+        self.iterations = config.iterations
         self.representation = StudentTeacher(RepresentationHead(parts.widths, model.embedding))
         self.pixel_bank = MemoryBank(config.pixel_bank, model.embedding, labeled=True, normalize=False)
         if config.variant == "action++":
             self.register_buffer("anchors", spread_anchors(parts.classes, model.embedding), persistent=False)
-
-    @staticmethod
-    def updates(config: RunConfig) -> int:
-        return config.anatomical_contrast.iterations
 
     def losses(
         self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator

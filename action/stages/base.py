@@ -124,6 +124,11 @@ class Stage(nn.Module, ABC):
         weak = self.augmentation.weak(pool.batch(start, count), rng)
         return weak, self.augmentation.strong(weak, rng)
 
+    def unlabeled_view(self, data: TrainingData, step: int, count: int, rng: np.random.Generator) -> Tensor:
+        """The weak view of ``count`` slices whose labels are not used, [count, channels, H, W]."""
+        pool = data.unlabeled_or_labeled
+        return self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)["image"]
+
     def distillation_batch(
         self, data: TrainingData, labeled: int, unlabeled: int, step: int, rng: np.random.Generator
     ) -> dict[str, Tensor]:

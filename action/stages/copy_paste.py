@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action.data.mixing import boxes, paste
+from action.data.mixing import paste_both_ways
 from action.data.slices import Slices
 from action.model.network import Network
 from action.model.teacher import StudentTeacher
@@ -43,12 +43,14 @@ class CopyPaste(Stage):
         pretraining = step < self._config.pretraining * self.iterations
         pool = data.labeled if pretraining else data.unlabeled_or_labeled
         other = self.augmentation.weak(pool.batch(step * count, count, labels=pretraining), rng)
-        return {**weak, "weak": other["image"]} | ({"weak_label": other["label"]} if pretraining else {})
+        return {**weak, "weak": other["image"], **({"weak_label": other["label"]} if pretraining else {})}
 
     def losses(
         self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
     ) -> StepResult:
-        pasted = self.pasted(self.others(network, batch), {name: batch[name] for name in ("image", "label")}, rng)
+        sure = torch.full_like(batch["label"], LABEL)
+        labeled = {"image": batch["image"], "label": batch["label"], "confidence": sure}
+        pasted = paste_both_ways(labeled, self.others(network, batch), self._config.side, rng)
         strong = self.augmentation.strong(pasted, rng)
         logits = self.segmented(network.student, strong["image"]).logits
         half = len(batch["weak"])
@@ -58,7 +60,7 @@ class CopyPaste(Stage):
             for source in (LABEL, PSEUDO_LABEL)
         )
         loss = supervised + self._config.unlabeled_weight * unsupervised
-        return StepResult({"loss": loss, "supervised": supervised, "unsupervised": unsupervised})
+        return StepResult(dict(zip(self.loss_names, (loss, supervised, unsupervised), strict=True)))
 
     def others(self, network: StudentTeacher[Network], batch: Mapping[str, Tensor]) -> Slices:
         """The unlabelled slices with the teacher's classes; labelled ones with their labels in the pretraining."""
@@ -67,22 +69,7 @@ class CopyPaste(Stage):
             with torch.no_grad():
                 logits = self.segmented(network.teacher, batch["weak"]).logits
             source, label = PSEUDO_LABEL, logits.argmax(dim=1, keepdim=True).to(logits.dtype)
-        return {"image": batch["weak"], "label": label, "confidence": torch.full_like(batch["weak"], source)}
-
-    def pasted(self, others: Slices, labeled: Slices, rng: np.random.Generator) -> Slices:
-        """Both ways: [2U, 1, H, W], first the U labelled slices with boxes of the others, then the reverse.
-
-        Args:
-            others: U slices.
-            labeled: L of them, taken in turn; a slice has another partner each way.
-            rng: places the boxes.
-        """
-        labeled = {**labeled, "confidence": torch.full_like(labeled["image"], LABEL)}
-        turn = torch.arange(len(others["image"]) + 1, device=labeled["image"].device) % len(labeled["image"])
-        inside, outside = ({key: x[places] for key, x in labeled.items()} for places in (turn[:-1], turn[1:]))
-        box = boxes(others["image"], self._config.side, rng)
-        ways = paste(inside, others, box), paste(others, outside, box)
-        return {key: torch.cat([way[key] for way in ways]) for key in others}
+        return {"image": batch["weak"], "label": label, "confidence": torch.full_like(label, source)}
 
     def part(self, logits: Tensor, slices: Slices, way: slice, source: float) -> Tensor:
         """L_seg of one way's pixels whose class comes from ``source``."""

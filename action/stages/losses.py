@@ -72,6 +72,19 @@ def masked_segmentation_loss(logits: Tensor, label: Tensor, mask: Tensor, pixels
     return 0.5 * (entropy + weighted_dice_loss(logits, label, mask))
 
 
+def consistency_loss(logits: Tensor, label: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """Half cross-entropy, as a mean over all pixels of the images, half Dice, both of the sure pixels.
+
+    Args:
+        logits: [B, C, H, W].
+        label: [B, 1, H, W] class indices.
+        confidence: [B, 1, H, W]; 0 marks pixels outside the image.
+        threshold: confidence from which on a pixel is sure.
+    """
+    inside = confidence > 0
+    return masked_segmentation_loss(logits, label, inside & (confidence >= threshold), inside.sum())
+
+
 def weighted_entropy(logits: Tensor, label: Tensor, mass: Tensor) -> Tensor:
     """Sum over pixels of mass * CE; logits [B, C, H, W], label and mass [B, 1, H, W]."""
     return (mass * F.cross_entropy(logits, label[:, 0].long(), reduction="none")[:, None]).sum()

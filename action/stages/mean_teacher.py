@@ -31,12 +31,9 @@ class MeanTeacher(Stage):
         self.iterations = self._config.iterations
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        count = self._config.unlabeled
         _, labeled = self.two_views(data.labeled, step * self._config.labeled, self._config.labeled, rng)
-        pool = data.unlabeled_or_labeled
-        weak = self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)
-        student = self.augmentation.intensity(weak, rng)
-        return {**labeled, "weak": weak["image"], "student": student["image"]}
+        weak = self.unlabeled_view(data, step, self._config.unlabeled, rng)
+        return {**labeled, "weak": weak, "student": self.augmentation.intensity({"image": weak}, rng)["image"]}
 
     def losses(
         self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator

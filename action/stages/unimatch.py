@@ -9,20 +9,19 @@ import torch
 from torch import Tensor
 
 from action.data.mixing import mix
-from action.data.slices import Slices
 from action.model.network import Network
 from action.model.teacher import StudentTeacher
 from action.stages.base import Stage, StageParts, StepResult, TrainingData
-from action.stages.losses import masked_segmentation_loss, segmentation_loss
+from action.stages.losses import consistency_loss, segmentation_loss
 
 
 class UniMatch(Stage):
     """L = L_sup + strong_weight * (H(s_1) + H(s_2)) / 2 + feature_weight * H(f).
 
     Pseudo-labels are the classes of a weak view at pixels of confidence >= threshold. s_1 and s_2 are two strong views
-    of it, mixed by CutMix; f is the weak view with channels of every encoder map dropped. H is half cross-entropy, as
-    a mean over all pixels of the image, and half Dice. Other than the paper: the averaged teacher, not the student,
-    makes the pseudo-labels, and L is not halved, so that labels weigh as in the other methods.
+    of it, mixed by CutMix; f is the weak view with channels of every encoder map dropped. H: see ``consistency_loss``.
+    Other than the paper: the averaged teacher, not the student, makes the pseudo-labels, and L is not halved, so that
+    labels weigh as in the other methods.
     """
 
     name = "unimatch"
@@ -36,10 +35,8 @@ class UniMatch(Stage):
         self.iterations = self._counts.iterations
 
     def batch(self, data: TrainingData, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        count = self._counts.unlabeled
         _, labeled = self.two_views(data.labeled, step * self._counts.labeled, self._counts.labeled, rng)
-        pool = data.unlabeled_or_labeled
-        return {**labeled, "weak": self.augmentation.weak(pool.batch(step * count, count, labels=False), rng)["image"]}
+        return {**labeled, "weak": self.unlabeled_view(data, step, self._counts.unlabeled, rng)}
 
     def losses(
         self, network: StudentTeacher[Network], batch: Mapping[str, Tensor], step: int, rng: np.random.Generator
@@ -56,18 +53,15 @@ class UniMatch(Stage):
         logits = self.perturbed(network.student, images, len(batch["weak"]), rng)
         labeled, *others = logits.split([len(batch["image"])] + 3 * [len(batch["weak"])])
         supervised = segmentation_loss(labeled, batch["label"])
-        first, second, feature = (self.consistency(*pair) for pair in zip(others, views, strict=True))
+        first, second, feature = (
+            consistency_loss(x, view["label"], view["confidence"], config.threshold)
+            for x, view in zip(others, views, strict=True)
+        )
         strong = (first + second) / 2
         loss = supervised + config.strong_weight * strong + config.feature_weight * feature
         confident = (confidence >= config.threshold).to(confidence.dtype).mean()
         values = (loss, supervised, strong, feature, confident)
         return StepResult(dict(zip(self.loss_names, values, strict=True)))
-
-    def consistency(self, logits: Tensor, view: Slices) -> Tensor:
-        """H of a view; pixels of confidence 0 are outside the image."""
-        inside = view["confidence"] > 0
-        sure = inside & (view["confidence"] >= self._config.threshold)
-        return masked_segmentation_loss(logits, view["label"], sure, inside.sum())
 
     def perturbed(self, network: Network, images: Tensor, count: int, rng: np.random.Generator) -> Tensor:
         """Logits [B, C, H, W] of a batch; the last ``count`` slices lose random channels of the encoder's maps."""

@@ -13,14 +13,17 @@ from conftest import SHAPE, save_nifti
 from layouts import SHORT, case_images, write_nnunet
 
 from action import evaluate, predict, train
-from action.config import AugmentationConfig, InputConfig
+from action.choices import METHODS
+from action.config import AugmentationConfig, InputConfig, ModelConfig, TrainConfig, fill_in
 from action.data import findings, open_dataset
 from action.data.augment import Augmentation
-from action.data.batches import SlicePool
+from action.data.batches import SlicePool, step_generator
 from action.data.fingerprint import fingerprint_of, load_fingerprint, save_fingerprint
 from action.data.images import cases_of
 from action.data.volumes import load_case, load_cases, native_slice
 from action.errors import InputError
+from action.stages import make_learner
+from action.stages.base import TrainingData
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,21 @@ def test_batches_and_views_keep_the_channels(two):
     weak = augmentation.weak(slices, np.random.default_rng(0))
     strong = augmentation.strong(weak, np.random.default_rng(0))
     assert weak["image"].shape == strong["image"].shape == (4, 2, 32, 32) and strong["label"].shape == (4, 1, 32, 32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_several_channels(method, two):
+    model = ModelConfig(channels=(4, 6), embedding=8, window=16, stride=16, pooled=4)
+    config = fill_in(TrainConfig(method=method, model=model), "data", "output", (1.5, 1.5), (32, 32))
+    labeled, *others = load_cases(open_dataset(two, "nnunet").cases[:3], 3, config.input)
+    data = TrainingData(SlicePool([labeled], labels=True, seed=0), SlicePool(others, labels=False, seed=1))
+    learner = make_learner(config, 3, channels=2).train()
+    for stage in learner.stages.values():
+        for step in (0, stage.iterations - 1):
+            rng = step_generator(0, 0, step)
+            loss = stage.losses(learner.network, stage.batch(data, step, rng), step, rng).losses["loss"]
+            loss.backward()
+            assert loss.isfinite()
 
 
 def test_every_channel_has_a_brightness_and_a_contrast_of_its_own():

@@ -9,7 +9,7 @@ from torch import nn
 
 from action.config import AugmentationConfig, BaselineConfig, ModelConfig, TrainConfig, fill_in
 from action.data.batches import SlicePool, step_generator
-from action.data.mixing import boxes
+from action.data.mixing import boxes, paste_both_ways
 from action.model.network import NetworkOutput
 from action.model.teacher import StudentTeacher
 from action.stages import make_stages
@@ -59,12 +59,11 @@ def half_dark(value, count):
 @pytest.mark.parametrize("count", [(2, 2), (1, 3), (3, 1)])
 def test_slices_are_pasted_into_each_other_both_ways(count):
     labeled, unlabeled = count
-    stage = stage_of("copy-paste", count, side=0.5)
     known = {"image": 10 + torch.arange(labeled)[:, None, None, None].expand(-1, 1, 16, 16).float()}
-    known["label"] = torch.ones(labeled, 1, 16, 16)
+    known |= {"label": torch.ones(labeled, 1, 16, 16), "confidence": torch.full((labeled, 1, 16, 16), LABEL)}
     others = {"image": torch.arange(unlabeled)[:, None, None, None].expand(-1, 1, 16, 16).float()}
     others |= {"label": torch.zeros_like(others["image"]), "confidence": torch.full_like(others["image"], PSEUDO_LABEL)}
-    both = stage.pasted(others, known, np.random.default_rng(0))
+    both = paste_both_ways(known, others, 0.5, np.random.default_rng(0))
     for k in range(unlabeled):
         inward, outward = both["image"][k], both["image"][unlabeled + k]
         box = inward == k
