@@ -69,7 +69,9 @@ def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device, sums
     kept = features <= _kept(dtype)
     if not kept or dtype == torch.float32:
         spilled = capability(device) >= 100 and dtype != torch.float32  # by 8 warps
-        return _tile(features, dtype, 64, 64, 4 if kept or spilled or _by_rows(device) else 8, 2)
+        # For three programs a multiprocessor, at which ptxas aims there, 64 rows are too many by a register.
+        narrow = _by_rows(device) and not kept and features <= 128
+        return _tile(features, dtype, 64, 32 if narrow else 64, 4 if kept or spilled or _by_rows(device) else 8, 2)
     if capability(device) == 90:
         return _tile(features, dtype, 64, 128, 4, 2) if sums else _tile(features, dtype, 128, 64, 4, 3)
     return _tile(features, dtype, 128, 64, 8, 3)
