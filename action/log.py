@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from action.config import RunConfig
-from action.errors import InputError
+from action.errors import InputError, said
 from action.files import write_aside
 from action.loggers import LOGGERS
 from action.loggers.base import Logger, Start
@@ -63,7 +63,7 @@ class Loggers:
                 if not logger.remote:
                     raise
                 del self._loggers[name]
-                print(f"warning: {name} failed ({_said(error)}): the run goes on without it")
+                print(f"warning: {name} failed ({said(error)}): the run goes on without it")
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def started(config: RunConfig, run: RunFolder, step: int) -> Iterator[Loggers]:
                 if not LOGGERS[name].remote:
                     raise
                 raise InputError(
-                    f"the logger {name} does not start ({_said(error)}): set it up as its documentation says, or "
+                    f"the logger {name} does not start ({said(error)}): set it up as its documentation says, or "
                     "leave it out of loggers"
                 ) from error
         identities = known | {name: logger.identity for name, logger in loggers.items() if logger.identity}
@@ -121,7 +121,3 @@ def _identities(run: RunFolder) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from action.config import ModelConfig, RunConfig
-from action.errors import InputError
+from action.errors import InputError, said
 from action.model.hooked import SETTING, HookedNetwork
 from action.model.network import Network, NetworkOutput
 from action.model.unet import UNet
@@ -59,7 +59,7 @@ def make_network(config: RunConfig, channels: int, classes: int) -> Network:
     except Exception as error:  # whatever a constructor raises
         arguments = ", ".join(f"{name}={value!r}" for name, value in {**given, **model.arguments}.items())
         raise InputError(
-            f"model.network {model.network} cannot be built with {arguments} ({_said(error)}): change model.arguments, "
+            f"model.network {model.network} cannot be built with {arguments} ({said(error)}): change model.arguments, "
             "or wrap it in a class that takes these"
         ) from error
     if not isinstance(inner, Network):
@@ -92,7 +92,7 @@ def _measured(network: Network, name: str, size: tuple[int, int], channels: int,
         raise
     except Exception as error:  # whatever a network raises
         raise InputError(
-            f"model.network {name} fails on images {list(images.shape)} ({_said(error)}): change model.arguments or "
+            f"model.network {name} fails on images {list(images.shape)} ({said(error)}): change model.arguments or "
             "input.size"
         ) from error
     if not isinstance(output, NetworkOutput) or output.logits.shape != (BATCH, classes, *size):
@@ -110,7 +110,3 @@ def _measured(network: Network, name: str, size: tuple[int, int], channels: int,
 
 def _listed(sizes: list[tuple[int, ...]]) -> str:
     return ", ".join(" x ".join(map(str, size)) for size in sizes)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
