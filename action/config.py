@@ -405,6 +405,13 @@ class RunConfig(TrainConfig):
     input: RunInputConfig
     baseline: RunBaselineConfig
 
+    @property
+    def updates(self) -> int | None:
+        """Network updates of the whole run; ``None``: a stage of the user's decides."""
+        if is_own(self.method):
+            return None
+        return self.total_iterations if self.method == "action" else self.baseline.iterations
+
 
 def fill_in(
     config: TrainConfig, data: str, output: str, spacing: tuple[float, float], size: tuple[int, int]

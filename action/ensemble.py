@@ -94,6 +94,11 @@ def load_ensemble(roots: Sequence[Path], device: torch.device) -> Ensemble:
 def _load(folder: RunFolder, device: torch.device) -> Ensemble:
     config = load_config(folder.config)
     fingerprint = load_fingerprint(folder.fingerprint)
+    if (done := folder.updates()) is not None and done < (config.updates or 0):
+        print(
+            f"note: {folder.root} is not finished, it has {done} of {config.updates} updates: its best network until "
+            "now is taken"
+        )
     network, class_names = load_network(config, folder.best, device)
     check_network(network, fingerprint, folder)
     segmenter = Segmenter([Member(network, config.input.size)], config.evaluation.batch)

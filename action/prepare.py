@@ -61,6 +61,11 @@ def check(dataset: Dataset) -> str:
         *warned,
     ]
 
+    learned = len({case.patient for case in dataset.cases if case.label is not None})
+    if learned < 2:
+        who = "one patient has" if learned else "no patient has"
+        notes.append(f"{who} labels: training needs two, one to learn from and one for validation")
+
     head = ["case", "voxels x y z", "size mm x y z", "intensities", *(f"{name} %" for name in names)]
     unlabeled = sum(case.label is None for case in dataset.cases)
     lines = [

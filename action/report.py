@@ -77,11 +77,11 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
         folder.report,
         title=folder.root.resolve().name,
         subtitle=f"{config.method}, trained on {Path(config.data).name}",
-        facts=_facts(config, split.labeled, split.unlabeled, steps, summary),
+        facts=_facts(config, split.labeled, split.unlabeled, steps, columns, summary),
         stages=" ".join(f"{n}: {str(stages[i]).replace('_', ' ')}." for n, i in enumerate(begins, 1)),
         charts=list(_charts(steps, stages, columns, [int(steps[i]) for i in begins])),
         summary=summary,
-        without="" if summary else "The run has no summary.json: no patient tests it, or it has not been evaluated.",
+        without="" if summary else _without(split.test),
         measures=heads(summary["unit"]) if summary else [],
         classes=[*summary["classes"].items(), ("mean", summary["mean"])] if summary else [],
         class_names=names,
@@ -102,18 +102,31 @@ def _facts(
     labeled: Sequence[str],
     unlabeled: Sequence[str],
     steps: np.ndarray,
+    columns: Mapping[str, np.ndarray],
     summary: dict[str, Any] | None,
 ) -> list[tuple[str, str]]:
+    unfinished = f" of {config.updates}, unfinished" if len(steps) < (config.updates or 0) else ""
     facts = [
         ("labelled patients", str(len(labeled))),
         ("unlabelled patients", str(len(unlabeled))),
         ("seed", str(config.seed)),
-        ("updates", str(len(steps))),
+        ("updates", f"{len(steps)}{unfinished}"),
     ]
+    validated = columns.get("val_dice", np.empty(0))
+    validated = validated[np.isfinite(validated)]
+    if len(validated):
+        facts.insert(0, ("last Dice on the validation patients", number(float(validated[-1]))))
     if summary:
         facts.insert(0, ("mean Dice on the test patients", number(summary["mean"]["dice"])))
         facts.append(("test cases", str(len(summary["cases"]))))
     return facts
+
+
+def _without(test: Sequence[str]) -> str:
+    """Why there are no results."""
+    if not test:
+        return "No patient tests this run, so that there is no summary.json."
+    return "The run has no summary.json: python -m action.evaluate writes it."
 
 
 def _charts(

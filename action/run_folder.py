@@ -87,6 +87,12 @@ class RunFolder:
                 f"{self.root} exists: continue it with --resume, replace it with --overwrite, or change --output"
             )
 
+    def updates(self) -> int | None:
+        """Updates that the log has; ``None`` without a log."""
+        with suppress(OSError), self.metrics.open(newline="", encoding="utf-8") as file:
+            return max((int(row["step"]) for row in csv.DictReader(file) if (row["step"] or "").isdigit()), default=0)
+        return None
+
     def begun_by(self, jobs: Iterable[str]) -> bool:
         """Whether one of these programs has begun the run, and not ended it."""
         with suppress(OSError):

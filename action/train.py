@@ -106,8 +106,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 if (dice := summary["mean"]["dice"]) is not None:
                     loggers.log(trainer.step, {"test_dice": dice})
             else:
-                print(f"no patient tests this run: {folder.root} is ready for {program('predict')}, without a summary")
-            write_report(folder)
+                print(f"no patient tests this run: {program('predict')} {folder.root} IMAGES -o DIR segments others")
+            print(f"its page: {write_report(folder)}")
             folder.job.unlink(missing_ok=True)
     return folder
 

@@ -87,6 +87,8 @@ def recognise(root: Path) -> str:
     if known:
         raise InputError(f"{root} looks like {' and like '.join(known)}: say which with --format\n{listed}")
     near = "".join(f"{folder} looks like {name}: is it meant? " for folder, name in _near(root))
+    if any(root.rglob("*.dcm")):
+        near += "It holds DICOM files: convert them to NIfTI first, with dcm2niix for instance. "
     raise InputError(f"no patients in {root} that any format would find. {near}What each looks for:\n{listed}")
 
 

@@ -43,6 +43,13 @@ def cases_of(paths: Sequence[Path], channels: int, *, numbered: bool = False) ->
         elif channel >= channels:
             problems.append(f"{path} is one channel more than the {channels} that the run was trained on: leave it out")
         case[channel] = path
+    for folder, name in found:
+        further = re.fullmatch(r"(.+)_\d{4}", name)
+        if channels == 1 and numbered and further and (folder, further[1]) in found:
+            problems.append(
+                f"{folder / name} is named as a further channel of {further[1]}, but the run was trained on one: leave "
+                "it out, or rename it"
+            )
     for (folder, name), case in found.items():
         missing = [f"{name}_{channel:04d}" for channel in range(channels) if channel not in case]
         if missing:

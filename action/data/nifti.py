@@ -173,7 +173,10 @@ def class_indices(array: np.ndarray, classes: int, path: Path, what: str) -> np.
     unknown = [f"{value:g}" for value in values if not (0 <= value < classes and value == np.rint(value))]
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(f"{what} has unknown values {shown}: the {classes} classes are 0..{classes - 1}")
+        raise InputError(
+            f"{what} has unknown values {shown}: the {classes} classes are 0..{classes - 1}; name all of them in "
+            "dataset.json, or correct the label"
+        )
     indices: np.ndarray = array.astype(np.uint8)
     return indices
 

@@ -191,9 +191,16 @@ def _counts(
     # Whoever validates or tests has labels, and one patient with labels must be left to learn from.
     if min(counts[:2]) < 1 or counts[1] + (counts[2] if tested is None else 0) >= patients:
         who = f"{'patient' if patients == 1 else 'patients'}{' with labels' if unlabeled else ''}"
+        tests = bool(counts[2]) and tested is None
+        if patients < 2 + tests:
+            raise InputError(
+                f"{patients} {who} {'is' if patients == 1 else 'are'} too few for the split {list(shares)}: one to "
+                f"learn from{', one to test' if tests else ''} and one for validation are needed; label more"
+                f"{', or give test the share 0' if tests else ''}"
+            )
         raise InputError(
-            f"{patients} {who} are too few for the split {list(shares)}: each set needs one at least, "
-            "and only that of test may be asked for with 0"
+            f"split {list(shares)} of {patients} {who}: each set needs one at least, and only that of test may be "
+            "asked for with 0"
         )
     return counts
 

@@ -157,6 +157,28 @@ def test_problems_are_all_named_at_once(tmp_path):
         "heart_5 is there twice",
     ):
         assert part in str(error.value)
+    assert "labelsTr/heart_1.nii.gz" not in str(error.value)  # it has an image, which only lacks a channel
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("labelTr", "labelsTr"), ("imageUn", "imagesUn"), ("labelsTs_", "labelsTs")]
+)
+def test_folders_of_a_name_that_is_nearly_one_are_named(typed, meant, tmp_path):
+    root = write_nnunet(tmp_path)
+    shutil.rmtree(root / meant, ignore_errors=True)
+    (root / typed).mkdir()
+    with pytest.raises(InputError, match=rf"{typed} is no folder of this layout: is {meant} meant\?"):
+        open_dataset(root, "nnunet")
+
+
+@pytest.mark.parametrize(("labeled", "note"), [(0, "no patient has labels"), (1, "one patient has labels"), (2, None)])
+def test_the_check_says_that_labels_are_too_few_to_train(labeled, note, tmp_path, capsys):
+    root = write_nnunet(tmp_path, labeled=2, unlabeled=3)
+    for path in sorted((root / "labelsTr").iterdir())[labeled:]:
+        path.unlink()
+    prepare.main(["check", str(root)])
+    printed = capsys.readouterr().out
+    assert (f"note: {note}" in printed) if note else ("training needs two" not in printed)
 
 
 def test_channels_of_another_shape_and_unknown_labels_are_named_by_file(tmp_path, capsys):
@@ -183,6 +205,7 @@ def test_from_three_labelled_and_twenty_unlabelled_cases_to_predicted_volumes(tm
     predict.main([str(run), str(root / "imagesTs"), "-o", str(tmp_path / "out"), "--device=cpu"])
     printed = capsys.readouterr().out
     assert "taken for the format nnunet" in printed and "2 labelled" in printed and "20 unlabelled" in printed
+    assert "its page: " in printed
     assert "no patient tests this run" in printed and not (run / "summary.json").exists()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heart_30.nii.gz", "heart_31.nii.gz"]
     image, label = (
@@ -191,6 +214,11 @@ def test_from_three_labelled_and_twenty_unlabelled_cases_to_predicted_volumes(tm
     assert image.shape == label.shape and np.array_equal(image.affine, label.affine)
     with pytest.raises(InputError, match="no patient tests this run"):
         evaluate.main([str(run)])
+    further = root / "imagesTs" / "heart_30_0001.nii.gz"
+    save_nifti(further, case_images(30)[0][0])
+    with pytest.raises(InputError, match="heart_30_0001 is named as a further channel of heart_30"):
+        predict.main([str(run), str(root / "imagesTs"), "-o", str(tmp_path / "more"), "--device=cpu"])
+    assert not (tmp_path / "more").exists()
 
 
 def test_more_labels_asked_for_than_are_left_to_train(tmp_path):

@@ -53,6 +53,16 @@ def test_predict_replaces_only_when_told_to(finished, image, tmp_path):
     assert (output / "a.nii.gz").read_bytes() != b"drawn by hand"
 
 
+@pytest.mark.parametrize("log", ["without its last row", "of half a row"])
+def test_a_run_that_is_not_finished_is_used_and_said(log, copy, image, tmp_path, capsys):
+    call(copy, image, output=tmp_path / "whole")
+    assert "not finished" not in capsys.readouterr().out
+    lines = (copy / "metrics.csv").read_text().splitlines(keepends=True)
+    (copy / "metrics.csv").write_text("".join(lines[:-1]) + ("" if log == "without its last row" else ",sup"))
+    call(copy, image, output=tmp_path / "out")
+    assert f"{copy} is not finished, it has 0 of 1 updates" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["a.nii", "A/a.nii.gz", "a.NII.GZ"])
 def test_two_images_never_share_a_target(finished, image, tmp_path, name):
     other = tmp_path / name

@@ -47,6 +47,13 @@ def test_the_folder_that_was_meant_is_named(tmp_path):
         assert f"{root} looks like nnunet: is it meant?" in str(error.value)
 
 
+def test_a_folder_of_dicom_files_is_told_what_to_do(tmp_path):
+    (tmp_path / "anna" / "series").mkdir(parents=True)
+    (tmp_path / "anna" / "series" / "0001.dcm").write_bytes(bytes(200))
+    with pytest.raises(InputError, match="DICOM files: convert them to NIfTI"):
+        open_dataset(tmp_path, "auto")
+
+
 def test_a_folder_of_two_layouts_asks_which(acdc_root, tmp_path):
     root = write_folders(shutil.copytree(acdc_root, tmp_path / "both"))
     with pytest.raises(InputError, match="looks like acdc and like folders: say which with --format"):
@@ -82,7 +89,7 @@ def test_patients_without_labels_train_and_the_others_are_divided(labeled, unlab
 
 
 def test_one_labelled_patient_is_too_few():
-    with pytest.raises(InputError, match="1 patient with labels are too few"):
+    with pytest.raises(InputError, match="1 patient with labels is too few.*label more"):
         make_split(cases(1, 9), labeled=1, seed=0)
 
 

@@ -94,7 +94,21 @@ def test_without_the_data_the_page_says_why_it_has_no_slices(
 def test_a_run_that_nobody_tests_has_a_page_too(copy: Path) -> None:
     (copy / "summary.json").unlink()
     report.main([str(copy)])
-    assert "no patient tests it" in text(copy) and "Losses" in text(copy)
+    assert "action.evaluate writes it" in text(copy) and "Losses" in text(copy)
+    split = json.loads((copy / "split.json").read_text())
+    (copy / "split.json").write_text(json.dumps({**split, "test": []}))
+    report.main([str(copy)])
+    assert "No patient tests this run" in text(copy)
+
+
+def test_numbers_without_a_test_and_of_an_unfinished_run(copy: Path) -> None:
+    steps, _, columns = read_columns(copy / "metrics.csv")
+    last = columns["val_dice"][np.isfinite(columns["val_dice"])][-1]
+    assert f"{last:.3f}" in text(copy) and "unfinished" not in text(copy)
+    lines = (copy / "metrics.csv").read_text().splitlines(keepends=True)
+    (copy / "metrics.csv").write_text("".join(lines[:-1]))
+    report.main([str(copy)])
+    assert f"{len(steps) - 1} of {len(steps)}, unfinished" in text(copy)
 
 
 def test_features_are_drawn_before_and_after_the_last_stage(finished: Path, copy: Path, capsys) -> None:

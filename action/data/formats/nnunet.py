@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from action.data.cases import Case, Format, Sets, natural_key, patient_of, patients_of, raise_problems
-from action.data.folders import dangling, nifti_files
+from action.data.folders import dangling, entries, nifti_files
 from action.data.text import read_json
 from action.errors import InputError
 
@@ -38,14 +39,14 @@ class NnUnet(Format):
             raise InputError(f"no patients in {root}: expected dataset.json and a folder imagesTr (format 'nnunet')")
         channels, ending = _read_description(root / "dataset.json")
         cases: dict[str, Case] = {}
-        problems: list[str] = []
+        problems = list(_mistyped(root))
         for images, labels in FOLDERS.items():
             known = nifti_files(root / labels, problems) if labels else {}
             found = _channels(nifti_files(root / images, problems), channels, ending, problems)
             for name in sorted(known.keys() - found.keys(), key=natural_key):
                 problems.append(f"{known[name]} has no image {images}/{name}_0000{ending}: add it, or remove the label")
             for name, files in found.items():
-                if images == "imagesTs" and name not in known:
+                if not files or (images == "imagesTs" and name not in known):
                     continue
                 if name in cases:
                     problems.append(f"{name} is there twice: {cases[name].image} and {files[0]}; remove one")
@@ -124,7 +125,7 @@ def _read_description(path: Path) -> tuple[int, str]:
 
 
 def _channels(files: dict[str, Path], count: int, ending: str, problems: list[str]) -> dict[str, list[Path]]:
-    """The files of each case, a channel each, in order; cases that lack one are problems."""
+    """The files of each case, a channel each, in order; a case that lacks one is a problem, and has none here."""
     found: dict[str, dict[int, Path]] = {}
     for stem, path in files.items():
         if path.name[len(stem) :].lower() != ending:
@@ -148,9 +149,17 @@ def _channels(files: dict[str, Path], count: int, ending: str, problems: list[st
             problems.append(f"{folder / missing[0]} does not exist, but dataset.json names {count} channels: add it")
         if surplus:
             problems.append(f"{surplus[0]} is a channel that dataset.json does not name: name it, or remove the file")
-        if not missing and not surplus:
-            whole[name] = [there[channel] for channel in range(count)]
+        whole[name] = [] if missing or surplus else [there[channel] for channel in range(count)]
     return whole
+
+
+def _mistyped(root: Path) -> Iterator[str]:
+    """A sentence about each folder whose name is nearly one of the layout's that is not there."""
+    names = {name for pair in FOLDERS.items() for name in pair if name}
+    missing = [name for name in names if not (root / name).exists()]
+    for folder in entries(root):
+        if folder.is_dir() and folder.name not in names and (near := get_close_matches(folder.name, missing, 1, 0.9)):
+            yield f"{folder} is no folder of this layout: is {near[0]} meant? Rename it"
 
 
 def _read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
