@@ -26,14 +26,15 @@ import torch
 from action.config import RunInputConfig
 from action.data import findings
 from action.data.cases import Case
-from action.data.fingerprint import Fingerprint, Measures, measures_of
+from action.data.fingerprint import Measures, measures_of
 from action.data.identity import describe_case
 from action.data.look import Directions, Look, guess_look
 from action.data.nifti import Volume
-from action.data.notes import keeping, tell
+from action.data.notes import keeping
 from action.data.orientation import Turn
 from action.data.slice_file import Damaged, SliceFile, write_slices
-from action.data.volumes import LoadedCase, load_case, read_case, tell_unlike
+from action.data.source import CaseSource
+from action.data.volumes import LoadedCase, read_case
 from action.errors import InputError
 from action.files import remove_abandoned, write_aside
 
@@ -46,7 +47,7 @@ _Unusable = (Damaged, OSError, ValueError, KeyError, TypeError, AttributeError)
 """What reading a damaged or foreign file may raise."""
 
 
-class PreparedCases:
+class PreparedCases(CaseSource):
     """A folder of prepared cases, made if it is not there.
 
     Args:
@@ -68,17 +69,7 @@ class PreparedCases:
     def measures(
         self, case: Case, classes: int, config: RunInputConfig, directions: Callable[[], Directions | None]
     ) -> list[Measures]:
-        """``measures_of`` a training volume. One that has not been measured yet is read, and prepared at the same time.
-
-        Args:
-            case: the volume.
-            classes: of the data set.
-            config: of the run.
-            directions: gives those of the fingerprint that is being made; asked for if the volume is read.
-
-        Raises:
-            InputError: see ``read_case``.
-        """
+        """See ``CaseSource.measures``."""
         key = _key(case.images)
         if key is None:
             return measures_of(case)  # says which file is missing
@@ -95,37 +86,28 @@ class PreparedCases:
             aside.write_text(text + "\n", encoding="utf-8")
         return measures
 
-    def load(
-        self,
-        case: Case,
-        classes: int,
-        config: RunInputConfig,
-        fingerprint: Fingerprint | None = None,
-        *,
-        keep_truth: bool = True,
-    ) -> LoadedCase:
-        """As ``load_case``, with arrays that are on disk; their voxels are the same.
+    def prepared(
+        self, case: Case, classes: int, config: RunInputConfig, look: Look, *, keep_truth: bool
+    ) -> tuple[LoadedCase, list[str]] | None:
+        """See ``CaseSource.prepared``; the arrays are on disk.
 
         Raises:
-            InputError: as ``load_case``; a file that is changed meanwhile.
+            InputError: see ``read_case``; a file that is changed meanwhile.
         """
         task = _Task(case, classes, config, keep_truth)
-        key = None if fingerprint is None else task.key(fingerprint.look)
-        if key is None or fingerprint is None:
-            return load_case(case, classes, config, fingerprint, keep_truth=keep_truth)  # says what is wrong
+        key = task.key(look)
+        if key is None:
+            return None
         path = self._path(case, key, END)
         guessed = self._guessed.pop(case.name, path)
         if guessed != path:
             guessed.unlink(missing_ok=True)  # whoever else wants it makes it anew
-        write = functools.partial(self._prepare, task, fingerprint.look, key)
+        write = functools.partial(self._prepare, task, look, key)
         try:
-            loaded, notes = _opened(case, path, key, write)
+            return _opened(case, path, key, write)
         except _Unusable:  # or not there
             write()
-            loaded, notes = _opened(case, path, key, write)
-        tell(notes)
-        tell_unlike(loaded, fingerprint)
-        return loaded
+            return _opened(case, path, key, write)
 
     def _prepare(self, task: _Task, look: Look, key: dict[str, Any] | None) -> tuple[list[Measures], Path]:
         """Read a case and write it; its measures, and the file.
