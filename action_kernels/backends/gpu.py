@@ -13,21 +13,6 @@ from torch import Tensor
 EMPTY = -(2**63)  # key of no candidate
 
 
-class Statistics(NamedTuple):
-    """Of every query, [G, N]: the fields of this name in :class:`~.interface.ContrastResult`."""
-
-    kl: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
-
-    @classmethod
-    def empty(cls, groups: int, queries: int, device: torch.device) -> Statistics:
-        """Memory for them."""
-        kl = torch.empty((groups, queries), dtype=torch.float32, device=device)
-        return cls(kl, *(torch.empty_like(kl, dtype=torch.float64) for _ in range(3)))
-
-
 class Partial(NamedTuple):
     """A gradient in parts, times ``constant`` and ``factor``."""
 

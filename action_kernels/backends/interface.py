@@ -10,9 +10,10 @@ Accumulation, losses, similarities and gradients of a 16-bit input are float32 (
 Log-sum-exps are always float64, a row's maximum plus the logarithm of its float32 sum: at a temperature of 0.01 they
 reach 100, and rounding them to float32 would put one common error into all probabilities of a row. Likewise the losses
 come from logits less their row's maximum. To subtract one in float32: (x - float(lse)) - float(lse - float(lse)).
-``action_contrast_student_gradient`` and the gradients in the bank read log-sum-exps that may run over more rows than
-they are given: those of a bank of which theirs is a part. The gradients of all parts then are those of the whole, or
-add up to them.
+The statistics of ``action_contrast`` are the log-sum-exps of the student's and of the teacher's logits
+(similarity / temp), and the mean over p_t of the teacher's logit less the student's. The gradients behind the forward
+pass read them, that in the student the first two (``lses``): they may run over more rows than the gradient is given,
+those of a bank of which its own are a part. The gradients of all parts then are those of the whole, or add up to them.
 With ``normalize`` the rows are scaled to unit length inside the kernel (norms below 1e-12 count as 1e-12), and
 every gradient is the gradient of the *raw* row. Inputs may be non-contiguous. No kernel synchronises with the host.
 A backend never raises for user errors (the operator has checked everything) and never sees an empty N, M or G.
@@ -37,9 +38,7 @@ class ContrastResult(NamedTuple):
     """Result of one pass over the bank, row by row."""
 
     kl: Tensor  # [G, N] KL(p_t || p_s)
-    logit_gap: Tensor  # [G, N] float64 mean over p_t of the teacher's logit (similarity / temp) less the student's
-    student_lse: Tensor  # [G, N] float64 log-sum-exp of the student's similarity / student_temp
-    teacher_lse: Tensor  # [G, N] float64 log-sum-exp of the teacher's similarity / teacher_temp
+    statistics: Tensor  # [3, G, N] float64, see above; [0] when not wanted
     student_grad: Tensor  # [G, N, D] d kl_i / d student_i; [0] when not wanted
     similarity: Tensor  # [G, N, k] student similarities of the selected rows, descending; -inf where none is left
     index: Tensor  # type: ignore[assignment]  # [G, N, k] int64 bank rows of the selection; -1 where none is left

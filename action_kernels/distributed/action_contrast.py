@@ -213,8 +213,7 @@ class _Contrast(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype, k = working_dtype(student, teacher, rows), settings.k
         kl = student.new_empty(len(student), dtype=dtype)
-        lses = student.new_empty((2, len(student)), dtype=torch.float64)
-        logit_gap = torch.empty_like(lses[0])
+        statistics = student.new_empty((3, len(student)), dtype=torch.float64)
         similarity = student.new_empty((len(student), k), dtype=dtype)
         index = torch.empty_like(similarity, dtype=torch.int64)
         student_grad = torch.empty_like(student, dtype=dtype) if settings.student_grad else None
@@ -224,18 +223,19 @@ class _Contrast(torch.autograd.Function):
             found = _scan(*visiting, settings=settings)
             values, s_lse, t_lse, candidates, slots = trip.home(*found)
             merged = merge_statistics(values, s_lse, t_lse)
-            kl[trip.own], lses[0, trip.own], lses[1, trip.own] = merged
+            kl[trip.own] = merged.kl
             # kl = sum_j p_t(j) (t_j - T - s_j + S)
-            logit_gap[trip.own] = merged.kl + merged.teacher_lse - merged.student_lse
+            logit_gap = merged.kl + merged.teacher_lse - merged.student_lse
+            statistics[:, trip.own] = torch.stack((merged.student_lse, merged.teacher_lse, logit_gap))
             similarity[trip.own], index[trip.own] = merge_candidates(candidates, slots, k)
             if student_grad is not None:
-                partial = _contribution(visiting[0], visiting[1], trip, lses, settings)
+                partial = _contribution(visiting[0], visiting[1], trip, statistics[:2], settings)
                 student_grad[trip.own] = summed(trip.home(partial)[0])
         ctx.mark_non_differentiable(index)
         ctx.settings = settings
         to_bank = ctx.needs_input_grad[1]
         again = (student, rows) if to_bank or k > 0 else (None, None)
-        keep(ctx, *again, teacher if to_bank else None, index, student_grad, lses, logit_gap)
+        keep(ctx, *again, teacher if to_bank else None, index, student_grad, statistics if to_bank else None)
         ctx.dtypes = student.dtype, rows.dtype
         return kl, similarity, index
 
@@ -244,7 +244,7 @@ class _Contrast(torch.autograd.Function):
     def backward(
         ctx: Any, grad_kl: Tensor | None, grad_similarity: Tensor | None, _index: None
     ) -> tuple[Tensor | None, ...]:
-        student, rows, teacher, index, student_grad, lses, logit_gap = ctx.saved_tensors
+        student, rows, teacher, index, student_grad, statistics = ctx.saved_tensors
         settings: Settings = ctx.settings
         to_student, to_bank = ctx.needs_input_grad[:2]
         student_dtype, bank_dtype = ctx.dtypes
@@ -254,7 +254,7 @@ class _Contrast(torch.autograd.Function):
         if to_bank:  # whatever results are in use here, the other processes may have used both
             dtype = working_dtype(student, teacher, rows)
             grad_kl = student.new_zeros(len(student), dtype=dtype) if grad_kl is None else grad_kl
-            of_bank = _bank_gradient(grad_kl, student, teacher, rows, lses, logit_gap, settings, ctx.backend)
+            of_bank = _bank_gradient(grad_kl, student, teacher, rows, statistics, settings, ctx.backend)
             if grad_similarity is None and settings.k:
                 grad_similarity = torch.zeros_like(index, dtype=dtype)
         if grad_similarity is not None and settings.k:
@@ -293,27 +293,27 @@ def _scan_block(
 ) -> tuple[Tensor, ...]:
     """The same of queries that a kernel takes at once, with places for slots."""
     shard = settings.shard
-    kl, _, student_lse, teacher_lse, _, similarity, places = call(
+    kl, statistics, _, similarity, places = call(
         "action_contrast",
         *(student[None], teacher[None], shard.rows[None], settings.k, settings.student_temp, settings.teacher_temp),
         None if query_labels is None else query_labels[None],
         None if shard.labels is None else shard.labels[None],
-        *(settings.normalize, False),
+        *(settings.normalize, False, True),
     )
-    return kl[0], student_lse[0], teacher_lse[0], similarity[0], places[0]
+    return kl[0], *statistics[:2, 0], similarity[0], places[0]
 
 
 def _contribution(student: Tensor, teacher: Tensor, trip: Trip, lses: Tensor, settings: Settings) -> Tensor:
     """What the rows of this part contribute to the visiting queries' gradients."""
-    student_lse, teacher_lse = trip.out(*lses)
+    visiting = torch.stack(trip.out(*lses))[:, None]
     rows = settings.shard.rows
     if not len(rows):
         return torch.zeros_like(student, dtype=working_dtype(student, teacher, rows))
     after = settings.student_temp, settings.teacher_temp, settings.normalize, settings.backend
-    queries = (x.split(settings.at_once()) for x in (student, teacher, student_lse, teacher_lse))
+    at_once = settings.at_once()
+    queries = student.split(at_once), teacher.split(at_once), visiting.split(at_once, dim=-1)
     parts = [
-        call(_STUDENT_GRADIENT, s[None], t[None], rows[None], s_lse[None], t_lse[None], *after)
-        for s, t, s_lse, t_lse in zip(*queries, strict=True)
+        call(_STUDENT_GRADIENT, s[None], t[None], rows[None], both, *after) for s, t, both in zip(*queries, strict=True)
     ]
     return torch.cat(parts, dim=1)[0]
 
@@ -323,17 +323,16 @@ def _bank_gradient(
     student: Tensor,
     teacher: Tensor,
     rows: Tensor,
-    lses: Tensor,
-    logit_gap: Tensor,
+    statistics: Tensor,
     settings: Settings,
     backend: str,
 ) -> Tensor:
     """The gradient in the rows of this part of all processes' divergences."""
     total = torch.zeros_like(rows, dtype=working_dtype(student, teacher, rows))
     for trip in trips(settings.counts, settings.chunk, settings.shard.group):
-        grad, s, t, gap, student_lse, teacher_lse = trip.out(grad_kl, student, teacher, logit_gap, *lses)
+        grad, s, t, *of_queries = trip.out(grad_kl, student, teacher, *statistics)
         if len(rows):
-            visiting = (x[None] for x in (grad, s, t, rows, gap, student_lse, teacher_lse))
+            visiting = *(x[None] for x in (grad, s, t, rows)), torch.stack(of_queries)[:, None]
             temps = settings.student_temp, settings.teacher_temp
             total += call("action_contrast_bank_gradient", *visiting, *temps, settings.normalize, backend)[0]
     return total

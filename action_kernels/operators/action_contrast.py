@@ -100,7 +100,7 @@ def contrast(
         student, student_temp, divisor = temperature.absorbed(student, student_temp, dtype)
         teacher, teacher_temp, _ = temperature.absorbed(teacher, teacher_temp, dtype)
         normalize = False
-    kl, _, _, _, _, similarity, index = call(
+    kl, _, _, similarity, index = call(
         "action_contrast",
         *grouped(student, teacher, bank),
         k,
@@ -110,6 +110,7 @@ def contrast(
         grouped_labels(bank_labels),
         normalize,
         torch.is_grad_enabled() and student.requires_grad,
+        torch.is_grad_enabled() and bank.requires_grad,
     )
     if k and temperature.varies(divisor):  # back to similarities of the rows; -inf times a zero gradient is NaN
         found = index >= 0
@@ -132,68 +133,62 @@ def _fake(
     bank_labels: Tensor | None,
     normalize: bool,
     with_student_grad: bool,
+    with_statistics: bool,
 ) -> tuple[Tensor, ...]:
     dtype = working_dtype(student, teacher, bank)
     kl = student.new_empty(student.shape[:-1], dtype=dtype)
-    logit_gap, student_lse, teacher_lse = (torch.empty_like(kl, dtype=torch.float64) for _ in range(3))
+    statistics = kl.new_empty((3, *kl.shape) if with_statistics else 0, dtype=torch.float64)
     similarity = student.new_empty((*student.shape[:-1], k), dtype=dtype)
     index = student.new_empty((*student.shape[:-1], k), dtype=torch.int64)
-    return (
-        kl,
-        logit_gap,
-        student_lse,
-        teacher_lse,
-        like(student, dtype, with_student_grad),
-        similarity,
-        index,
-    )
+    return kl, statistics, like(student, dtype, with_student_grad), similarity, index
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    student, teacher, bank, k, student_temp, teacher_temp, _, _, normalize, with_student_grad = inputs
-    _, logit_gap, student_lse, teacher_lse, student_grad, _, index = output
-    ctx.mark_non_differentiable(logit_gap, student_lse, teacher_lse, student_grad, index)
+    student, teacher, bank, k, student_temp, teacher_temp, _, _, normalize, with_student_grad, with_statistics = inputs
+    _, statistics, student_grad, _, index = output
+    ctx.mark_non_differentiable(statistics, student_grad, index)
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     ctx.settings = k, student_temp, teacher_temp, normalize
     ctx.dtypes = student.dtype, bank.dtype
     # student_grad is all that the divergence needs for the student; the bank is kept only for other gradients.
-    # A graph traced with a student that required no gradient lacks it: its backward pass computes it.
+    # A graph traced with a student that required no gradient lacks it: its backward pass computes it; likewise the
+    # statistics, for a gradient in the bank.
     missing = to_student and not with_student_grad
     again = (student, bank) if to_bank or missing or k > 0 else (None, None)
     of_student = student_grad if to_student and with_student_grad else None
-    distilled = (logit_gap, student_lse, teacher_lse) if to_bank else (None,) * 3
-    keep(ctx, *again, index, of_student, teacher if to_bank or missing else None, *distilled)
+    of_both = statistics if to_bank and with_statistics else None
+    keep(ctx, *again, index, of_student, teacher if to_bank or missing else None, of_both)
 
 
 def _backward(
     ctx: Any,
     grad_kl: Tensor | None,
-    _logit_gap: None,
-    _student_lse: None,
-    _teacher_lse: None,
+    _statistics: None,
     _student_grad: None,
     grad_similarity: Tensor | None,
     _index: None,
 ) -> Gradients:
-    student, bank, index, student_grad, teacher, logit_gap, student_lse, teacher_lse = ctx.saved_tensors
+    student, bank, index, student_grad, teacher, statistics = ctx.saved_tensors
     k, student_temp, teacher_temp, normalize = ctx.settings
     to_student, to_bank = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     student_terms, bank_terms = [], []
     if ctx.needs_input_grad[1]:
         raise RuntimeError("teacher has no gradient: differentiate in student or bank, and pass teacher.detach()")
+    lacking = to_student and student_grad is None, to_bank and statistics is None
+    if grad_kl is not None and any(lacking):
+        with pinned(ctx.backend or None):
+            again = call(
+                "action_contrast",
+                *(student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, *lacking),
+            )
+        statistics, student_grad = (again[1] if lacking[1] else statistics), (again[2] if lacking[0] else student_grad)
     if grad_kl is not None and to_student:
-        if student_grad is None:
-            with pinned(ctx.backend or None):
-                student_grad = call(
-                    "action_contrast",
-                    *(student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, True),
-                )[4]
         student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
     if grad_kl is not None and to_bank:
         bank_terms.append(
             call(
                 "action_contrast_bank_gradient",
-                *(grad_kl, student, teacher, bank, logit_gap, student_lse, teacher_lse),
+                *(grad_kl, student, teacher, bank, statistics),
                 *(student_temp, teacher_temp, normalize),
                 ctx.backend,
             )
@@ -206,7 +201,7 @@ def _backward(
         student_terms += grads[:1] if to_student else ()
         bank_terms += grads[1:] if to_bank else ()
     student_dtype, bank_dtype = ctx.dtypes
-    return _sum(student_terms, student_dtype), None, _sum(bank_terms, bank_dtype), *(None,) * 7
+    return _sum(student_terms, student_dtype), None, _sum(bank_terms, bank_dtype), *(None,) * 8
 
 
 def _sum(terms: Sequence[Tensor], dtype: torch.dtype) -> Tensor | None:
@@ -217,9 +212,9 @@ def _sum(terms: Sequence[Tensor], dtype: torch.dtype) -> Tensor | None:
 register(
     "action_contrast",
     "(Tensor student, Tensor teacher, Tensor bank, SymInt k, float student_temp, float teacher_temp,"
-    " Tensor? query_labels, Tensor? bank_labels, bool normalize, bool with_student_grad)"
-    " -> (Tensor kl, Tensor logit_gap, Tensor student_lse, Tensor teacher_lse, Tensor student_grad, Tensor similarity,"
-    " Tensor index)",
+    " Tensor? query_labels, Tensor? bank_labels, bool normalize, bool with_student_grad,"
+    " bool with_statistics)"
+    " -> (Tensor kl, Tensor statistics, Tensor student_grad, Tensor similarity, Tensor index)",
     rows=("student", "teacher", "bank"),
     fake=_fake,
     save=_save,
@@ -231,8 +226,7 @@ def _student_gradient_fake(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    lses: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
@@ -243,8 +237,8 @@ def _student_gradient_fake(
 
 register_gradient(
     "action_contrast_student_gradient",
-    "(Tensor student, Tensor teacher, Tensor bank, Tensor student_lse, Tensor teacher_lse, float student_temp,"
-    " float teacher_temp, bool normalize, str backend) -> Tensor",
+    "(Tensor student, Tensor teacher, Tensor bank, Tensor lses, float student_temp, float teacher_temp,"
+    " bool normalize, str backend) -> Tensor",
     operator="action_contrast",
     rows=("student", "teacher", "bank"),
     fake=_student_gradient_fake,
@@ -256,9 +250,7 @@ def _bank_gradient_fake(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    logit_gap: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    statistics: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
@@ -269,8 +261,8 @@ def _bank_gradient_fake(
 
 register_gradient(
     "action_contrast_bank_gradient",
-    "(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor logit_gap, Tensor student_lse,"
-    " Tensor teacher_lse, float student_temp, float teacher_temp, bool normalize, str backend) -> Tensor",
+    "(Tensor grad_kl, Tensor student, Tensor teacher, Tensor bank, Tensor statistics, float student_temp,"
+    " float teacher_temp, bool normalize, str backend) -> Tensor",
     operator="action_contrast",
     rows=("student", "teacher", "bank"),
     fake=_bank_gradient_fake,

@@ -19,9 +19,11 @@ int32_t action_contrast(const ActionContrastParams& p) {
     pass.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
   }
   pass.kl = check.contiguous<float>(p.kl, "kl", {g, n});
-  pass.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
-  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  if (double* statistics = check.optional<double>(p.statistics, "statistics", {3, g, n})) {
+    pass.student_lse = statistics;
+    pass.teacher_lse = statistics + g * n;
+    pass.logit_gap = statistics + 2 * g * n;
+  }
   pass.student_grad = check.optional<float>(p.student_grad, "student_grad", {g, n, d});
   pass.similarity = check.contiguous<float>(p.similarity, "similarity", {g, n, k});
   pass.index = check.contiguous<int64_t>(p.index, "index", {g, n, k});
@@ -35,8 +37,8 @@ int32_t action_contrast_student_gradient(const ActionContrastStudentGradientPara
   const auto [g, n, m, d] = shape;
   check.rows(p.teacher, "teacher", {g, n, d});
   BankPass pass{shape, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp};
-  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  pass.student_lse = check.contiguous<double>(p.lses, "lses", {2, g, n});
+  pass.teacher_lse = pass.student_lse + g * n;
   pass.lses_given = true;
   pass.student_grad = check.contiguous<float>(p.student_grad, "student_grad", {g, n, d});
   if (check.passed()) run(p.threads, [&] { bank_pass(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
@@ -50,9 +52,9 @@ int32_t action_contrast_bank_gradient(const ActionContrastBankGradientParams& p)
   check.rows(p.teacher, "teacher", {g, n, d});
   BankGradient pass{shape, p.student, p.teacher, p.bank, p.normalize, p.student_temp, p.teacher_temp};
   pass.upstream = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
-  pass.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
-  pass.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  pass.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  pass.student_lse = check.contiguous<double>(p.statistics, "statistics", {3, g, n});
+  pass.teacher_lse = pass.student_lse + g * n;
+  pass.logit_gap = pass.student_lse + 2 * g * n;
   pass.bank_grad = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
   if (check.passed()) run(p.threads, [&] { bank_gradient(pass, {static_cast<int>(p.threads), p.scratch_bytes}); });
   return check.status();

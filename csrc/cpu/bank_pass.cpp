@@ -349,9 +349,11 @@ class Pass {
         const double student_there = value(q.softmax->student_there[lane / kWidth]) / a.student_temp;
         const double divergence = kLn2 * value(sums.divergence) / value(sums.teacher);
         a.kl[out] = static_cast<float>(divergence + (student_max - student_there) + student_log - teacher_log);
-        a.logit_gap[out] = divergence + (teacher_max - student_there);
-        a.student_lse[out] = student_max + student_log;
-        a.teacher_lse[out] = teacher_max + teacher_log;
+        if (a.student_lse) {
+          a.student_lse[out] = student_max + student_log;
+          a.teacher_lse[out] = teacher_max + teacher_log;
+          a.logit_gap[out] = divergence + (teacher_max - student_there);
+        }
       }
       if (a.k > 0) q.selection->finish(static_cast<int>(lane), a.similarity + out * a.k, a.index + out * a.k);
     }

@@ -16,12 +16,12 @@ struct BankPass {
   int64_t k = 0;                                                  // 0: no selection
   const int64_t *query_labels = nullptr, *bank_labels = nullptr;  // [G, N] and [G, M], or nullptr
   float* kl = nullptr;                                            // [G, N]
-  double* logit_gap = nullptr;                                    // [G, N]
-  double *student_lse = nullptr, *teacher_lse = nullptr;          // [G, N]; neither: there is only a selection
-  bool lses_given = false;                                        // they are read: only the gradient is wanted
-  float* student_grad = nullptr;                                  // [G, N, D], or nullptr: not wanted
-  float* similarity = nullptr;                                    // [G, N, k]
-  int64_t* index = nullptr;                                       // [G, N, k]
+  // [G, N]; with a teacher all or none of them, without one the first makes it more than a selection.
+  double *student_lse = nullptr, *teacher_lse = nullptr, *logit_gap = nullptr;
+  bool lses_given = false;        // they are read: only the gradient is wanted
+  float* student_grad = nullptr;  // [G, N, D], or nullptr: not wanted
+  float* similarity = nullptr;    // [G, N, k]
+  int64_t* index = nullptr;       // [G, N, k]
 };
 
 void bank_pass(const BankPass&, Resources);

@@ -17,9 +17,7 @@ void action_contrast(const ActionContrastParams& p, Checks& check, Call& call) {
     all.bank_labels = check.contiguous<int64_t>(p.bank_labels, "bank_labels", {g, m});
   }
   all.kl = check.contiguous<float>(p.kl, "kl", {g, n});
-  all.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
-  all.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  all.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  all.statistics = check.optional<double>(p.statistics, "statistics", {3, g, n});
   all.student_grad = check.optional<float>(p.student_grad, "student_grad", {g, n, d});
   all.selected = selected_of(check, p.similarity, p.index, shape);
   if (check.passed()) forward(call, all);
@@ -30,8 +28,7 @@ void action_contrast_student_gradient(const ActionContrastStudentGradientParams&
   const auto [g, n, m, d] = shape;
   check.rows(p.teacher, "teacher", {g, n, d});
   Backward all{{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp}};
-  all.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  all.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  all.statistics = check.contiguous<double>(p.lses, "lses", {2, g, n});
   all.result = check.contiguous<float>(p.student_grad, "student_grad", {g, n, d});
   if (check.passed()) backward(call, all);
 }
@@ -42,9 +39,7 @@ void action_contrast_bank_gradient(const ActionContrastBankGradientParams& p, Ch
   check.rows(p.teacher, "teacher", {g, n, d});
   Backward all{{shape, p.student, p.teacher, p.bank, p.normalize, p.tf32, p.student_temp, p.teacher_temp}};
   all.upstream = check.contiguous<float>(p.grad_kl, "grad_kl", {g, n});
-  all.logit_gap = check.contiguous<double>(p.logit_gap, "logit_gap", {g, n});
-  all.student_lse = check.contiguous<double>(p.student_lse, "student_lse", {g, n});
-  all.teacher_lse = check.contiguous<double>(p.teacher_lse, "teacher_lse", {g, n});
+  all.statistics = check.contiguous<double>(p.statistics, "statistics", {3, g, n});
   all.result = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
   if (check.passed()) backward(call, all);
 }

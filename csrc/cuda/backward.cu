@@ -15,10 +15,8 @@ void backward(Call& call, const Backward& p) {
 
   QueryTerms terms{};
   terms.scales = scales_of(p, sides);
-  terms.student_lse = p.student_lse;
-  terms.teacher_lse = p.teacher_lse;
+  terms.statistics = p.statistics;
   terms.upstream = p.upstream;
-  terms.logit_gap = p.logit_gap;
   terms.largest = all.upstream.largest;
   terms.measured = all.upstream.blocks;
   terms.terms = memory.take<float>(g * sides.student.padded * kTerms);

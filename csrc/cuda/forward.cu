@@ -40,10 +40,10 @@ class Steps {
 
   void run() {
     if (p_.selected.k > 0) plan_search();
-    arrived_ = memory_.take_if<int>(p_.student_lse || search_.by_limits(), tiles_);
+    arrived_ = memory_.take_if<int>(p_.softmax() || search_.by_limits(), tiles_);
     prepare_rows();
     const bool limited = search_.by_limits();
-    if (p_.student_lse || limited) first_pass();
+    if (p_.softmax() || limited) first_pass();
     if (p_.student_grad || limited) second_pass();
     if (p_.selected.k > 0) select_again();
   }
@@ -96,7 +96,7 @@ class Steps {
     pass.span = parts.span;
     pass.student_factor = static_cast<float>(kLog2e / p_.student_temp);
     pass.teacher_factor = static_cast<float>(kLog2e / p_.teacher_temp);
-    pass.statistics = memory_.take_if<float>(p_.student_lse, (pair ? 6 : 2) * parts.count * g_ * n_);
+    pass.statistics = memory_.take_if<float>(p_.softmax(), (pair ? 6 : 2) * parts.count * g_ * n_);
     if (limited) {
       pass.line = ceil_div(ceil_div(m_, kBlock), size) * sharers(format_.dtype, format_.tf32);
       pass.maxima = memory_.take<float>(g_ * n_ * pass.line);
@@ -107,13 +107,11 @@ class Steps {
       pass.longest = search_.longest;
     }
     pass.arrived = arrived_;
-    if (p_.student_lse) {
+    if (p_.softmax()) {
       pass.merge.sums = pass.statistics;
       pass.merge.scales = scales_of(p_, sides_);
       pass.merge.kl = p_.kl;
-      pass.merge.logit_gap = p_.logit_gap;
-      pass.merge.student_lse = p_.student_lse;
-      pass.merge.teacher_lse = p_.teacher_lse;
+      pass.merge.statistics = p_.statistics;
       pass.merge.terms = terms_;
       pass.merge.num_splits = parts.count;
       pass.merge.total = g_ * n_;

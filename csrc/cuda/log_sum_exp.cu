@@ -11,7 +11,7 @@ void log_sum_exp(const LogSumExpParams& p, Checks& check, Call& call) {
   const Shape shape = whole_bank(check, p.query, "query", p.bank);
   const auto [g, n, m, d] = shape;
   Forward all{{shape, p.query, kNoTensor, p.bank, p.normalize, p.tf32, p.temp, p.temp}};
-  all.student_lse = check.contiguous<double>(p.lse, "lse", {g, n});
+  all.statistics = check.contiguous<double>(p.lse, "lse", {g, n});
   all.student_grad = check.optional<float>(p.query_grad, "query_grad", {g, n, d});
   if (check.passed()) forward(call, all);
 }
@@ -21,7 +21,7 @@ void log_sum_exp_bank_gradient(const LogSumExpBankGradientParams& p, Checks& che
   const auto [g, n, m, d] = shape;
   Backward all{{shape, p.query, kNoTensor, p.bank, p.normalize, p.tf32, p.temp, p.temp}};
   all.upstream = check.contiguous<float>(p.grad_lse, "grad_lse", {g, n});
-  all.student_lse = check.contiguous<double>(p.lse, "lse", {g, n});
+  all.statistics = check.contiguous<double>(p.lse, "lse", {g, n});
   all.result = check.contiguous<float>(p.bank_grad, "bank_grad", {g, m, d});
   if (check.passed()) backward(call, all);
 }

@@ -40,13 +40,11 @@ void merge_and_limit(Queue& queue, const Merge& merge, const Limits& limits);
 
 struct QueryTerms {
   Scales scales;
-  const double* student_lse;  // [G, N], as the next
-  const double* teacher_lse;
-  const float* upstream;  // or null, as the next and the factor: for the gradient in the student
-  const double* logit_gap;
-  const float* largest;  // [measured] of |upstream|
-  float* terms;          // [G, padded, kTerms]
-  float* factor;         // one number: what sums have to be multiplied by
+  const double* statistics;  // [3, G, N], of which a gradient in the student reads [2, G, N], of one softmax [G, N]
+  const float* upstream;     // or null, as the next and the factor: for the gradient in the student
+  const float* largest;      // [measured] of |upstream|
+  float* terms;              // [G, padded, kTerms]
+  float* factor;             // one number: what sums have to be multiplied by
   int64_t total;
   unsigned measured;
 };

@@ -40,13 +40,11 @@ __device__ inline float* write_terms(float* terms, const Scales& p, int64_t row,
 
 /// Sums of splits, and what they become.
 struct Merge {
-  const float* sums;  // [6, num_splits, total], of one softmax [2, ...]
-  Scales scales;      // for the terms
-  float* kl;          // [total], as those below; with teacher_lse null there is one softmax, and student_lse alone
-  double* logit_gap;
-  double* student_lse;
-  double* teacher_lse;
-  float* terms;  // [G, padded, kTerms] for the student's gradient, or null
+  const float* sums;   // [6, num_splits, total], of one softmax [2, ...]
+  Scales scales;       // for the terms
+  float* kl;           // [total], or null: there is one softmax
+  double* statistics;  // [3, total], or null: not wanted; of one softmax the log-sum-exp alone
+  float* terms;        // [G, padded, kTerms] for the student's gradient, or null
   int64_t num_splits, total;
 };
 
@@ -72,9 +70,11 @@ __device__ inline void merge_pair(const Merge& p, int64_t row) {
   const double s_there = static_cast<double>(all.s_there) / student_temp;
   const double student_lse = s_top + s_log, teacher_lse = t_top + t_log;
   p.kl[row] = static_cast<float>(divergence + (s_log - t_log) + (s_top - s_there));
-  p.logit_gap[row] = divergence + (t_top - s_there);
-  p.student_lse[row] = student_lse;
-  p.teacher_lse[row] = teacher_lse;
+  if (p.statistics) {
+    p.statistics[row] = student_lse;
+    p.statistics[p.total + row] = teacher_lse;
+    p.statistics[2 * p.total + row] = divergence + (t_top - s_there);
+  }
   if (p.terms) write_terms(p.terms, p.scales, row, student_lse, teacher_lse);
 }
 
@@ -88,12 +88,12 @@ __device__ inline void merge_one(const Merge& p, int64_t row) {
     all.merge({place[0], place[step]}, factor);
   }
   const double lse = static_cast<double>(all.max) / p.scales.student_temp + logf(all.sum);
-  p.student_lse[row] = lse;
+  p.statistics[row] = lse;
   if (p.terms) write_terms(p.terms, p.scales, row, lse, 0.0);
 }
 
 __device__ inline void merge_row(const Merge& p, int64_t row) {
-  if (p.teacher_lse) {
+  if (p.kl) {
     merge_pair(p, row);
   } else {
     merge_one(p, row);

@@ -25,24 +25,22 @@ struct Softmaxes {
 struct Forward : Softmaxes {
   const int64_t* query_labels = nullptr;  // [G, N], or null: every row may do
   const int64_t* bank_labels = nullptr;   // [G, M], together with query_labels
-  double* student_lse = nullptr;          // [G, N], a result like those below; or null: no softmax
-  float* kl = nullptr;                    // [G, N], with a teacher, like the next two
-  double* logit_gap = nullptr;
-  double* teacher_lse = nullptr;
-  float* student_grad = nullptr;  // [G, N, D], or null: not wanted
-  Selected selected{};            // no selection if its k is 0
+  float* kl = nullptr;                    // [G, N], with a teacher, a result like those below
+  double* statistics = nullptr;           // [3, G, N], or null: not wanted; without a teacher the log-sum-exp alone
+  float* student_grad = nullptr;          // [G, N, D], or null: not wanted
+  Selected selected{};                    // no selection if its k is 0
+
+  bool softmax() const { return kl || statistics; }
 };
 
 void forward(Call& call, const Forward& p);
 
-/// The gradient of the divergence or, without a teacher, of student_lse: in the bank of the sum over all queries, or in
-/// the student of each query's own.
+/// The gradient of the divergence or, without a teacher, of the log-sum-exp: in the bank of the sum over all queries,
+/// or in the student of each query's own.
 struct Backward : Softmaxes {
-  const double* student_lse = nullptr;  // [G, N], as the next three
-  const double* teacher_lse = nullptr;  // with a teacher
-  const float* upstream = nullptr;      // for the gradient in the bank
-  const double* logit_gap = nullptr;    // likewise, with a teacher
-  float* result = nullptr;              // [G, M, D] with `upstream`, else [G, N, D]
+  const double* statistics = nullptr;  // as QueryTerms has them
+  const float* upstream = nullptr;     // [G, N], for the gradient in the bank
+  float* result = nullptr;             // [G, M, D] with `upstream`, else [G, N, D]
 };
 
 void backward(Call& call, const Backward& p);

@@ -133,19 +133,23 @@ def assert_selection(problem: Problem, similarity: Tensor, index: Tensor) -> Non
 
 
 def check_contrast(p: Problem) -> None:
-    arguments = p.k, *p.temps, p.query_labels, p.bank_labels, p.normalize, True
+    arguments = p.k, *p.temps, p.query_labels, p.bank_labels, p.normalize, True, True
     ours = CPU.action_contrast(p.queries, p.partners, p.bank, *arguments)
     want = REFERENCE.action_contrast(*p.doubles, *arguments)
-    for name in ("kl", "student_lse", "teacher_lse"):
+    for name in ("kl", "statistics"):
         assert_close(getattr(ours, name), getattr(want, name), p.tolerance, name)
     compare_gradients(p, [ours.student_grad], [want.student_grad], (p.queries,))
     assert_selection(p, ours.similarity, ours.index)
-    lses = (lse + math.log(2) for lse in (want.student_lse, want.teacher_lse))  # over a bank of twice these rows
-    got = CPU.action_contrast_student_gradient(p.queries, p.partners, p.bank, *lses, *p.temps, p.normalize)
+    lses = want.statistics[:2] + math.log(2)  # over a bank of twice these rows
+    got = CPU.action_contrast_student_gradient(p.queries, p.partners, p.bank, lses, *p.temps, p.normalize)
     compare_gradients(p, [2 * got], [want.student_grad], (p.queries,))
     upstream = torch.randn(p.queries.shape[:2])
-    got = CPU.action_contrast_bank_gradient(upstream, p.queries, p.partners, p.bank, *ours[1:4], *p.temps, p.normalize)
-    want = REFERENCE.action_contrast_bank_gradient(upstream.double(), *p.doubles, *want[1:4], *p.temps, p.normalize)
+    got = CPU.action_contrast_bank_gradient(
+        upstream, p.queries, p.partners, p.bank, ours.statistics, *p.temps, p.normalize
+    )
+    want = REFERENCE.action_contrast_bank_gradient(
+        upstream.double(), *p.doubles, want.statistics, *p.temps, p.normalize
+    )
     compare_gradients(p, [got], [want], (p.bank,))
 
 

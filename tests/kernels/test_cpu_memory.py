@@ -58,17 +58,17 @@ def call(backend):
 """,
     "action_contrast": """
 s, t, b = rows(1, 16384, 64), rows(1, 16384, 64), rows(1, 8192, 64)
-call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, None, True, True)
+call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, None, True, True, True)
 """,
     "bank_gradient": """
 s, t, b = rows(1, 8192, 64), rows(1, 8192, 64), rows(1, 8192, 64)
-r = CPU.action_contrast(s, t, b, 0, 0.1, 0.01, None, None, True, False)
+r = CPU.action_contrast(s, t, b, 0, 0.1, 0.01, None, None, True, False, True)
 g = torch.ones(1, 8192)
-call = lambda backend: [backend.action_contrast_bank_gradient(g, s, t, b, *r[1:4], 0.1, 0.01, True)]
+call = lambda backend: [backend.action_contrast_bank_gradient(g, s, t, b, r.statistics, 0.1, 0.01, True)]
 """,
     "long_bfloat16_bank": """
 s, t, b = rows(1, 8, 64), rows(1, 8, 64), rows(1, 1 << 20, 64, dtype=torch.bfloat16)
-call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, None, True, True)
+call = lambda backend: backend.action_contrast(s, t, b, 64, 0.1, 0.01, None, None, True, True, True)
 """,
     "hard_negatives": """
 s, b = rows(1, 16384, 64), rows(1, 8192, 64)
@@ -100,7 +100,7 @@ call = lambda backend: backend.anatomical_contrast_gradient(g, q, p, b, index, l
 def measure(call: str, backend: str) -> int:
     """Bytes above inputs and results that a call reaches in a process of its own."""
     # One small call first: it starts the threads and pages the code in.
-    warm = "x = rows(1, 512, 32)\nCPU.action_contrast(x, x, x, 4, 0.1, 0.01, None, None, True, True)\n"
+    warm = "x = rows(1, 512, 32)\nCPU.action_contrast(x, x, x, 4, 0.1, 0.01, None, None, True, True, True)\n"
     script = f"{PRELUDE}{CALLS[call]}{warm}peak(lambda: call({backend.upper()}))\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     result = subprocess.run(

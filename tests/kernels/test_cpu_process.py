@@ -25,13 +25,13 @@ def everything(dtype: torch.dtype = torch.float32, place: Callable[[Tensor], Ten
     torch.manual_seed(3)
     student, teacher, bank = (place(x.unsqueeze(0).to(dtype)) for x in neighbours(150, 700, 20))
     labels = torch.randint(3, (1, 150)), torch.randint(3, (1, 700))
-    contrast = CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, *labels, True, True)
+    contrast = CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, *labels, True, True, True)
     upstream, weights = torch.randn(1, 150), torch.randn(1, 150, 30)
     index = contrast.index
     loss, lse = CPU.anatomical_contrast(student, teacher, bank, index, 0.5, True)
     return [
         *contrast,
-        CPU.action_contrast_bank_gradient(upstream, student, teacher, bank, *contrast[1:4], 0.1, 0.05, True),
+        CPU.action_contrast_bank_gradient(upstream, student, teacher, bank, contrast.statistics, 0.1, 0.05, True),
         *CPU.hard_negatives(student, bank, 30, *labels, True),
         *CPU.hard_negatives_gradient(weights, student, bank, index, True, True, True),
         loss,
@@ -107,7 +107,7 @@ def test_python_threads_at_once() -> None:
     student, teacher, bank = (x.unsqueeze(0) for x in neighbours(150, 700, 20))
 
     def call(_: int) -> list[Tensor]:
-        return list(CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, None, None, True, True))
+        return list(CPU.action_contrast(student, teacher, bank, 30, 0.1, 0.05, None, None, True, True, True))
 
     expected = call(0)
     with ThreadPoolExecutor(4) as pool:
@@ -122,7 +122,7 @@ import os, torch
 from action_kernels.backends.cpu.action_contrast import action_contrast
 torch.set_num_threads(2)
 x = torch.randn(1, 300, 40)
-call = lambda: action_contrast(x, x.flip(1), x, 9, 0.1, 0.05, None, None, True, True)
+call = lambda: action_contrast(x, x.flip(1), x, 9, 0.1, 0.05, None, None, True, True, True)
 expected = call()
 child = os.fork()
 if child == 0:
@@ -204,16 +204,17 @@ def test_fork_after_others_used_threads(before: str, children: str) -> None:
 def test_nan_stays_in_its_row(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     student, teacher, bank = (x.unsqueeze(0).to(dtype) for x in neighbours(40, 300, 20))
-    clean = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
+    clean = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True, True)
     student[0, 5, 3] = torch.nan
-    result = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True)
+    result = CPU.action_contrast(student, teacher, bank, 9, 0.1, 0.05, None, None, True, True, True)
     assert result.kl[0, 5].isnan() and result.student_grad[0, 5].isnan().all()
     assert (result.index[0, 5] == -1).all()
     others = torch.arange(40) != 5
     for x, y in zip(result, clean, strict=True):
-        assert torch.equal(x[0, others], y[0, others])
+        queries = 2 if x is result.statistics else 1
+        assert torch.equal(*(z.movedim(queries, 0)[others] for z in (x, y)))
     bank[0, 7] = torch.nan
-    result = CPU.action_contrast(student, teacher, bank, 300, 0.1, 0.05, None, None, True, True)
+    result = CPU.action_contrast(student, teacher, bank, 300, 0.1, 0.05, None, None, True, True, True)
     assert result.kl.isnan().all()
     assert not (result.index == 7).any()
     assert ((result.index >= 0).sum(-1)[0, others] == 299).all()

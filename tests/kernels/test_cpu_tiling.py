@@ -33,22 +33,21 @@ def grouped(*rows: Tensor) -> list[Tensor]:
 
 def assert_like_reference(student: Tensor, teacher: Tensor, bank: Tensor, k: int, tolerance: float = 2e-5) -> None:
     """Both passes of both backends, in float64 for the reference."""
-    ours = CPU.action_contrast(student, teacher, bank, k, *SETTINGS, None, None, True, True)
+    ours = CPU.action_contrast(student, teacher, bank, k, *SETTINGS, None, None, True, True, True)
     doubles = student.double(), teacher.double(), bank.double()
-    exact = REFERENCE.action_contrast(*doubles, k, *SETTINGS, None, None, True, True)
-    for name in ("kl", "logit_gap", "student_lse", "teacher_lse", "student_grad", "similarity"):
+    exact = REFERENCE.action_contrast(*doubles, k, *SETTINGS, None, None, True, True, True)
+    for name in ("kl", "statistics", "student_grad", "similarity"):
         got, want = getattr(ours, name).double(), getattr(exact, name)
         finite = want.isfinite()
         assert torch.equal(got.isfinite(), finite), name
         torch.testing.assert_close(
             got[finite], want[finite], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m
         )
-    lses = exact.student_lse, exact.teacher_lse
-    got = CPU.action_contrast_student_gradient(student, teacher, bank, *lses, *SETTINGS, True).double()
+    got = CPU.action_contrast_student_gradient(student, teacher, bank, exact.statistics[:2], *SETTINGS, True).double()
     torch.testing.assert_close(got, exact.student_grad, rtol=tolerance, atol=tolerance)
     grad = torch.randn(student.shape[:2])
-    got = CPU.action_contrast_bank_gradient(grad, student, teacher, bank, *ours[1:4], *SETTINGS, True).double()
-    want = REFERENCE.action_contrast_bank_gradient(grad.double(), *doubles, *exact[1:4], *SETTINGS, True)
+    got = CPU.action_contrast_bank_gradient(grad, student, teacher, bank, ours.statistics, *SETTINGS, True).double()
+    want = REFERENCE.action_contrast_bank_gradient(grad.double(), *doubles, exact.statistics, *SETTINGS, True)
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * max(1e-3, want.abs().max().item()))
 
 
@@ -82,9 +81,9 @@ def test_small_scratch_gives_the_same_selection_and_divergence() -> None:
     results = []
     for limit in (usual, 0):
         cpu.set_scratch_limit(limit)
-        results.append(CPU.action_contrast(student, teacher, bank, 9, *SETTINGS, None, None, True, True))
+        results.append(CPU.action_contrast(student, teacher, bank, 9, *SETTINGS, None, None, True, True, True))
     cpu.set_scratch_limit(usual)
-    for name in ("kl", "student_lse", "teacher_lse", "similarity", "index"):
+    for name in ("kl", "statistics", "similarity", "index"):
         assert torch.equal(getattr(results[0], name), getattr(results[1], name)), name
     torch.testing.assert_close(results[0].student_grad, results[1].student_grad, rtol=1e-5, atol=1e-6)
 

@@ -368,9 +368,9 @@ def test_float16_rows_of_any_length(kernels: None, size: float) -> None:
     upstream = torch.randn(20) * 1e6
     backend_rows = [x.unsqueeze(0).to(DEVICE) for x in rows]
     ops = torch.ops.action_kernels
-    kl, *kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
+    kl, kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True, True)
     grad_bank = ops.action_contrast_bank_gradient(
-        upstream.unsqueeze(0).to(DEVICE), *backend_rows, *kept, 0.1, 0.01, True, "cuda"
+        upstream.unsqueeze(0).to(DEVICE), *backend_rows, kept, 0.1, 0.01, True, "cuda"
     )
     student, teacher, bank = (x.double() for x in rows)
     truth = formulas.differentiate(lambda s, b: formulas.distillation(s, teacher, b), (student, bank), upstream)

@@ -88,7 +88,7 @@ def run_every_operator() -> None:
     query_labels = torch.randint(classes, (groups, queries)).to(DEVICE)
     bank_labels = torch.randint(classes, (groups, rows)).to(DEVICE)
     temps, labels = (0.1, 0.05), (query_labels, bank_labels)
-    result = kernels.action_contrast(student, teacher, bank, k, *temps, *labels, False, True)
+    result = kernels.action_contrast(student, teacher, bank, k, *temps, *labels, False, True, True)
     kernels.hard_negatives(student, bank, k, *labels, False)
     kernels.hard_negatives_gradient(result.similarity, student, bank, result.index, True, True, True)
     loss, lse = kernels.anatomical_contrast(student, teacher, bank, result.index, 0.5, True)
@@ -99,9 +99,8 @@ def run_every_operator() -> None:
     kernels.relation_negatives(query_labels, thresholds, start, order, k, 1)
     lse, _ = kernels.log_sum_exp(student, bank, 0.1, True, True)
     kernels.log_sum_exp_bank_gradient(result.kl, student, bank, lse, 0.1, True)
-    statistics = result.logit_gap, result.student_lse, result.teacher_lse
-    kernels.action_contrast_student_gradient(student, teacher, bank, *statistics[1:], *temps, True)
-    kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, *statistics, *temps, True)
+    kernels.action_contrast_student_gradient(student, teacher, bank, result.statistics[:2], *temps, True)
+    kernels.action_contrast_bank_gradient(result.kl, student, teacher, bank, result.statistics, *temps, True)
 
 
 def bound(launcher: str, params: NamedTuple) -> Any:

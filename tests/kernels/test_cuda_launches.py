@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.skipif(action_kernels.list_backends()["cuda"] != "read
 pytestmark += [pytest.mark.gpu] * (DEVICE == "cuda")
 
 QUERIES, ROWS = 5, 320
-LSES = "logit_gap", "student_lse", "teacher_lse"
 FIRST = ["prepare", "bank_pass"]
 LIMITED = [*FIRST, "merge_and_limit"]
 SELECTION = ["finish_and_collect", "buffered"]
@@ -38,16 +37,16 @@ def inputs(features: int, k: int) -> tuple[Tensor, Tensor, list[Tensor] | list[N
 @pytest.mark.parametrize(
     ("operator", "features", "k", "allocations", "expected"),
     [
-        ("action_contrast", 24, 3, 8, [*LIMITED, "student_grad", *SELECTION]),
-        ("action_contrast", 24, 0, 6, [*FIRST, "student_grad", "finish"]),
+        ("action_contrast", 24, 3, 5, [*LIMITED, "student_grad", *SELECTION]),
+        ("action_contrast", 24, 0, 3, [*FIRST, "student_grad", "finish"]),
         (
             "action_contrast",
             24,
             300,
-            8,
+            5,
             [*FIRST, "student_grad", "finish", "buffered", "order"],
         ),  # no limits for so many
-        ("action_contrast", 200, 3, 8, [*LIMITED, "student_grad", *SELECTION]),  # columns that blocks share
+        ("action_contrast", 200, 3, 5, [*LIMITED, "student_grad", *SELECTION]),  # columns that blocks share
         ("hard_negatives", 24, 3, 3, [*LIMITED, "verdicts", *SELECTION]),
         ("hard_negatives", 24, 300, 3, ["prepare", "buffered", "order"]),
         ("log_sum_exp", 24, 0, 3, [*FIRST, "student_grad", "finish"]),
@@ -59,7 +58,9 @@ def test_forward_is_so_many_launches_and_asks_pytorch_for_results_and_one_worksp
     kernels = Kernels("cuda")
     query, bank, labels = inputs(features, k)
     calls = {
-        "action_contrast": lambda: kernels.action_contrast(query, query, bank, k, 0.1, 0.05, *labels, normalize, True),
+        "action_contrast": lambda: kernels.action_contrast(
+            query, query, bank, k, 0.1, 0.05, *labels, normalize, True, False
+        ),
         "hard_negatives": lambda: kernels.hard_negatives(query, bank, k, *labels, normalize),
         "log_sum_exp": lambda: kernels.log_sum_exp(query, bank, 0.1, normalize, True),
     }
@@ -70,9 +71,16 @@ def test_forward_is_so_many_launches_and_asks_pytorch_for_results_and_one_worksp
     assert operations.allocations == allocations
 
 
+def test_statistics_for_a_gradient_in_the_bank_are_one_allocation_more() -> None:
+    query, bank, labels = inputs(24, 3)
+    with Operations() as operations:
+        result = Kernels("cuda").action_contrast(query, query, bank, 3, 0.1, 0.05, *labels, True, True, True)
+    assert operations.allocations == 6 and result.statistics.shape == (3, 1, QUERIES)
+
+
 def test_without_the_gradient_verdicts_are_a_pass_of_their_own() -> None:
     query, bank, labels = inputs(24, 3)
-    Kernels("cuda").action_contrast(query, query, bank, 3, 0.1, 0.05, *labels, True, False)
+    Kernels("cuda").action_contrast(query, query, bank, 3, 0.1, 0.05, *labels, True, False, False)
     assert launches() == [*LIMITED, "verdicts", *SELECTION]
 
 
@@ -80,12 +88,16 @@ def test_a_gradient_behind_the_forward_pass() -> None:
     kernels = Kernels("cuda")
     query, bank, _ = inputs(24, 0)
     upstream, lse = torch.ones(1, QUERIES, device=DEVICE), torch.ones(1, QUERIES, dtype=torch.float64, device=DEVICE)
+    statistics, lses = (torch.ones(n, 1, QUERIES, dtype=torch.float64, device=DEVICE) for n in (3, 2))
     temps = 0.1, 0.05
     for walk, call in (
-        ("student_grad", lambda: kernels.action_contrast_student_gradient(query, query, bank, lse, lse, *temps, True)),
+        (
+            "student_grad",
+            lambda: kernels.action_contrast_student_gradient(query, query, bank, lses, *temps, True),
+        ),
         (
             "bank_grad",
-            lambda: kernels.action_contrast_bank_gradient(upstream, query, query, bank, lse, lse, lse, *temps, True),
+            lambda: kernels.action_contrast_bank_gradient(upstream, query, query, bank, statistics, *temps, True),
         ),
         ("bank_grad", lambda: kernels.log_sum_exp_bank_gradient(upstream, query, bank, lse, 0.1, True)),
     ):
@@ -120,7 +132,6 @@ def test_memory_at_the_design_target() -> None:
     queries, rows, features, k = 65536, 16384, 128, 64
     student, bank = (torch.empty(1, n, features, dtype=torch.bfloat16, device=DEVICE) for n in (queries, rows))
     query_labels, bank_labels = (torch.empty(1, n, dtype=torch.int64, device=DEVICE) for n in (queries, rows))
-    numbers = {name: torch.empty(1, queries, dtype=torch.float64, device=DEVICE) for name in LSES}
     kind = operator_file("cuda", "action_contrast").ActionContrastParams
     params = kind(
         student=student,
@@ -132,7 +143,7 @@ def test_memory_at_the_design_target() -> None:
         teacher_temp=0.1,
         normalize=True,
         kl=torch.empty(1, queries, device=DEVICE),
-        **numbers,
+        statistics=None,
         student_grad=torch.empty(1, queries, features, device=DEVICE),
         similarity=torch.empty(1, queries, k, device=DEVICE),
         index=torch.empty(1, queries, k, dtype=torch.int64, device=DEVICE),

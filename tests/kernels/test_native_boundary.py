@@ -34,7 +34,7 @@ def integers(*shape: int) -> Tensor:
 
 ROWS = {"student": (G, N, D), "teacher": (G, N, D), "query": (G, N, D), "positive": (G, N, D), "bank": (G, M, D)}
 RESULTS = {"kl", "student_grad", "query_grad", "positive_grad", "bank_grad", "similarity", "loss"}
-DOUBLES = {"logit_gap", "student_lse", "teacher_lse", "lse"}
+DOUBLES = {"statistics", "lses", "lse"}
 SHAPES = ROWS | {
     "query_labels": (G, N),
     "bank_labels": (G, M),
@@ -47,9 +47,8 @@ SHAPES = ROWS | {
     "loss": (G, N),
     "grad_loss": (G, N),
     "grad_lse": (G, N),
-    "logit_gap": (G, N),
-    "student_lse": (G, N),
-    "teacher_lse": (G, N),
+    "statistics": (3, G, N),
+    "lses": (2, G, N),
     "lse": (G, N),
     "similarity": (G, N, K),
     "grad_similarity": (G, N, K),
@@ -233,7 +232,7 @@ def test_the_operators_below_the_checked_functions_are_safe() -> None:
     ops = torch.ops.action_kernels
     student, bank = floats(1, N, D), floats(1, M, D)
     with pytest.raises(ValueError, match=r"^action_contrast: teacher must be .*\[1, 5, 4\], got float32 \[1, 4, 4\]"):
-        ops.action_contrast(student, floats(1, N - 1, D), bank, K, 0.1, 0.1, None, None, True, True)
+        ops.action_contrast(student, floats(1, N - 1, D), bank, K, 0.1, 0.1, None, None, True, True, True)
     with pytest.raises(ValueError, match=r"^hard_negatives: bank must be .*\[1, 7, 4\], got float32 \[1, 7, 3\]"):
         ops.hard_negatives(student, floats(1, M, D - 1), K, None, None, True)
     with pytest.raises(ValueError, match="^anatomical_contrast_gradient: lse must be contiguous float64"):
@@ -242,7 +241,7 @@ def test_the_operators_below_the_checked_functions_are_safe() -> None:
         )
     with pytest.raises(ValueError, match="^action_contrast_bank_gradient: grad_kl must be contiguous float32"):
         ops.action_contrast_bank_gradient(
-            doubles(1, N), student, student, bank, *(doubles(1, N) for _ in range(3)), 0.1, 0.1, True, "cpu"
+            doubles(1, N), student, student, bank, doubles(3, 1, N), 0.1, 0.1, True, "cpu"
         )
 
 

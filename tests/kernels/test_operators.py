@@ -47,8 +47,9 @@ def test_opcheck_forward(backend: str, device: str, op: str, gradients: bool) ->
     labels = (x["query_labels"], x["bank_labels"])
     arguments = {
         "action_contrast": [
-            (*rows.values(), 3, 0.1, 0.05, *labels, True, gradients),
-            (*rows.values(), 0, 0.1, 0.05, None, None, False, gradients),
+            (*rows.values(), 3, 0.1, 0.05, *labels, True, gradients, gradients),
+            # What a gradient lacks is computed then.
+            (*rows.values(), 0, 0.1, 0.05, None, None, False, gradients, False),
         ],
         "hard_negatives": [
             (rows["student"], rows["bank"], 13, *labels, True),
@@ -79,17 +80,15 @@ def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype
     x = example(device, dtype)
     student, teacher, bank = x["student"], x["teacher"], x["bank"]
     with action_kernels.use_backend("reference"):  # the backend may lack one of the two
-        _, logit_gap, student_lse, teacher_lse, *_ = OPS.action_contrast(
-            student, teacher, bank, 0, 0.1, 0.05, None, None, True, False
-        )
+        _, statistics, *_ = OPS.action_contrast(student, teacher, bank, 0, 0.1, 0.05, None, None, True, False, True)
         _, lse = OPS.anatomical_contrast(student, teacher, bank, x["index"], 0.5, True)
     upstream = torch.randn(2, 5, device=device)
     arguments = {
         "action_contrast_student_gradient": [
-            (student, teacher, bank, student_lse, teacher_lse, 0.1, 0.05, True, backend),
+            (student, teacher, bank, statistics[:2], 0.1, 0.05, True, backend),
         ],
         "action_contrast_bank_gradient": [
-            (upstream, student, teacher, bank, logit_gap, student_lse, teacher_lse, 0.1, 0.05, True, backend),
+            (upstream, student, teacher, bank, statistics, 0.1, 0.05, True, backend),
         ],
         "hard_negatives_gradient": [
             (torch.randn(2, 5, 4, device=device), student, bank, x["index"], True, *wanted, backend)
@@ -99,7 +98,7 @@ def test_opcheck_backward(backend: str, device: str, op: str, dtype: torch.dtype
             (upstream, student, teacher, bank, x["index"], lse, 0.5, True, *wanted, backend)
             for wanted in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
         ],
-        "log_sum_exp_bank_gradient": [(upstream.double(), student, bank, student_lse, 0.1, True, backend)],
+        "log_sum_exp_bank_gradient": [(upstream.double(), student, bank, statistics[0], 0.1, True, backend)],
     }
     for args in arguments[op]:
         torch.library.opcheck(getattr(OPS, op).default, args)
@@ -206,18 +205,20 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_student_gradient_is_computed_only_where_it_is_wanted(backend: str, device: str) -> None:
+def test_what_gradients_need_is_computed_only_where_they_are_wanted(backend: str, device: str) -> None:
     x = example(device)
-    leaf = x["student"].clone().requires_grad_()
+    leaf, bank = (x[name].clone().requires_grad_() for name in ("student", "bank"))
     with _Recorder() as recorder:
         contrastive_distillation(leaf, x["teacher"], x["bank"]).backward()
         with torch.no_grad():
-            contrastive_distillation(leaf, x["teacher"], x["bank"])
+            contrastive_distillation(leaf, x["teacher"], bank)
         contrastive_distillation(x["student"], x["teacher"], x["bank"])
-    assert [(name, args[-1]) for name, args in recorder.calls] == [
-        ("action_contrast", True),  # and its backward needs no operator at all
-        ("action_contrast", False),
-        ("action_contrast", False),
+        contrastive_distillation(x["student"], x["teacher"], bank)
+    assert [(name, args[-2:]) for name, args in recorder.calls] == [
+        ("action_contrast", (True, False)),  # and its backward needs no operator at all
+        ("action_contrast", (False, False)),
+        ("action_contrast", (False, False)),
+        ("action_contrast", (False, True)),
     ]
 
 

@@ -21,11 +21,13 @@ def of_the_parts(student: Tensor, teacher: Tensor, bank: Tensor, sizes: list[int
     The log-sum-exps are those of the parts, from the very scores that the gradient sees again, merged.
     """
     parts = bank.split(sizes, dim=1)
-    found = [OPS.action_contrast(student, teacher, part, 0, *TEMPS, None, None, normalize, False) for part in parts]
-    lses = [torch.stack([one[place] for one in found]).logsumexp(0) for place in (2, 3)]
+    found = [
+        OPS.action_contrast(student, teacher, part, 0, *TEMPS, None, None, normalize, False, True) for part in parts
+    ]
+    lses = torch.stack([statistics[:2] for _, statistics, *_ in found]).logsumexp(0)
     gradient = OPS.action_contrast_student_gradient
     name = chosen() or ""
-    return sum(gradient(student, teacher, part, *lses, *TEMPS, normalize, name) for part in parts)
+    return sum(gradient(student, teacher, part, lses, *TEMPS, normalize, name) for part in parts)
 
 
 def exact_gradient(student: Tensor, teacher: Tensor, bank: Tensor, normalize: bool = True) -> Tensor:
@@ -62,9 +64,9 @@ def test_parts_add_up(backend: str, device: str, n: int, d: int, sizes: list[int
 
 def test_what_a_bank_contributes_by_itself_is_its_gradient(backend: str, device: str) -> None:
     rows = [x.to(device) for x in neighbours(9, 130, 20, 1)]
-    result = OPS.action_contrast(*rows, 0, *TEMPS, None, None, True, True)
-    again = OPS.action_contrast_student_gradient(*rows, result[2], result[3], *TEMPS, True, backend)
-    torch.testing.assert_close(again, result[4], rtol=1e-5, atol=1e-5)
+    result = OPS.action_contrast(*rows, 0, *TEMPS, None, None, True, True, True)
+    again = OPS.action_contrast_student_gradient(*rows, result[1][:2], *TEMPS, True, backend)
+    torch.testing.assert_close(again, result[2], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))

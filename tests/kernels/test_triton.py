@@ -138,9 +138,9 @@ def test_float16_rows_of_any_length(size: float) -> None:
     backend_rows = [x.unsqueeze(0).to(DEVICE) for x in rows]
     ops = torch.ops.action_kernels
     with use_backend("triton"):
-        _, *kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True)
+        _, kept, student_grad, _, _ = ops.action_contrast(*backend_rows, 0, 0.1, 0.01, None, None, True, True, True)
         grad_bank = ops.action_contrast_bank_gradient(
-            upstream.unsqueeze(0).to(DEVICE), *backend_rows, *kept, 0.1, 0.01, True, "triton"
+            upstream.unsqueeze(0).to(DEVICE), *backend_rows, kept, 0.1, 0.01, True, "triton"
         )
     truth = formulas.differentiate(
         lambda s, b: formulas.distillation(s, teacher.double(), b), (student.double(), bank.double()), upstream

@@ -58,7 +58,7 @@ def test_no_function_needs_a_value_on_the_host(contract: dict[str, dict]) -> Non
         torch.empty(1, device="meta").item()
     rows, bank = [2, 33, 24], [2, 70, 24]
     assert contract["shapes"] == {
-        "action_contrast": [[2, 33], [2, 33], [2, 33], [2, 33], rows, [2, 33, 5], [2, 33, 5]],
+        "action_contrast": [[2, 33], [3, 2, 33], rows, [2, 33, 5], [2, 33, 5]],
         "action_contrast_student_gradient": [rows],
         "action_contrast_bank_gradient": [bank],
         "hard_negatives": [[2, 33, 5], [2, 33, 5]],

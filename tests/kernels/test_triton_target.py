@@ -70,7 +70,7 @@ def test_a_call_is_so_many_launches_and_asks_pytorch_for_memory_alone(
     x, bank = (torch.empty(1, n, features, dtype=torch.bfloat16, device=META) for n in (queries, rows))
     labels = [torch.empty(1, n, dtype=torch.int64, device=META) for n in (queries, rows)] if k else [None, None]
     calls = {
-        "action_contrast": lambda: action_contrast(x, x, bank, k, 0.1, 0.05, *labels, normalize, True),
+        "action_contrast": lambda: action_contrast(x, x, bank, k, 0.1, 0.05, *labels, normalize, True, True),
         "hard_negatives": lambda: hard_negatives(x, bank, k, *labels, normalize),
         "log_sum_exp": lambda: log_sum_exp(x, bank, 0.1, normalize, True),
     }
@@ -86,9 +86,10 @@ def test_the_gradient_in_a_bank_is_so_many_launches_and_asks_pytorch_for_memory_
     query, bank = (torch.empty(1, n, 64, dtype=torch.bfloat16, device=META) for n in (256, 2048))
     upstream = torch.empty(1, 256, device=META)
     lse = upstream.double()
+    statistics = lse.new_empty(3, *lse.shape)
     target = Target(90, 132, "ieee", lambda kernel, *_, **__: launched.append(kernel.__name__))
     with aimed_at(target), Operations() as operations:
-        action_contrast_bank_gradient(upstream, query, query, bank, lse, lse, lse, 0.1, 0.05, True)
+        action_contrast_bank_gradient(upstream, query, query, bank, statistics, 0.1, 0.05, True)
         log_sum_exp_bank_gradient(upstream, query, bank, lse, 0.1, True)
     assert launched == 2 * ["_prepare", "_terms", "_bank_grad", "_finish_and_collect"]
     assert not operations.counts

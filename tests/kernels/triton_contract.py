@@ -53,17 +53,17 @@ def shapes() -> dict[str, list[list[int]]]:
     index = torch.empty(g, n, k, dtype=torch.int64, device="meta")
     line = torch.empty(g, n, device="meta")
     with launching_nothing():
-        contrast = TRITON.action_contrast(student, teacher, bank, k, 0.1, 0.05, *labels, True, True)
-        saved = contrast.logit_gap, contrast.student_lse, contrast.teacher_lse
+        contrast = TRITON.action_contrast(student, teacher, bank, k, 0.1, 0.05, *labels, True, True, True)
+        saved = contrast.statistics
         loss, lse = TRITON.anatomical_contrast(student, teacher, bank, index, 0.5, True)
         pairs = student, teacher, bank, index, lse, 0.5, True, True, True, True
         results = {
             "action_contrast": contrast,
             "action_contrast_student_gradient": [
-                TRITON.action_contrast_student_gradient(student, teacher, bank, *saved[1:], 0.1, 0.05, True)
+                TRITON.action_contrast_student_gradient(student, teacher, bank, saved[:2], 0.1, 0.05, True)
             ],
             "action_contrast_bank_gradient": [
-                TRITON.action_contrast_bank_gradient(line, student, teacher, bank, *saved, 0.1, 0.05, True)
+                TRITON.action_contrast_bank_gradient(line, student, teacher, bank, saved, 0.1, 0.05, True)
             ],
             "hard_negatives": TRITON.hard_negatives(student, bank, k, *labels, True),
             "hard_negatives_gradient": TRITON.hard_negatives_gradient(

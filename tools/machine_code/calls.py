@@ -60,11 +60,13 @@ class Call:
             found = () if upstream is None else (log_sum_exp_bank_gradient(upstream, student, bank, lse, 0.1, True),)
             return lse, gradient, *found
         temps = 0.1, 0.05
-        result = action_contrast(student, teacher, bank, self.k, *temps, *labels, True, self.student_grad)
+        result = action_contrast(
+            student, teacher, bank, self.k, *temps, *labels, True, self.student_grad, self.bank_grad
+        )
         if not self.bank_grad:
             return result
-        saved = result.logit_gap, result.student_lse, result.teacher_lse
-        return *result, action_contrast_bank_gradient(result.kl, student, teacher, bank, *saved, *temps, True)
+        of_bank = action_contrast_bank_gradient(result.kl, student, teacher, bank, result.statistics, *temps, True)
+        return *result, of_bank
 
 
 @dataclass(frozen=True)

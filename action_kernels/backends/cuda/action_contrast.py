@@ -25,9 +25,7 @@ class ActionContrastParams(NamedTuple):
     teacher_temp: float
     normalize: bool
     kl: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
+    statistics: Tensor | None
     student_grad: Tensor | None
     similarity: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
@@ -41,8 +39,7 @@ class ActionContrastStudentGradientParams(NamedTuple):
     student: Tensor
     teacher: Tensor
     bank: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
+    lses: Tensor
     student_temp: float
     teacher_temp: float
     normalize: bool
@@ -58,9 +55,7 @@ class ActionContrastBankGradientParams(NamedTuple):
     student: Tensor
     teacher: Tensor
     bank: Tensor
-    logit_gap: Tensor
-    student_lse: Tensor
-    teacher_lse: Tensor
+    statistics: Tensor
     student_temp: float
     teacher_temp: float
     normalize: bool
@@ -85,15 +80,14 @@ def action_contrast(
     bank_labels: Tensor | None,
     normalize: bool,
     with_student_grad: bool,
+    with_statistics: bool,
 ) -> ContrastResult:
     groups, queries, features = student.shape
     device = student.device
     query_labels, bank_labels = contiguous_labels(query_labels, bank_labels)
     result = ContrastResult(
         kl=empty((groups, queries), device),
-        logit_gap=empty((groups, queries), device, torch.float64),
-        student_lse=empty((groups, queries), device, torch.float64),
-        teacher_lse=empty((groups, queries), device, torch.float64),
+        statistics=empty((3, groups, queries) if with_statistics else (0,), device, torch.float64),
         student_grad=empty((groups, queries, features) if with_student_grad else (0,), device),
         similarity=empty((groups, queries, k), device),
         index=empty((groups, queries, k), device, torch.int64),
@@ -109,9 +103,7 @@ def action_contrast(
             teacher_temp=teacher_temp,
             normalize=normalize,
             kl=result.kl,
-            logit_gap=result.logit_gap,
-            student_lse=result.student_lse,
-            teacher_lse=result.teacher_lse,
+            statistics=result.statistics if with_statistics else None,
             student_grad=result.student_grad if with_student_grad else None,
             similarity=result.similarity,
             index=result.index,
@@ -126,8 +118,7 @@ def action_contrast_student_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    lses: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
@@ -138,8 +129,7 @@ def action_contrast_student_gradient(
             student=student,
             teacher=teacher,
             bank=bank,
-            student_lse=student_lse.contiguous(),
-            teacher_lse=teacher_lse.contiguous(),
+            lses=lses.contiguous(),
             student_temp=student_temp,
             teacher_temp=teacher_temp,
             normalize=normalize,
@@ -156,9 +146,7 @@ def action_contrast_bank_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    logit_gap: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    statistics: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
@@ -170,9 +158,7 @@ def action_contrast_bank_gradient(
             student=student,
             teacher=teacher,
             bank=bank,
-            logit_gap=logit_gap.contiguous(),
-            student_lse=student_lse.contiguous(),
-            teacher_lse=teacher_lse.contiguous(),
+            statistics=statistics.contiguous(),
             student_temp=student_temp,
             teacher_temp=teacher_temp,
             normalize=normalize,

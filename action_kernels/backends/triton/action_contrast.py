@@ -33,6 +33,7 @@ def action_contrast(
     bank_labels: Tensor | None,
     normalize: bool,
     with_student_grad: bool,
+    with_statistics: bool,
 ) -> ContrastResult:
     kind = student.shape[2], rows_dtype(normalize, student, teacher, bank), student.device
     tile = bank_pass_tile(*kind)
@@ -49,8 +50,8 @@ def action_contrast(
     rows = student_rows, teacher_rows, bank_rows
     temps = student_temp, teacher_temp
     sums, maxima = bank_pass(*rows, tile, *temps, normalize, limited)
-    merged = merge_and_limit(sums, maxima, *rows, *temps, with_student_grad, limited)
-    assert merged.statistics is not None  # there is a teacher
+    merged = merge_and_limit(sums, maxima, *rows, *temps, with_statistics, with_student_grad, limited)
+    assert merged.kl is not None  # there is a teacher
     del sums, maxima  # their memory is there again for the verdicts
     grad_tile = student_grad_tile(*kind, verdicts=limited is not None)
     # A gradient whose columns are split repeats the products, and would repeat the verdicts.
@@ -68,22 +69,22 @@ def action_contrast(
     else:
         shape = (*student.shape[:2], 0)
         similarity, index = (student.new_empty(shape, dtype=dtype) for dtype in (torch.float32, torch.int64))
-    return ContrastResult(*merged.statistics, student_grad, similarity, index)
+    statistics = student.new_empty(0, dtype=torch.float64) if merged.statistics is None else merged.statistics
+    return ContrastResult(merged.kl, statistics, student_grad, similarity, index)
 
 
 def action_contrast_student_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    lses: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
     student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
     temps = student_temp, teacher_temp
-    centers = centers_of(student_rows.scale, teacher_rows.scale, student_lse, teacher_lse, *temps)
+    centers = centers_of(student_rows.scale, teacher_rows.scale, lses, *temps)
     tile = student_grad_tile(student.shape[2], rows_dtype(normalize, student, teacher, bank), student.device)
     partial = student_gradient(student_rows, teacher_rows, bank_rows, tile, student, centers, *temps, normalize)
     return finish_and_collect(partial, student, normalize)
@@ -94,24 +95,11 @@ def action_contrast_bank_gradient(
     student: Tensor,
     teacher: Tensor,
     bank: Tensor,
-    logit_gap: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    statistics: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
     student_rows, teacher_rows, bank_rows = prepare_all(normalize, student, teacher, bank)
-    return bank_gradient(
-        grad_kl,
-        student_rows,
-        teacher_rows,
-        bank_rows,
-        bank,
-        logit_gap,
-        student_lse,
-        teacher_lse,
-        student_temp,
-        teacher_temp,
-        normalize,
-    )
+    rows = student_rows, teacher_rows, bank_rows
+    return bank_gradient(grad_kl, *rows, bank, statistics, student_temp, teacher_temp, normalize)

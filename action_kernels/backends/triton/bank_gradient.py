@@ -147,16 +147,14 @@ def bank_gradient(
     teacher: Rows | None,
     bank: Rows,
     raw: Tensor,
-    logit_gap: Tensor | None,
-    student_lse: Tensor,
-    teacher_lse: Tensor | None,
+    statistics: Tensor,
     student_temp: float,
     teacher_temp: float,
     normalize: bool,
 ) -> Tensor:
     """The gradient [G, M, D] of the sum of ``upstream`` [G, N] times the divergence in the raw bank rows ``raw``.
 
-    Without a teacher it is that of ``upstream`` times ``student_lse``.
+    Without a teacher it is that of ``upstream`` times the log-sum-exp: ``statistics`` is that, [G, N].
     """
     tile = bank_grad_tile(raw.shape[2], student.data.dtype, raw.device)
     groups, queries, features = student.data.shape
@@ -167,7 +165,7 @@ def bank_gradient(
     partial = torch.empty((num_splits, groups, rows, features), dtype=torch.float32, device=device)
     t_scale = None if teacher is None else teacher.scale
     temps = student_temp, teacher_temp
-    found = terms(upstream, student.scale, t_scale, student_lse, teacher_lse, *temps, logit_gap)
+    found = terms(upstream, student.scale, t_scale, statistics, *temps)
     temp = min(student_temp, teacher_temp)  # applied at the end, like the factor
     with on_device(raw):
         _bank_grad[(blocks * num_splits,)](

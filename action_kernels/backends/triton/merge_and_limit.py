@@ -11,7 +11,6 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu import Statistics
 from .launch import INTERPRETED, kernel, on_device, power_of_two
 from .rows import Rows
 from .search import Search
@@ -27,9 +26,7 @@ def _merge_and_limit(
     sums=None,
     teacher_scale=None,
     kl=None,
-    logit_gap=None,
-    student_lse=None,
-    teacher_lse=None,
+    statistics=None,
     centers=None,
     num_splits=None,
     student_high=None,
@@ -62,9 +59,7 @@ def _merge_and_limit(
                 student_scale,
                 teacher_scale,
                 kl,
-                logit_gap,
-                student_lse,
-                teacher_lse,
+                statistics,
                 centers,
                 num_splits,
                 total,
@@ -76,7 +71,7 @@ def _merge_and_limit(
             )
         elif sums is not None:
             merge_one(
-                block, sums, student_scale, student_lse, centers, num_splits, total, student_high, student_low, BLOCK
+                block, sums, student_scale, statistics, centers, num_splits, total, student_high, student_low, BLOCK
             )
     else:
         if maxima is not None:
@@ -105,9 +100,9 @@ def _merge_and_limit(
 class Merged(NamedTuple):
     """What is known after the first pass."""
 
-    statistics: Statistics | None  # of two softmaxes
-    lse: Tensor | None  # [G, N] float64 of one
-    centers: Tensor | None  # [4, G, N] of both, or [2, G, N]: see :class:`.statistics.Terms`
+    kl: Tensor | None  # [G, N] of two softmaxes
+    statistics: Tensor | None  # [3, G, N] float64 of two, where they are wanted; [G, N] of one
+    centers: Tensor | None  # [4, G, N] of two, or [2, G, N]: see :class:`.statistics.Terms`
 
 
 def merge_and_limit(
@@ -118,6 +113,7 @@ def merge_and_limit(
     bank: Rows,
     student_temp: float = 1.0,
     teacher_temp: float = 1.0,
+    with_statistics: bool = True,
     with_centers: bool = False,
     search: Search | None = None,
 ) -> Merged:
@@ -131,13 +127,14 @@ def merge_and_limit(
         bank: the bank.
         student_temp: of the softmax.
         teacher_temp: likewise.
+        with_statistics: whether a gradient behind the forward pass may come.
         with_centers: whether the student's gradient comes next.
         search: gets its limits.
     """
     groups, queries, _ = student.data.shape
     device, total = student.data.device, groups * queries
     merging, limiting, warps = 0, 0, 4
-    statistics = lse = centers = None
+    kl = statistics = centers = None
     arguments: dict[str, Any] = {}
     if sums is not None:
         merging = -(-total // BLOCK)
@@ -153,12 +150,12 @@ def merge_and_limit(
             "student_low": student_low,
             "BLOCK": BLOCK,
         }
-        if teacher is None:
-            arguments["student_lse"] = lse = torch.empty((groups, queries), dtype=torch.float64, device=device)
-        else:
-            statistics = Statistics.empty(groups, queries, device)
+        if with_statistics:
+            shape = (groups, queries) if teacher is None else (3, groups, queries)
+            statistics = torch.empty(shape, dtype=torch.float64, device=device)
+        if teacher is not None:
+            kl = torch.empty((groups, queries), dtype=torch.float32, device=device)
             teacher_high, teacher_low = reciprocal(teacher_temp)
-            arguments |= statistics._asdict()
             arguments |= {"teacher_scale": teacher.scale, "teacher_high": teacher_high, "teacher_low": teacher_low}
     if search is not None and maxima is not None:
         line = maxima.shape[2]
@@ -184,5 +181,7 @@ def merge_and_limit(
             "COLUMNS": columns,
         }
     with on_device(student.data):
-        _merge_and_limit[(merging + limiting,)](merging, student.scale, total, **arguments, num_warps=warps)
-    return Merged(statistics, lse, centers)
+        _merge_and_limit[(merging + limiting,)](
+            merging, student.scale, total, kl=kl, statistics=statistics, **arguments, num_warps=warps
+        )
+    return Merged(kl, statistics, centers)

@@ -58,9 +58,7 @@ def merge_pair(
     student_scale,
     teacher_scale,
     kl,
-    logit_gap,
-    student_lse,
-    teacher_lse,
+    statistics,
     centers,
     num_splits,
     total,
@@ -70,7 +68,7 @@ def merge_pair(
     teacher_low,
     BLOCK: tl.constexpr,
 ):
-    """A block of queries: the sums of two softmaxes over the splits, and their centers where they are wanted."""
+    """A block of queries: the sums of two softmaxes over the splits, put together; the rest where it is wanted."""
     row = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < total
     step = tl.cast(num_splits, tl.int64) * total
@@ -107,11 +105,12 @@ def merge_pair(
     s_there = there.to(tl.float64) * student_inverse
     divergence = gap.to(tl.float64) * _LN2 / t_sum.to(tl.float64)
     tl.store(kl + row, (divergence + (s_top - s_there) + (s_log - t_log)).to(tl.float32), mask=inside)
-    tl.store(logit_gap + row, divergence + (t_top - s_there), mask=inside)
-    tl.store(student_lse + row, s_top + s_log, mask=inside)
-    tl.store(teacher_lse + row, t_top + t_log, mask=inside)
+    lines = tl.cast(total, tl.int64)
+    if statistics is not None:
+        tl.store(statistics + row, s_top + s_log, mask=inside)
+        tl.store(statistics + lines + row, t_top + t_log, mask=inside)
+        tl.store(statistics + 2 * lines + row, divergence + (t_top - s_there), mask=inside)
     if centers is not None:
-        lines = tl.cast(total, tl.int64)
         _center(s_top + s_log, row, inside, lines, centers, student_inverse)
         _center(t_top + t_log, row, inside, lines, centers + 2 * lines, teacher_inverse)
 
@@ -121,7 +120,7 @@ def merge_one(
     block,
     sums,
     scale,
-    lse,
+    statistics,
     centers,
     num_splits,
     total,
@@ -145,7 +144,7 @@ def merge_one(
         sum += tl.exp2(shift) * tl.load(place + step, mask=inside, other=1.0)
     inverse = _inverse(own, high, low)
     whole = largest.to(tl.float64) * inverse + tl.log(sum.to(tl.float64))
-    tl.store(lse + row, whole, mask=inside)
+    tl.store(statistics + row, whole, mask=inside)
     if centers is not None:
         _center(whole, row, inside, tl.cast(total, tl.int64), centers, inverse)
 
@@ -159,8 +158,7 @@ def _power_of_two(exponent):
 def _terms(
     student_scale,
     teacher_scale,
-    student_lse,
-    teacher_lse,
+    statistics,
     centers,
     total,
     student_high,
@@ -168,7 +166,6 @@ def _terms(
     teacher_high,
     teacher_low,
     grad=None,
-    logit_gap=None,
     upstream=None,
     factor=None,
     BLOCK: tl.constexpr = None,
@@ -177,11 +174,11 @@ def _terms(
     inside = row < total
     step = tl.cast(total, tl.int64)
     student_inverse = _inverse(tl.load(student_scale + row, mask=inside, other=1.0), student_high, student_low)
-    _center(tl.load(student_lse + row, mask=inside, other=0.0), row, inside, step, centers, student_inverse)
+    _center(tl.load(statistics + row, mask=inside, other=0.0), row, inside, step, centers, student_inverse)
     center, teacher_inverse = student_inverse, student_inverse
-    if teacher_lse is not None:
+    if teacher_scale is not None:
         teacher_inverse = _inverse(tl.load(teacher_scale + row, mask=inside, other=1.0), teacher_high, teacher_low)
-        teacher_whole = tl.load(teacher_lse + row, mask=inside, other=0.0)
+        teacher_whole = tl.load(statistics + step + row, mask=inside, other=0.0)
         center = _center(teacher_whole, row, inside, step, centers + 2 * step, teacher_inverse)
     if grad is not None:
         # Weights stay of order 1: the power of two of the largest possible one is applied at the end. Each program
@@ -191,20 +188,21 @@ def _terms(
             any = start + tl.arange(0, BLOCK).to(tl.int64)
             there = any < total
             weight = tl.abs(tl.load(grad + any, mask=there, other=0.0))
-            if logit_gap is not None:
+            if teacher_scale is not None:
                 # |p_t (log p_t - log p_s - kl)| < 2 kl + 1, since the negative terms of kl add up to more than -1/e.
-                gap = tl.load(logit_gap + any, mask=there, other=0.0)
-                gap -= tl.load(teacher_lse + any, mask=there, other=0.0)
-                kl = gap + tl.load(student_lse + any, mask=there, other=0.0)
+                gap = tl.load(statistics + 2 * step + any, mask=there, other=0.0)
+                gap -= tl.load(statistics + step + any, mask=there, other=0.0)
+                kl = gap + tl.load(statistics + any, mask=there, other=0.0)
                 weight *= 1.0 + kl.to(tl.float32)
             largest = tl.maximum(largest, tl.where(weight < float("inf"), weight, 0.0))
         exponent = tl.minimum((tl.max(largest, 0).to(tl.int32, bitcast=True) >> 23) - 126, 126)
         tl.store(upstream + row, tl.load(grad + row, mask=inside) * _power_of_two(-exponent), mask=inside)
         tl.store(factor, _power_of_two(exponent))
-    if logit_gap is not None:
-        # The student's logit that lies the mean gap below the teacher's center.
-        whole = center.to(tl.float64) * teacher_inverse - tl.load(logit_gap + row, mask=inside, other=0.0)
-        _center(whole, row, inside, step, centers + 4 * step, student_inverse)
+        if teacher_scale is not None:
+            # The student's logit that lies the mean gap below the teacher's center.
+            gap = tl.load(statistics + 2 * step + row, mask=inside, other=0.0)
+            whole = center.to(tl.float64) * teacher_inverse - gap
+            _center(whole, row, inside, step, centers + 4 * step, student_inverse)
 
 
 class Terms(NamedTuple):
@@ -223,39 +221,33 @@ def terms(
     upstream: Tensor,
     student_scale: Tensor,
     teacher_scale: Tensor | None,
-    student_lse: Tensor,
-    teacher_lse: Tensor | None,
+    statistics: Tensor,
     student_temp: float,
     teacher_temp: float,
-    logit_gap: Tensor | None,
 ) -> Terms:
     """From what the passes in the forward direction have left.
 
     Args:
         upstream: [G, N] gradient of what the softmaxes make.
         student_scale: [G, N] of the rows.
-        teacher_scale: likewise; None where there is no teacher, as with the others.
-        student_lse: [G, N] float64.
-        teacher_lse: likewise.
+        teacher_scale: likewise; None where there is no teacher.
+        statistics: [3, G, N] float64, or [G, N] without a teacher.
         student_temp: of the softmax.
         teacher_temp: likewise.
-        logit_gap: [G, N] float64.
     """
-    centers = torch.empty((6, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
-    scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (student_lse.shape, 1))
-    total = student_lse.numel()
-    with on_device(student_lse):
+    centers = torch.empty((6, *upstream.shape), dtype=torch.float32, device=upstream.device)
+    scaled, factor = (centers.new_empty(n, dtype=torch.float32) for n in (upstream.shape, 1))
+    total = upstream.numel()
+    with on_device(upstream):
         _terms[(-(-total // _TERMS_BLOCK),)](
             student_scale,
             teacher_scale,
-            student_lse.contiguous(),
-            None if teacher_lse is None else teacher_lse.contiguous(),
+            statistics.contiguous(),
             centers,
             total,
             *reciprocal(student_temp),
             *reciprocal(teacher_temp),
             upstream.contiguous(),
-            None if logit_gap is None else logit_gap.contiguous(),
             scaled,
             factor,
             BLOCK=_TERMS_BLOCK,
@@ -266,20 +258,18 @@ def terms(
 def centers_of(
     student_scale: Tensor,
     teacher_scale: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    lses: Tensor,
     student_temp: float,
     teacher_temp: float,
 ) -> Tensor:
-    """The centers [4, G, N] alone, as the student's gradient reads them; arguments as those of :func:`terms`."""
-    centers = torch.empty((4, *student_lse.shape), dtype=torch.float32, device=student_lse.device)
-    total = student_lse.numel()
-    with on_device(student_lse):
+    """The centers [4, G, N] alone, as the student's gradient reads them, from the first two statistics ``lses``."""
+    centers = torch.empty((4, *lses.shape[1:]), dtype=torch.float32, device=lses.device)
+    total = lses[0].numel()
+    with on_device(lses):
         _terms[(-(-total // BLOCK),)](
             student_scale,
             teacher_scale,
-            student_lse.contiguous(),
-            teacher_lse.contiguous(),
+            lses.contiguous(),
             centers,
             total,
             *reciprocal(student_temp),
