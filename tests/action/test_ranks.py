@@ -28,12 +28,17 @@ LONG = tuple(
     f"--{stage}.iterations={count}"
     for stage, count in (("global_distillation", 17), ("local_distillation", 17), ("anatomical_contrast", 16))
 )
+ANOTHER_NETWORK = (
+    "--model.network=monai.networks.nets.BasicUNet",
+    '--model.arguments={"features": [4, 4, 6, 6, 8, 5], "norm": "batch", "dropout": 0.2}',
+    "--model.feature_layers=[down_4,upcat_4,upcat_3,upcat_2,upcat_1]",
+)
 RUNS = {  # by shares: methods, and what they are run with
     (5.0, 1.0): {
         "action": LONG,
         "supervised": (),
         "pseudo-labels": (),
-        "unimatch": (),
+        "unimatch": ANOTHER_NETWORK,
     },
     (3.0, 0.0, 2.0, 1.0): {
         "action": (*LONG, "--anatomical_contrast.selection=hardest"),
@@ -92,16 +97,22 @@ class Layers(nn.Module):
         self.maps = nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1, inplace=True), nn.Dropout(0.3)
         )
+        bare = nn.BatchNorm2d(4, affine=False, momentum=None)
+        momentary = nn.BatchNorm2d(4, track_running_stats=False)
+        self.more = nn.Sequential(bare, nn.Dropout2d(0.3), nn.Conv2d(4, 4, 1), momentary)
         self.rows = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 5), nn.BatchNorm1d(5))
 
     def forward(self, x):
-        return self.rows(self.maps(x.contiguous(memory_format=torch.channels_last)))
+        return self.rows(self.more(self.maps(x.contiguous(memory_format=torch.channels_last))))
 
 
 def layers_see_one_batch(ranks):
     torch.manual_seed(1)
     alone, x = Layers().double(), torch.randn(6, 2, 6, 6, dtype=torch.float64) * 3 + 100
     shared, weight = copy.deepcopy(alone), torch.randn(6, 5, dtype=torch.float64)
+    seen = []
+    for layer in (shared.maps[1], shared.more[1]):
+        layer.register_forward_hook(lambda *_: seen.append(1))
     spread(shared, ranks)
     assert list(shared.state_dict()) == list(alone.state_dict())
     for _ in range(2):
@@ -110,6 +121,7 @@ def layers_see_one_batch(ranks):
         torch.manual_seed(2)
         found = ranks.joined(shared(ranks.own(x)))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert len(seen) == 4
     (expected * weight).sum().backward()
     (found * weight).sum().backward()
     ranks.sum_gradients(shared.parameters())
@@ -120,6 +132,14 @@ def layers_see_one_batch(ranks):
     alone.eval()
     shared.eval()
     torch.testing.assert_close(shared(x), alone(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_that_processes_cannot_share_is_named():
+    spread(nn.Sequential(nn.SyncBatchNorm(3)), ALONE)
+    with pytest.raises(
+        InputError, match=r"the layer 'up.1' is of the kind AlphaDropout, .*: take one of BatchNorm1d, .*Dropout2d"
+    ):
+        spread(nn.ModuleDict({"up": nn.Sequential(nn.Identity(), nn.AlphaDropout(0.1))}), Ranks(0, 2))
 
 
 def blocks_fail_together(ranks):
