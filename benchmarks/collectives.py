@@ -1,7 +1,8 @@
-"""The collectives that a process takes part in, and the bytes that it sends."""
+"""The collectives that a process takes part in, the bytes that it sends, and how long it is in them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from action_kernels.distributed.exchange import ALL_GATHER
 class Collective(NamedTuple):
     name: str
     sent: int  # bytes to other processes
+    seconds: float  # nothing is computed meanwhile
 
 
 @contextmanager
@@ -25,12 +27,15 @@ def recorded() -> Iterator[list[Collective]]:
     gather, exchange = getattr(dist, ALL_GATHER), dist.all_to_all_single
 
     def all_gather(output: Tensor, rows: Tensor, **settings: Any) -> None:
-        calls.append(Collective("all_gather", rows.nbytes * others))
+        begin = time.perf_counter()
         gather(output, rows, **settings)
+        calls.append(Collective("all_gather", rows.nbytes * others, time.perf_counter() - begin))
 
     def all_to_all(output: Tensor, rows: Tensor, received: list[int], sent: list[int], **settings: Any) -> None:
-        calls.append(Collective("all_to_all", (sum(sent) - sent[rank]) * rows.itemsize))
+        begin = time.perf_counter()
         exchange(output, rows, received, sent, **settings)
+        bytes_sent = (sum(sent) - sent[rank]) * rows.itemsize
+        calls.append(Collective("all_to_all", bytes_sent, time.perf_counter() - begin))
 
     setattr(dist, ALL_GATHER, all_gather)
     dist.all_to_all_single = all_to_all

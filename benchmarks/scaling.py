@@ -1,4 +1,4 @@
-"""A bank divided among processes, and whole in each: ``python -m benchmarks.scaling``.
+"""A bank divided among processes, and whole in each: ``python -m benchmarks.scaling``, and a prediction for GPUs.
 
 Processes of this machine, one thread each, over gloo: where they are more than its cores, times say how the work is
 shared, not how it scales. What a process holds and sends is the same on any machine.
@@ -6,6 +6,7 @@ shared, not how it scales. What a process holds and sends is the same on any mac
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from multiprocessing.queues import SimpleQueue
@@ -18,8 +19,8 @@ import torch.multiprocessing as mp
 from jsonargparse import auto_cli
 
 import action_kernels
-from action_kernels import MemoryBank, distributed
-from action_kernels.distributed import ShardedMemoryBank
+from action_kernels import distributed
+from tools.estimates import shared_bank
 
 from .collectives import recorded
 from .measure import peak_meter, quantiles
@@ -33,6 +34,13 @@ class Sizes(NamedTuple):
     rows: int  # of the whole bank
     features: int
     k: int
+    shares: tuple[float, ...] = ()  # of all queries and of the bank that each process has; none: all alike
+
+    def own(self, count: int, rank: int, world: int) -> int:
+        """Of so many, those of a process."""
+        shares = self.shares or (1.0,) * world
+        ends = [round(count * sum(shares[:i]) / sum(shares)) for i in (rank, rank + 1)]
+        return ends[1] - ends[0]
 
 
 def main(
@@ -42,6 +50,7 @@ def main(
     features: int = 64,
     k: int = 16,
     rounds: int = 5,
+    shares: tuple[float, ...] = (),
     output: Path = Path("results/benchmarks"),
 ) -> None:
     """Time, memory and traffic of ``action_contrast`` with the student's gradient.
@@ -53,80 +62,103 @@ def main(
         features: of a row.
         k: hard negatives per query.
         rounds: calls that are timed.
+        shares: of the queries and of the bank, for as many processes in place of ``processes``; beside them, one
+            process with all queries and the whole bank, on all cores.
         output: folder of scaling.csv, to which the measurements are added.
     """
-    sizes = Sizes(queries, rows, features, k)
-    print("processes  bank       ms   bank MiB   peak MiB above it   sent MiB   collectives")
-    for world in processes:
-        results = measured(world, sizes, rounds)
-        for row in results:
-            print(
-                f"{world:9}  {row['bank']:8} {row['ms']:5.0f} {row['bank_mib']:10.1f} {row['peak_mib']:19.1f} "
-                f"{row['sent_mib']:10.2f} {row['collectives']:13}"
-            )
-        append(output / "scaling.csv", [{**row, **describe("cpu")} for row in results])
+    sizes = Sizes(queries, rows, features, k, shares)
+    print("processes  bank       ms   in collectives   bank MiB   peak MiB above it   sent MiB   collectives")
+    for world in (len(shares),) if shares else processes:
+        show(measured(world, sizes, ("divided",) if shares else ("divided", "whole"), rounds), output)
+    if shares:
+        alone = Sizes(queries * len(shares), rows, features, k)
+        show(measured(1, alone, ("whole",), rounds, threads=os.cpu_count() or 1), output)
+    print()
+    shared_bank.main()
 
 
-def measured(world: int, sizes: Sizes, rounds: int) -> list[Row]:
-    """The divided bank, then the whole one: of the slowest process, and of the one that holds the most."""
+def show(results: list[Row], output: Path) -> None:
+    """Print the measurements, and add them to the table."""
+    for row in results:
+        print(
+            f"{row['processes']:9}  {row['bank']:8} {row['ms']:5.0f} {row['in_collectives_ms']:16.0f} "
+            f"{row['bank_mib']:10.1f} {row['peak_mib']:19.1f} {row['sent_mib']:10.2f} {row['collectives']:13}"
+        )
+    append(output / "scaling.csv", [{**row, **describe("cpu")} for row in results])
+
+
+def measured(world: int, sizes: Sizes, kinds: tuple[str, ...], rounds: int, threads: int = 1) -> list[Row]:
+    """Banks of these kinds: of the slowest process, and of the one that holds the most."""
     queue = mp.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder, "rendezvous")
-        mp.start_processes(_process, (world, sizes, rounds, meeting, queue), world, start_method="spawn")
+        mp.start_processes(
+            _process, (world, sizes, kinds, rounds, threads, meeting, queue), world, start_method="spawn"
+        )
         rows: list[Row] = queue.get()
         return rows
 
 
-def _process(rank: int, world: int, sizes: Sizes, rounds: int, meeting: Path, queue: SimpleQueue) -> None:
-    torch.set_num_threads(1)
+def _process(
+    rank: int,
+    world: int,
+    sizes: Sizes,
+    kinds: tuple[str, ...],
+    rounds: int,
+    threads: int,
+    meeting: Path,
+    queue: SimpleQueue,
+) -> None:
+    torch.set_num_threads(threads)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     torch.manual_seed(rank)
-    rows = [_measure("divided", sizes, rounds), _measure("whole", sizes, rounds)]
+    rows = [_measure(kind, sizes, rounds) for kind in kinds]
     if rank == 0:
         queue.put(rows)
     dist.destroy_process_group()
 
 
 def _measure(kind: str, sizes: Sizes, rounds: int) -> Row:
-    n, m, d, k = sizes
-    world = dist.get_world_size()
-    bank = ShardedMemoryBank(m, d) if kind == "divided" else MemoryBank(m, d)
-    share = m // world + (dist.get_rank() < m % world) if kind == "divided" else m
-    bank.push(torch.randn(share, d))
+    m, d, k = sizes.rows, sizes.features, sizes.k
+    rank, world = dist.get_rank(), dist.get_world_size()
+    n = sizes.own(sizes.queries * world, rank, world)
+    bank = torch.randn(m if kind == "whole" else sizes.own(m, rank, world), d)
     student, teacher = torch.randn(n, d, requires_grad=True), torch.randn(n, d)
 
     def step() -> None:
         student.grad = None
-        if isinstance(bank, ShardedMemoryBank):
-            result = distributed.action_contrast(student, teacher, bank, k)
-        else:
-            result = action_kernels.action_contrast(student, teacher, bank.rows, k)
+        package = action_kernels if kind == "whole" else distributed
+        result = package.action_contrast(student, teacher, bank, k)
         result.distillation.backward()
 
-    with recorded() as calls:
-        step()
-    spans = []
+    step()
+    spans, waits = [], []
     for _ in range(rounds):
         dist.barrier()
-        begin = time.perf_counter()
-        step()
-        spans.append(1000 * (time.perf_counter() - begin))
+        with recorded() as calls:
+            begin = time.perf_counter()
+            step()
+            spans.append(1000 * (time.perf_counter() - begin))
+        waits.append(1000 * sum(call.seconds for call in calls))
     meter = peak_meter("cpu")
     step()
-    most = torch.tensor([quantiles(spans).median, meter.bytes() / 2**20], dtype=torch.float64)
+    sent = sum(call.sent for call in calls) / 2**20
+    medians = [quantiles(spans).median, quantiles(waits).median]
+    most = torch.tensor([*medians, bank.nbytes / 2**20, meter.bytes() / 2**20, sent], dtype=torch.float64)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    milliseconds, peak = most.tolist()
+    milliseconds, waiting, held, peak, sent = most.tolist()
     return {
         "processes": world,
         "bank": kind,
-        "queries": n,
+        "queries": sizes.queries,
         "rows": m,
         "features": d,
         "k": k,
         "ms": round(milliseconds, 1),
-        "bank_mib": round(bank.rows.nbytes / 2**20, 2),
+        "in_collectives_ms": round(waiting, 1),
+        "bank_mib": round(held, 2),
         "peak_mib": round(peak, 1),
-        "sent_mib": round(sum(call.sent for call in calls) / 2**20, 3),
+        "sent_mib": round(sent, 3),
         "collectives": len(calls),
     }
 

@@ -206,7 +206,15 @@ def test_processes_share_a_bank(tmp_path: Path, capsys) -> None:
     assert float(divided["ms"]) > 0 and float(divided["sent_mib"]) > 0 and float(whole["sent_mib"]) == 0
     assert (divided["collectives"], whole["collectives"]) == ("5", "0")
     assert float(divided["bank_mib"]) < float(whole["bank_mib"])
-    assert "2  divided" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2  divided" in shown and "A prediction, not a measurement" in shown
+
+
+def test_uneven_processes_stand_beside_one_with_all_of_their_work(tmp_path: Path) -> None:
+    scaling.main(shares=(3, 0, 1), queries=4, rows=100, features=8, k=3, rounds=1, output=tmp_path)
+    divided, whole = table.read(tmp_path / "scaling.csv")
+    assert (divided["processes"], divided["queries"], whole["processes"], whole["queries"]) == ("3", "4", "1", "12")
+    assert 0 < float(divided["in_collectives_ms"]) <= float(divided["ms"]) and float(whole["in_collectives_ms"]) == 0
 
 
 def test_reading_is_set_beside_unpacking(tmp_path: Path, capsys) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "tools.docs.settings": "main",
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
+    "tools.estimates.shared_bank": "main",
     "tools.estimates.training": "main",
     "tools.machine_code.budgets": "main",
     "tools.machine_code.cuda_kernels": "main",
