@@ -69,8 +69,9 @@ def bank_pass_tile(features: int, dtype: torch.dtype, device: torch.device, sums
     kept = features <= _kept(dtype)
     if not kept or dtype == torch.float32:
         spilled = capability(device) >= 100 and dtype != torch.float32  # by 8 warps
-        # For three programs a multiprocessor, at which ptxas aims there, 64 rows are too many by a register.
-        narrow = _by_rows(device) and not kept and features <= 128
+        # For three programs a multiprocessor, at which ptxas aims there, 64 rows are too many by a register; in float32
+        # Triton 3.6 spills with more features, too.
+        narrow = _by_rows(device) and not kept and (features <= 128 or dtype == torch.float32)
         return _tile(features, dtype, 64, 32 if narrow else 64, 4 if kept or spilled or _by_rows(device) else 8, 2)
     if capability(device) == 90:
         return _tile(features, dtype, 64, 128, 4, 2) if sums else _tile(features, dtype, 128, 64, 4, 3)
@@ -89,7 +90,10 @@ def selection_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         if dtype == torch.float32 and capability(device) >= 100:
             return _tile(features, dtype, 32, 64, 8, 2)  # Triton 3.6 fails on larger tf32 products beside a selection
         return _tile(features, dtype, 64, 32 if dtype == torch.float32 else 64, 8, 2)
-    return _tile(features, dtype, 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2)
+    few = _by_rows(device) and features <= 16  # Triton 3.6 keeps three programs, for which 64 queries are too many
+    return _tile(
+        features, dtype, 32 if few else 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2
+    )
 
 
 def student_grad_tile(
@@ -105,11 +109,14 @@ def student_grad_tile(
         return _tile(features, dtype, 16 if features > 32 and (verdicts or not pair) else 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         if _by_rows(device):
-            wide = dtype == torch.float32 and features <= 128 and not verdicts
+            wide = dtype == torch.float32 and features <= _kept(dtype) and not verdicts
             return _tile(features, dtype, 64, 64 if wide else 32, 4, 2)
         return _tile(features, dtype, 64, 64, 8, 2)
-    large = capability(device) >= 90
-    return _tile(features, dtype, 128, 64, 8, 3) if large else _tile(features, dtype, 64, 32 if verdicts else 64, 4, 3)
+    if capability(device) >= 90:
+        return _tile(features, dtype, 128, 64, 8, 3)
+    if verdicts:  # with many features Triton 3.6 has no registers for 64 queries
+        return _tile(features, dtype, 32, 64, 4, 3) if features > 64 else _tile(features, dtype, 64, 32, 4, 3)
+    return _tile(features, dtype, 64, 64, 4, 3)
 
 
 def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> Tile:
