@@ -53,8 +53,7 @@ class CopyPaste(Stage):
         pasted = paste_both_ways(labeled, self.others(network, batch), self._config.side, rng)
         strong = self.augmentation.strong(pasted, rng)
         logits = self.segmented(network.student, strong["image"]).logits
-        half = len(batch["weak"])
-        ways = slice(half), slice(half, None)
+        ways = slice(len(batch["weak"])), slice(len(batch["weak"]), None)
         supervised, unsupervised = (
             torch.stack([self.part(logits[way], strong, way, source) for way in ways]).mean()
             for source in (LABEL, PSEUDO_LABEL)

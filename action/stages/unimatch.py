@@ -48,7 +48,6 @@ class UniMatch(Stage):
         weak = {"image": batch["weak"], "label": label.to(confidence.dtype), "confidence": confidence}
         partner = {key: value.roll(1, dims=0) for key, value in weak.items()}
         views = [self.augmentation.strong(mix(weak, partner, "cutmix", rng), rng) for _ in range(2)] + [weak]
-
         images = torch.cat([batch["image"], *(view["image"] for view in views)])
         logits = self.perturbed(network.student, images, len(batch["weak"]), rng)
         labeled, *others = logits.split([len(batch["image"])] + 3 * [len(batch["weak"])])
@@ -60,12 +59,12 @@ class UniMatch(Stage):
         strong = (first + second) / 2
         loss = supervised + config.strong_weight * strong + config.feature_weight * feature
         confident = (confidence >= config.threshold).to(confidence.dtype).mean()
-        values = (loss, supervised, strong, feature, confident)
-        return StepResult(dict(zip(self.loss_names, values, strict=True)))
+        values = {"loss": loss, "supervised": supervised, "strong": strong, "feature": feature, "confident": confident}
+        return StepResult(values)
 
     def perturbed(self, network: Network, images: Tensor, count: int, rng: np.random.Generator) -> Tensor:
         """Logits [B, C, H, W] of a batch; the last ``count`` slices lose random channels of the encoder's maps."""
-        kept = 1 - self._config.drop
+        kept = 1.0 - self._config.drop
 
         def drop(maps: Tensor) -> Tensor:
             # Drawn for the whole batch on the host, so that every process and device drops the same channels.
