@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
+from tools.machine_code.calls import Call
 from tools.machine_code.chips import CHIPS
+from tools.machine_code.launches import Compiled, Launch
 from tools.machine_code.sass import Loop
+from tools.machine_code.triton_kernels import check
 
 # A loop over blocks of work around the loop over rows, which has a branch with a call.
 SASS = """
@@ -40,6 +44,19 @@ def test_spills_are_told_apart() -> None:
     assert Loop(SASS.replace("  LDL R3, [R1+0x8] ;\n", "").splitlines()).spills() == (0, 2)
     unguarded = SASS.replace("  @!P0 BRA `(.L_none) ;\n", "")
     assert Loop(unguarded.splitlines()).spills() == (3, 0)
+
+
+def test_a_kernel_that_does_not_compile_or_lacks_its_loop_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no loop over the rows"):
+        Loop(SASS.replace("HMMA", "MOV").splitlines())
+
+    def fail(launch: Launch) -> Compiled:
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(Launch, "compile", fail)
+    reports = check(CHIPS[0], Call(torch.bfloat16, "ieee", 64, student_grad=True))
+    assert len(reports) >= 2 and all(report.faults == ("PassManager::run failed",) for report in reports)
+    assert str(reports[0]).endswith("| FAILS: PassManager::run failed")
 
 
 def test_a_loop_that_ends_in_a_call_of_a_label_calls_no_function() -> None:

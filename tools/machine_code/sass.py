@@ -44,6 +44,7 @@ class Loop:
 
     It is the smallest loop with both a product and what is made of it: exponentials, maxima, verdicts, or a call of the
     selection.
+    A compiler at fault may have left it out, which is a ValueError.
     ``branch`` are its lines that are jumped over where a tile has no candidate for the selection: ``clear`` those that
     are jumped over also where the buffer has room, ``append`` the others. ``inner`` are the loops inside of it, over
     the features.
@@ -59,6 +60,8 @@ class Loop:
         # What begins inside a loop and ends behind it is the way back from code that the assembler has put there.
         loops = [x for x in backward if not any(y.start < x.start < y.stop < x.stop for y in backward)]
         complete = [x for x in loops if self._has(PRODUCT, x) and (self._has(MADE_OF_IT, x) or self._has(FUNCTION, x))]
+        if not complete:
+            raise ValueError("there is no loop over the rows")
         self.lines = min(complete, key=len)
         self.inner = sorted(
             (x for x in loops if x.start > self.lines.start and x.stop <= self.lines.stop and self._has(PRODUCT, x)),

@@ -68,7 +68,14 @@ class KernelReport:
 
 def check(chip: Chip, call: Call | Gather) -> list[KernelReport]:
     """Compile the call's kernels for the chip."""
-    return [examine(launch.compile(), call) for launch in launches(chip, call)]
+    reports = []
+    for launch in launches(chip, call):
+        try:
+            reports.append(examine(launch.compile(), call))
+        except (RuntimeError, ValueError) as error:  # Triton's own, or a kernel without its loop
+            about = chip.name, title(launch), call.kind, call.features, launch.tile
+            reports.append(KernelReport(*about, 0, 0, (0, 0), 0, 0.0, (str(error),)))
+    return reports
 
 
 def examine(compiled: Compiled, call: Call | Gather) -> KernelReport:

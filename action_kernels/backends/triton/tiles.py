@@ -84,16 +84,16 @@ def selection_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         return _tile(features, dtype, *found)
     if _exact(dtype):
         return _tile(features, dtype, 16, 32, 4, 2)
-    if features > _kept(dtype) or dtype == torch.float32:
-        if _by_rows(device):
-            return _tile(features, dtype, 64, 32, 4, 2)
-        if dtype == torch.float32 and capability(device) >= 100:
-            return _tile(features, dtype, 32, 64, 8, 2)  # Triton 3.6 fails on larger tf32 products beside a selection
-        return _tile(features, dtype, 64, 32 if dtype == torch.float32 else 64, 8, 2)
-    few = _by_rows(device) and features <= 16  # Triton 3.6 keeps three programs, for which 64 queries are too many
-    return _tile(
-        features, dtype, 32 if few else 64, 64, 8 if capability(device) >= 100 else 4, 3 if features > 32 else 2
-    )
+    streamed = features > _kept(dtype) or dtype == torch.float32
+    stages = 2 if streamed or features <= 32 else 3
+    if capability(device) >= 100:
+        return _tile(features, dtype, 32, 64, 8, stages)  # Triton 3.6 fails on 64 queries
+    if not streamed:
+        few = _by_rows(device) and features <= 16  # Triton 3.6 keeps three programs, for which 64 queries are too many
+        return _tile(features, dtype, 32 if few else 64, 64, 4, stages)
+    if _by_rows(device):
+        return _tile(features, dtype, 64, 32, 4, stages)
+    return _tile(features, dtype, 64, 32 if dtype == torch.float32 else 64, 8, stages)
 
 
 def student_grad_tile(
@@ -127,4 +127,5 @@ def bank_grad_tile(features: int, dtype: torch.dtype, device: torch.device) -> T
         return _tile(features, dtype, 32, 32, 4, 2)
     if dtype == torch.float32 or features > _kept(dtype):
         return _tile(features, dtype, 32, 64, 4 if _by_rows(device) else 8, 2)
-    return _tile(features, dtype, 32, 128, 8, 3)
+    # For B200 Triton 3.6 leaves the loop out of a kernel for 128 bank rows of so many features.
+    return _tile(features, dtype, 32, 64 if capability(device) >= 100 and features > 64 else 128, 8, 3)
