@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PRODUCT = r"(?<!\.)\b\w*MMA\b|\bFFMA\b"  # HFMA2.MMA is a move
+PRODUCT = r"(?<!\.)\b\w*MMA\b|\bFFMA2?\b"  # FFMA2 is two of them; HFMA2.MMA is a move
 MADE_OF_IT = r"MUFU\.EX2|\bFMNMX|\bFSETP"  # exponentials, maxima, verdicts
 FUNCTION = r"\bCALL\b[^`]*`\((?!\.L_)"  # some jumps to a label are calls, too
 _INSTRUCTION = re.compile(r"^\s*(?:/\*[0-9a-f]+\*/)?\s*(?:@(!?U?P\w+)\s+)?([A-Z][A-Z0-9_]*(?:\.\w+)*)(.*)")
