@@ -120,15 +120,15 @@ def _indexed_bank_grad(
     tl.store(bank_grad + (group * rows + row)[:, None] * features + tl.arange(0, BLOCK_D)[None, :], sums, mask=inside)
 
 
-def tile_sizes(features: int, entries: int) -> dict[str, int]:
-    """Sizes of a tile of indexed rows, and its warps; in the interpreter every program is slow.
+def tile_sizes(features: int, entries: int, elements: int = 2048) -> dict[str, int]:
+    """Sizes of a tile of so many elements of indexed rows, and its warps; in the interpreter every program is slow.
 
     A warp takes rows of up to 512 features whole: it sums over them without others.
     """
     wide = power_of_two(features)
     warps = max(1, min(16, wide // 512))
     outer = 16 if INTERPRETED else 1
-    inner = min(power_of_two(entries), 64 if INTERPRETED else max(1, min(32, 2048 // wide)))
+    inner = min(power_of_two(entries), 64 if INTERPRETED else max(1, min(32, elements // wide)))
     return {"outer": outer, "inner": inner, "BLOCK_D": wide, "num_warps": warps}
 
 
