@@ -35,10 +35,10 @@ def started() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    ranks: _StartedRanks | None = None
+    ranks: StartedRanks | None = None
     try:
         store, rank, world = next(rendezvous("env://"))
-        ranks = _StartedRanks(rank, world, _meet(store, rank, world))
+        ranks = StartedRanks(rank, world, _meet(store, rank, world))
         ranks.wait_at_most(MEET_WITHIN)
         with open(os.devnull, "w") as nowhere, nullcontext() if ranks.first else redirect_stdout(nowhere):
             yield ranks
@@ -72,7 +72,7 @@ def _job() -> str | None:
 _SPEAKS, _LOST = "speaks", "lost"  # why a process ends: for a reason that it says; because others do not answer
 
 
-class _StartedRanks(Ranks):
+class StartedRanks(Ranks):
     """Processes that know each other by a store, which works as long as the program that has started them."""
 
     def __init__(self, rank: int, world: int, store: Store) -> None:
@@ -106,8 +106,12 @@ class _StartedRanks(Ranks):
             deadline = time.monotonic() + LAST_WORDS
             while "" in (ends := self._ends()) and time.monotonic() < deadline:
                 time.sleep(0.05)
-        except RuntimeError:  # the program that has started the processes is gone
-            return _unreachable(cause)
+        except RuntimeError:  # who keeps the store is gone: the program that has started the processes, or rank 0
+            if self.first or _job() is not None:
+                return _unreachable(cause)
+            return InputError(
+                "rank 0, at which the processes meet, has ended: look at what it says, and start again with --resume"
+            )
         if _SPEAKS in ends:
             return OtherRankFailed()
         if self.rank != ends.index(_LOST):

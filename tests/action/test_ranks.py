@@ -17,6 +17,7 @@ from action.errors import InputError
 from action.experiment import load_data, resolve
 from action.ranks import ALONE, OtherRankFailed, Ranks
 from action.ranks.layers import spread
+from action.ranks.start import StartedRanks
 from action.run_folder import RunFolder
 from action.stages import make_learner
 from action.stages.base import TrainingData
@@ -227,3 +228,14 @@ def updates(ranks, method, data_root, output, *more):
     trainer = new_trainer(ranks, method, data_root, output, *more)
     all_updates(trainer)
     torch.save(trainer.learner.state_dict(), f"{output}-{ranks.rank}.pt")
+
+
+def test_a_first_process_that_keeps_the_store_and_has_ended_is_named(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = StartedRanks(1, 2, dist.TCPStore("127.0.0.1", store.port, is_master=False))
+    del store
+    raised = ranks.lost("Connection closed by peer")
+    assert str(raised).startswith("rank 0, at which the processes meet, has ended: look at what it says")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert "do not reach each other (Connection closed by peer)" in str(ranks.lost("Connection closed by peer"))
