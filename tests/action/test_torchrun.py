@@ -65,19 +65,6 @@ def test_torchrun_trains_one_run_and_goes_on_with_another_number(acdc_root, tmp_
     assert len(run.metrics.read_text().splitlines()) == 1 + 12 and run.summary.is_file()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds a process by its environment")
-def test_a_killed_process_ends_all_and_torchrun_goes_on(acdc_root, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    process = torchrun(run, acdc_root, 2, "--anatomical_contrast.iterations=60", "--evaluation.checkpoint_every=4")
-    wait_for_checkpoint(run, process)
-    os.kill(process_of(1, process.pid), signal.SIGKILL)
-    said, log = process.communicate(timeout=300)
-    assert process.returncode == 0, log
-    assert "error: " not in log and said.count("written to") == 1
-    rows = [line.split(",")[0] for line in run.metrics.read_text().splitlines()[1:]]
-    assert rows == [str(step) for step in range(1, 69)] and run.summary.is_file()
-
-
 def test_another_run_is_left_alone_however_often_torchrun_starts(acdc_root, tmp_path):
     run = RunFolder(tmp_path / "run")
     main([*FLAGS, f"--data={acdc_root}", f"--output={run.root}", "--method=supervised"])
@@ -116,8 +103,9 @@ def test_two_machines_train_the_run_of_one_though_a_process_is_killed(acdc_root,
     wait_for_checkpoint(run, both[0])
     victim = next(pid for process in both if (pid := process_of(1, process.pid)))
     os.kill(victim, signal.SIGKILL)
-    logs = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n".join(logs)
+    ends = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert str(ends).count("written to") == 1 and "error: " not in str(ends)
     undisturbed = torchrun(one, acdc_root, 2, *more)
     _, log = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, log

@@ -100,7 +100,7 @@ def test_opcheck(backend: str, device: str, name: str) -> None:
     student = x["student"].requires_grad_()
     with default(name):
         for op, arguments in (
-            ("action_contrast", (student, x["teacher"], x["bank"], 3, 0.1, 0.05, *labels, True, True)),
+            ("action_contrast", (student, x["teacher"], x["bank"], 3, 0.1, 0.05, *labels, True, True, True)),
             ("hard_negatives", (student, x["bank"], 3, *labels, True)),
             ("anatomical_contrast", (student, x["teacher"], x["bank"], x["index"], 0.5, True)),
         ):
