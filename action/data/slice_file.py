@@ -11,7 +11,6 @@ import json
 import math
 import operator
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -47,7 +46,7 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
             for slice_ in array:
                 plain = np.ascontiguousarray(slice_).data
                 data = library.compress(plain, _LEVEL) if packed else plain
-                places.append((file.tell(), memoryview(data).nbytes, zlib.crc32(data)))
+                places.append((file.tell(), memoryview(data).nbytes, library.crc32(data)))
                 file.write(data)
             described[name] = {
                 "dtype": array.dtype.str,
@@ -57,7 +56,7 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
             }
         text = json.dumps({"content": content, "arrays": described}).encode()
         file.write(text)
-        file.write(_END.pack(_MAGIC, len(text), zlib.crc32(text)))
+        file.write(_END.pack(_MAGIC, len(text), library.crc32(text)))
 
 
 class SliceFile:
@@ -108,7 +107,7 @@ class SliceFile:
                 raise Damaged(f"{self._path} has no end")
             file.seek(size - _END.size - length)
             text = file.read(length)
-        if zlib.crc32(text) != checksum:
+        if library.crc32(text) != checksum:
             raise Damaged(f"{self._path}: what it holds is not listed")
         listed = json.loads(text)
         self.content: dict[str, Any] = listed["content"]
@@ -123,9 +122,9 @@ class SliceFile:
             file.seek(place)
             data = bytearray(length)
             count = file.readinto(data)
-        if count != length or zlib.crc32(data) != checksum:
+        if count != length or library.crc32(data) != checksum:
             raise Damaged(f"{self._path}: slice {z} of {name}")
-        plain = bytearray(zlib.decompress(data)) if listed["packed"] else data  # may be written to, as any array
+        plain = bytearray(library.decompress(data)) if listed["packed"] else data  # may be written to, as any array
         return np.frombuffer(plain, listed["dtype"]).reshape(listed["shape"][1:])
 
 
