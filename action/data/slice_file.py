@@ -7,6 +7,7 @@ little and unpacks slowly. Labels are packed (zlib), to a fiftieth.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import operator
@@ -42,12 +43,16 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
     with write_aside(path, flushed=False) as aside, aside.open("wb") as file:
         for name, array in arrays.items():
             packed = array.dtype == np.uint8
-            places = []
-            for slice_ in array:
-                plain = np.ascontiguousarray(slice_).data
-                data = library.compress(plain, _LEVEL) if packed else plain
-                places.append((file.tell(), memoryview(data).nbytes, library.crc32(data)))
-                file.write(data)
+            slices = [np.ascontiguousarray(slice_).data.cast("B") for slice_ in array]
+            if packed:
+                slices = [memoryview(library.compress(plain, _LEVEL)) for plain in slices]
+            lengths = [len(data) for data in slices]
+            starts = itertools.accumulate(lengths, initial=file.tell())
+            places = list(zip(starts, lengths, map(library.crc32, slices), strict=False))
+            if packed or not array.flags.c_contiguous:
+                file.writelines(slices)
+            else:
+                file.write(array.data)  # at once: each slice by itself would be a call of the system
             described[name] = {
                 "dtype": array.dtype.str,
                 "shape": array.shape,
