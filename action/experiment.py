@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from action.run_folder import RunFolder, load_checkpoint
 from action.stages import make_learner, stage_classes, uses_unlabeled
 from action.stages.base import TrainingData
 from action.trainer import Trainer
+from action.workers import once
 
 PHANTOM = Path("data/phantom")
 
@@ -139,7 +139,7 @@ def load_data(config: RunConfig, fingerprint: Fingerprint | None = None) -> Load
     source = open_cache(config) or CasesInMemory()
     if fingerprint is None:
         measured = [case for case in wanted if case.patient in training]
-        directions = functools.cache(lambda: directions_in_headers(measured))  # asked for by volumes that are read
+        directions = once(lambda: directions_in_headers(measured))  # asked for by volumes that are read
 
         def measure(case: Case) -> list[Measures]:
             return source.measures(case, len(dataset.class_names), config.input, directions)

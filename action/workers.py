@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -42,6 +44,17 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item]) -> It
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # a worker's number holds for threads that begin later
+
+
+def once(function: Callable[[], Result]) -> Callable[[], Result]:
+    """``function``, called by the thread that asks first; the others wait for what it gives, as later calls get."""
+    kept, lock = functools.cache(function), threading.Lock()
+
+    def call() -> Result:
+        with lock:
+            return kept()
+
+    return call
 
 
 def _most() -> int:

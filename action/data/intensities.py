@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,12 +26,12 @@ def quantiles(array: np.ndarray) -> tuple[float, ...]:
     return tuple(float(value) for value in sample[np.rint((sample.size - 1) * np.array(LEVELS)).astype(np.intp)])
 
 
-def minmax(array: np.ndarray) -> tuple[float, float]:
+def minmax(array: np.ndarray, known: Sequence[float]) -> tuple[float, float]:
     """From the 0.5 % to the 99.5 % quantile of the volume, so that a few odd voxels change nothing.
 
     Where these are equal, most voxels are background: the others count alone.
     """
-    _, low, *_, high, _ = quantiles(array)
+    _, low, *_, high, _ = known
     if low < high:
         return low, high
     others = array[array != low]
@@ -41,24 +41,26 @@ def minmax(array: np.ndarray) -> tuple[float, float]:
     return min(low, below), max(low, above)
 
 
-def hu(array: np.ndarray) -> tuple[float, float]:
+def hu(array: np.ndarray, known: Sequence[float]) -> tuple[float, float]:
     """The soft tissue of CT: -200 to 250 HU."""
     return HU_RANGE
 
 
-INTENSITIES: dict[str, Callable[[np.ndarray], tuple[float, float]]] = {"minmax": minmax, "hu": hu}
-"""The known scalings: each gives the intensities of a volume [Z, Y, X] that become 0 and 1."""
+INTENSITIES: dict[str, Callable[[np.ndarray, Sequence[float]], tuple[float, float]]] = {"minmax": minmax, "hu": hu}
+"""The known scalings: each gives the intensities of a volume [Z, Y, X] that become 0 and 1, from its ``quantiles``."""
 
 
-def intensity_limits(array: np.ndarray, intensity: str) -> tuple[float, float]:
+def intensity_limits(array: np.ndarray, intensity: str, known: Sequence[float] | None = None) -> tuple[float, float]:
     """The intensities of a volume [Z, Y, X] that become 0 and 1 under a scaling, a name in ``INTENSITIES``.
+
+    ``known``: its ``quantiles``, where they are.
 
     Raises:
         InputError: another ``intensity``.
     """
     if intensity not in INTENSITIES:
         raise InputError(f"unknown intensity scaling '{intensity}': choose one of {', '.join(INTENSITIES)}")
-    return INTENSITIES[intensity](array)
+    return INTENSITIES[intensity](array, quantiles(array) if known is None else known)
 
 
 def scale_intensity(array: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -66,8 +68,9 @@ def scale_intensity(array: np.ndarray, limits: tuple[float, float]) -> np.ndarra
     low, high = limits
     if high <= low:
         return np.zeros(array.shape, np.float32)
-    scaled: np.ndarray = np.clip(array, np.float32(low), np.float32(high), dtype=np.float32)
+    scaled: np.ndarray = array.astype(np.float32)
+    np.clip(scaled, np.float32(low), np.float32(high), out=scaled)
     scaled -= np.float32(low)
     scaled /= np.float32(high - low)
-    np.clip(scaled, 0, 1, out=scaled)
+    np.minimum(scaled, np.float32(1), out=scaled)  # the limits' distance is rounded, too
     return scaled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nibabel.affines import voxel_sizes
 
 from action.data.notes import keeping, note
 from action.data.orientation import Turn, directions_of
-from action.data.unpacking import unpack
+from action.data.unpacking import beginning, unpack
 from action.errors import InputError
 from action.files import write_aside
 
@@ -30,6 +31,8 @@ WHOLE = 1e-3
 """How far a label's value may lie from the whole number that it stands for."""
 MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
 """Length of the header's units, where they are not millimetres."""
+_BEGIN = 2**12
+"""Bytes of a file in which its header is looked for."""
 PREDICTION = b"action labels"
 """Mark in the header (``intent_name``) of what ``write_label`` wrote, which is never read as an image."""
 
@@ -88,7 +91,7 @@ def check_header(path: Path | str) -> None:
     """
     read_grid(path)
     with _named(path):
-        header = _open(Path(path)).header
+        header = _open(Path(path)).image.header
     _check_intent(header, path)
 
 
@@ -215,8 +218,8 @@ def read_grid(path: Path | str) -> Grid:
     path = Path(path)
     _check_file(path)
     with _named(path), keeping():
-        image = _open(path)
-        spacing = _spacing(image, path)
+        image, written = _open(path)
+        spacing = _spacing(image, written, path)
     if len(image.shape) < 3:
         raise InputError(f"{path} has {len(image.shape)} dimensions; a 3-D image is needed")
     x, y, z = image.shape[:3]
@@ -272,8 +275,8 @@ def _read(path: Path, dtype: type[np.float32] | None, *, narrow: bool = False) -
     """``dtype``: of the voxels; ``None``: as they are stored, or scaled to. ``narrow``: as in ``read_image``."""
     _check_file(path)
     with _named(path):
-        image = _open(path)
-        spacing = _spacing(image, path)
+        image, written = _open(path)
+        spacing = _spacing(image, written, path)
         kept = narrow and _unscaled(image) and image.dataobj.dtype.kind in "iu" and image.dataobj.dtype.itemsize <= 2
         array = _voxels(image, path, None if kept else dtype)
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -288,14 +291,49 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is a folder: name the images in it" if path.is_dir() else f"{path} does not exist")
 
 
-def _open(path: Path) -> nib.Nifti1Pair:
-    """The file with its header checked; its voxels are not read yet."""
-    _check_suffix(path)
-    image = nib.load(path)
+class _Opened(NamedTuple):
+    """A file with its header checked; its voxels are not read yet.
+
+    Attributes:
+        image: as nibabel has it. Of a gzip file its ``dataobj`` holds the header alone, see ``_voxels``.
+        pixdim: [3] sizes along x, y, z as they stand in the file, where nibabel itself takes a zero for 1 mm.
+    """
+
+    image: nib.Nifti1Pair
+    pixdim: np.ndarray
+
+
+def _open(path: Path) -> _Opened:
+    with path.open("rb", buffering=0) as file:
+        begin, size = file.read(_BEGIN), os.fstat(file.fileno()).st_size
+    packed = begin[:2] == b"\x1f\x8b"
+    _check_suffix(path, packed, size)
+    single = packed and path.name.lower().endswith(".nii.gz")
+    image = (_image_of(beginning(begin, _BEGIN)) if single else None) or nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise ValueError("not a NIfTI file")
-    _check_header(image, path)
-    return image
+    if not isinstance(image, nib.Nifti1Image):  # the voxels have a file of their own
+        size = Path(image.file_map["image"].filename).stat().st_size
+    _check_header(image, path, size)
+    return _Opened(image, _written(image))
+
+
+def _image_of(begin: bytes) -> nib.Nifti1Image | None:
+    """The image of a file that begins like this, as far as a header goes: nibabel by itself opens a file three times.
+
+    ``None`` for what is left to nibabel: other kinds, and headers with extensions, which may be of any length.
+    """
+    kind = nib.Nifti1Header
+    length = kind.template_dtype.itemsize
+    if len(begin) <= length or begin[length] != 0 or not kind.may_contain_header(begin[:length]):
+        return None
+    return nib.Nifti1Image.from_stream(io.BytesIO(begin))
+
+
+def _written(image: nib.Nifti1Pair) -> np.ndarray:
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        written: np.ndarray = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float)
+    return written
 
 
 @contextmanager
@@ -310,22 +348,22 @@ def _named(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read as NIfTI, it may be truncated or damaged ({reason})") from error
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(path: Path, packed: bool, size: int) -> None:
     """nibabel goes by the name.
 
     Raises:
         ValueError: the name says that the file is compressed and it is not, or the reverse.
     """
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
     if packed and path.suffix.lower() == ".nii":
         raise ValueError("it is compressed: let its name end in .nii.gz")
-    if not packed and path.suffix.lower() == ".gz" and path.stat().st_size:
+    if not packed and path.suffix.lower() == ".gz" and size:
         raise ValueError("it is not a gzip file: if it is plain NIfTI, let its name end in .nii")
 
 
-def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
+def _check_header(image: nib.Nifti1Pair, path: Path, size: int) -> None:
     """Refuse what cannot be true before anything is allocated for it.
+
+    ``size``: of the file with the voxels, in bytes.
 
     Raises:
         InputError: the affine.
@@ -336,7 +374,7 @@ def _check_header(image: nib.Nifti1Pair, path: Path) -> None:
         raise ValueError(f"voxels of type {dtype} are not numbers")
     if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
         raise ValueError(f"the header claims {' x '.join(map(str, shape))} voxels")
-    if math.prod(shape) * dtype.itemsize > DEFLATE * Path(image.file_map["image"].filename).stat().st_size:
+    if math.prod(shape) * dtype.itemsize > DEFLATE * size:
         raise ValueError(f"the header claims {' x '.join(map(str, shape))} voxels, more than the file can hold")
     if isinstance(image, nib.Nifti1Image) and image.dataobj.offset < image.header.single_vox_offset:
         raise ValueError(f"vox_offset {image.dataobj.offset} lies within the header")
@@ -377,14 +415,13 @@ def _unscaled(image: nib.Nifti1Pair) -> bool:
     return bool((image.dataobj.slope, image.dataobj.inter) == (1, 0))
 
 
-def _spacing(image: nib.Nifti1Pair, path: Path) -> tuple[float, float, float]:
+def _spacing(image: nib.Nifti1Pair, pixdim: np.ndarray, path: Path) -> tuple[float, float, float]:
     """Voxel size (z, y, x) in mm: that of the affine, with a warning where ``pixdim`` says otherwise.
 
     Raises:
-        InputError: ``pixdim`` as it stands in the file is not positive; nibabel itself takes a zero for 1 mm.
+        InputError: ``pixdim`` as it stands in the file is not positive.
     """
-    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        written = np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float))
+    written = np.abs(pixdim)
     if not (np.isfinite(written) & (written > 0)).all():
         size = tuple(float(x) for x in written[::-1])
         raise InputError(f"{path}: voxel size {size} mm (z, y, x) must be positive; repair 'pixdim' in its header")

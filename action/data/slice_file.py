@@ -7,11 +7,11 @@ little and unpacks slowly. Labels are packed (zlib), to a fiftieth.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import operator
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -43,12 +43,16 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
     with write_aside(path, flushed=False) as aside, aside.open("wb") as file:
         for name, array in arrays.items():
             packed = array.dtype == np.uint8
-            places = []
-            for slice_ in array:
-                plain = np.ascontiguousarray(slice_).data
-                data = library.compress(plain, _LEVEL) if packed else plain
-                places.append((file.tell(), memoryview(data).nbytes, zlib.crc32(data)))
-                file.write(data)
+            slices = [np.ascontiguousarray(slice_).data.cast("B") for slice_ in array]
+            if packed:
+                slices = [memoryview(library.compress(plain, _LEVEL)) for plain in slices]
+            lengths = [len(data) for data in slices]
+            starts = itertools.accumulate(lengths, initial=file.tell())
+            places = list(zip(starts, lengths, map(library.crc32, slices), strict=False))
+            if packed or not array.flags.c_contiguous:
+                file.writelines(slices)
+            else:
+                file.write(array.data)  # at once: each slice by itself would be a call of the system
             described[name] = {
                 "dtype": array.dtype.str,
                 "shape": array.shape,
@@ -57,7 +61,7 @@ def write_slices(path: Path, content: Mapping[str, Any], arrays: Mapping[str, np
             }
         text = json.dumps({"content": content, "arrays": described}).encode()
         file.write(text)
-        file.write(_END.pack(_MAGIC, len(text), zlib.crc32(text)))
+        file.write(_END.pack(_MAGIC, len(text), library.crc32(text)))
 
 
 class SliceFile:
@@ -108,7 +112,7 @@ class SliceFile:
                 raise Damaged(f"{self._path} has no end")
             file.seek(size - _END.size - length)
             text = file.read(length)
-        if zlib.crc32(text) != checksum:
+        if library.crc32(text) != checksum:
             raise Damaged(f"{self._path}: what it holds is not listed")
         listed = json.loads(text)
         self.content: dict[str, Any] = listed["content"]
@@ -123,9 +127,9 @@ class SliceFile:
             file.seek(place)
             data = bytearray(length)
             count = file.readinto(data)
-        if count != length or zlib.crc32(data) != checksum:
+        if count != length or library.crc32(data) != checksum:
             raise Damaged(f"{self._path}: slice {z} of {name}")
-        plain = bytearray(zlib.decompress(data)) if listed["packed"] else data  # may be written to, as any array
+        plain = bytearray(library.decompress(data)) if listed["packed"] else data  # may be written to, as any array
         return np.frombuffer(plain, listed["dtype"]).reshape(listed["shape"][1:])
 
 

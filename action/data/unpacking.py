@@ -36,6 +36,16 @@ def unpack(path: Path, size: int) -> np.ndarray:
     return content
 
 
+def beginning(packed: bytes, most: int) -> bytes:
+    """What the first bytes of a gzip file hold, of its first member, at ``most`` so many bytes.
+
+    Raises:
+        zlib.error, isal_zlib.error: they are damaged.
+    """
+    plain: bytes = library.decompressobj(_GZIP).decompress(packed, most)
+    return plain
+
+
 def pieces(path: Path) -> Iterator[bytes]:
     """What a gzip file holds, also in several members with zeros after them, in pieces of at most ``PIECE`` bytes.
 

@@ -19,6 +19,7 @@ from action.data.intensities import intensity_limits, scale_intensity
 from action.data.look import Look
 from action.data.nifti import Volume
 from action.data.notes import tell
+from action.data.orientation import Turn
 from action.data.reading import channels_of, read_channels, read_label
 from action.data.scale import pixels
 from action.data.slice_file import Voxels
@@ -126,12 +127,13 @@ def read_case(case: Case, classes: int, config: RunInputConfig, look: Look, *, k
         raise InputError(f"{case.image}: {error}") from None
     geometry = replace(volume, array=np.empty((0, 0, 0), np.float32))  # frees the native voxels' memory
     image = np.empty((shape[0], len(look.intensities), *size), np.float16)
-    _show(volume.array, look.settled(measures).intensities[0], box, image[:, 0])
+    _show(volume.array, look.settled(measures).intensities[0], turn, measures[0], box, image[:, 0])
     del volume
     for index, channel in enumerate(channels, start=1):
         measures.append(measure(channel))
-        _show(turn.apply(channel.array), look.settled(measures).intensities[index], box, image[:, index])
-    label = None if truth is None else _resize(truth[:, rows, columns], size, mode="nearest-exact")
+        array, intensity = turn.apply(channel.array), look.settled(measures).intensities[index]
+        _show(array, intensity, turn, measures[index], box, image[:, index])
+    label = None if truth is None else _pick(truth[:, rows, columns], size)
     truth = truth if keep_truth else None
     return LoadedCase(case.name, case.patient, image, label, truth, geometry.spacing, geometry, shape, box, measures)
 
@@ -156,9 +158,10 @@ def _count(channels: int) -> str:
     return "one channel" if channels == 1 else f"{channels} channels"
 
 
-def _show(array: np.ndarray, intensity: str, box: Box, shown: np.ndarray) -> None:
-    """Write what the network sees of a channel [Z, Y, X] into ``shown`` [Z, H, W]: in [0, 1], a slice at a time."""
-    limits = intensity_limits(array, intensity)
+def _show(array: np.ndarray, intensity: str, turn: Turn, measures: Measures, box: Box, shown: np.ndarray) -> None:
+    """Write what the network sees of a turned channel [Z, Y, X] into ``shown`` [Z, H, W]: in [0, 1], by slices."""
+    # Of a large volume every n-th voxel is sorted, and a turn gives others.
+    limits = intensity_limits(array, intensity, measures.quantiles if turn.is_identity else None)
     for slice_, target in zip(array, shown, strict=True):
         scaled = scale_intensity(slice_[None, box[0], box[1]], limits)
         resized = _resize(scaled, target.shape, mode="bilinear", antialias=True)[0]
@@ -238,6 +241,23 @@ def resize_to_native(
         if probabilities is not None:
             probabilities[:, z, rows, columns] = slice_.cpu().numpy()
     return labels
+
+
+def _pick(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Labels [Z, Y, X] at another size: of every pixel the nearest voxel's."""
+    if array.shape[1:] == size:
+        return array
+    rows, columns = (_nearest(there, wanted) for there, wanted in zip(array.shape[1:], size, strict=True))
+    picked = np.empty((len(array), *size), array.dtype)
+    for slice_, result in zip(array, picked, strict=True):
+        slice_.take(rows, 0).take(columns, 1, out=result, mode="clip")  # without clip, a copy is made first
+    return picked
+
+
+def _nearest(there: int, wanted: int) -> np.ndarray:
+    """The nearest of ``there`` voxels in a line for each of ``wanted`` pixels, as PyTorch rounds."""
+    places = torch.arange(there, dtype=torch.float32)  # as for labels: float64 rounds otherwise
+    return F.interpolate(places[None, None], size=wanted, mode="nearest-exact")[0, 0].long().numpy()
 
 
 def _resize(array: np.ndarray, size: tuple[int, ...], **options: Any) -> np.ndarray:
