@@ -153,7 +153,9 @@ def _over_runs(values: Sequence[np.ndarray]) -> np.ndarray:
     stacked = np.stack(values)
     there = np.isfinite(stacked)
     count = there.sum(0)
-    return np.divide(np.where(there, stacked, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    means = np.full(count.shape, np.nan)
+    np.divide(np.where(there, stacked, 0).sum(0), count, out=means, where=count > 0)
+    return means
 
 
 def _spreads(summaries: Sequence[dict[str, Any]], measure: str, classes: Sequence[str]) -> list[float | None]:
@@ -195,7 +197,8 @@ def lines_of(comparison: Comparison) -> list[str]:
         longest = max(len(row.class_name) for row in rows) + 2
         values = [interval_text(row.value, head.digits, spread=row.spread) for row in rows]
         widest = max(24, *(len(value) + 2 for value in values))
-        lines += ["", f"{head.head:<{longest}}{'run':<{wide}}{'mean':<{widest}}difference from {comparison.names[0]}"]
+        difference = f"difference from {comparison.names[0]}" if len(comparison.names) > 1 else ""
+        lines += ["", f"{head.head:<{longest}}{'run':<{wide}}{'mean':<{widest}}{difference}".rstrip()]
         for row, value in zip(rows, values, strict=True):
             difference = ""
             if row.difference is not None:

@@ -149,6 +149,11 @@ def test_a_case_that_one_seed_has_no_value_of_has_that_of_the_others(tmp_path: P
     assert np.isnan(tumor.value.mean) and tumor.spread is None
 
 
+def test_seeds_of_one_method_alone_have_nothing_to_differ_from(methods: list[Path], tmp_path: Path, capsys) -> None:
+    compare.main([*map(str, methods[::2]), "-o", str(tmp_path / "compare.html")])
+    assert "difference from" not in capsys.readouterr().out + (tmp_path / "compare.html").read_text()
+
+
 def test_what_is_no_other_seed_of_the_same_stands_alone(tmp_path: Path) -> None:
     dice = np.full((4, 2), 0.5)
     names = ["old-0", "old-1", "new-0", "new-1", "mirrored", "plain", "damaged", "else"]
