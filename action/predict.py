@@ -113,10 +113,11 @@ def predict(
     written: list[Path] = []
     lines: list[str] = []
     problems: list[str] = []
+    notes: list[str] = []
     for case, target in track(open_, "predict", "volume"):
         begin = time.perf_counter()
         try:
-            with findings.printed():
+            with findings.collected(notes):
                 loaded = load_case(case, len(ensemble.class_names), ensemble.config.input, ensemble.fingerprint)
         except InputError as error:
             problems.append(str(error))
@@ -125,6 +126,7 @@ def predict(
         seconds = time.perf_counter() - begin
         lines.append(f"{target.label}: {_speed(loaded.shape[0], seconds)}")
         written.append(target.label)
+    findings.say(notes)
     if lines:
         print("\n".join(lines))
     raise_problems(problems, f"the images; the other {len(written)} are segmented")
