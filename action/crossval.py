@@ -25,7 +25,7 @@ from action.data.volumes import load_case, unit_of
 from action.ensemble import load_ensemble
 from action.errors import InputError
 from action.evaluate import table
-from action.experiment import check_split, choose_output, open_split, resolve
+from action.experiment import check_output, check_split, choose_output, open_split, resolve
 from action.files import check_targets, write_aside
 from action.metrics import MEASURES, ClassValues, case_metrics, mean_std, summarize
 from action.progress import track
@@ -62,7 +62,9 @@ def cross_validate(
     output = Path(config.output).expanduser() if config.output else Path(f"{choose_output(config)}-folds")
     if RunFolder(output).config.is_file():
         raise InputError(f"{output} is the folder of a run: choose another --output, for one of every fold")
-    settings = resolve(dataclasses.replace(config, output=str(output)))
+    config = dataclasses.replace(config, output=str(output))
+    check_output(config)
+    settings = resolve(config)
     output = Path(settings.output)
     device = choose_device(settings.device)
     runs, files = _plan(settings, folds)

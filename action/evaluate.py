@@ -23,7 +23,7 @@ from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
 from action.experiment import open_cache
 from action.figures import plot_overlays
-from action.files import check_targets, write_aside
+from action.files import check_targets, check_writable, write_aside
 from action.metrics import MEASURES, ClassValues, case_metrics, confusion, mean_dice, summarize
 from action.progress import track
 from action.report import write_report
@@ -109,6 +109,7 @@ def evaluate_again(
     if not Path(config.data).is_dir():
         raise InputError(f"the run's data folder {config.data} does not exist: if it has moved, give --data")
     chosen = choose_device(device)
+    check_writable(folder.root, "RUN")
     with folder.owned():
         dataset = open_dataset(Path(config.data), config.format)
         ensemble = load_ensemble([folder.root], chosen)

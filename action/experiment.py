@@ -24,6 +24,7 @@ from action.data.scale import choose_scale
 from action.data.split import Split, make_split
 from action.data.volumes import LoadedCase, load_cases
 from action.errors import InputError
+from action.files import check_writable
 from action.memory import check_memory
 from action.model.build import described, make_network, network_class
 from action.model.network import Network
@@ -63,6 +64,17 @@ def resolve(config: TrainConfig) -> RunConfig:
         training = {*patients.labeled, *patients.unlabeled}
         spacing, size = choose_scale([case for case in dataset.cases if case.patient in training], spacing, size)
     return fill_in(config, str(data.resolve()), str(output.resolve()), spacing, size)
+
+
+def check_output(config: TrainConfig) -> None:
+    """Refuse folders of the run and of prepared cases that cannot be written, before the data are read.
+
+    Raises:
+        InputError: names the flag.
+    """
+    check_writable(choose_output(config), "--output")
+    if config.cache:
+        check_writable(Path(config.cache).expanduser(), "--cache")
 
 
 def choose_output(config: TrainConfig) -> Path:

@@ -17,14 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from action.files import write_aside
+from action.palette import CLASSES, dash, line_color
 
 NOT_LOSSES = ("step", "stage", "lr")
 SHARES = {"confident": "confident pixels"}
 """Columns between 0 and 1 that are no losses, and what the legend calls them."""
 _CLASS_DICE = re.compile("val_(teacher_)?dice_")
 DECADES = 1e4  # between the largest loss and the smallest that is shown
-# Told apart by people of every colour vision, and from grey images: the first seven are those of Okabe and Ito.
-PALETTE = ("#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#999933", "#332288", "#8c510a")
 
 
 def is_loss(column: str) -> bool:
@@ -46,27 +45,27 @@ def plot_progress(metrics_csv: Path | str, output: Path | str) -> None:
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for name, color in zip(losses, _colors(len(losses)), strict=True):
+    for index, name in enumerate(losses):
         there = np.isfinite(losses[name])
         x, y = steps[there], losses[name][there]
-        upper.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
+        upper.plot(x, y, color=line_color(index), alpha=0.22, linewidth=0.8)
         label = "loss, their weighted sum" if name == "loss" else name
-        upper.plot(x, smoothed(y, stages[there]), color=color, linewidth=1.8, label=label)
+        upper.plot(x, smoothed(y, stages[there]), linewidth=1.8, label=label, **_line(index))
     every = np.concatenate([values[(values > 0) & np.isfinite(values)] for values in losses.values()] or [np.empty(0)])
     if every.size:
         upper.set_yscale("log", nonpositive="mask")
         upper.set_ylim(bottom=every.max() / DECADES)  # the first steps of a distillation differ in rounding alone
     upper.set_ylabel("losses, without their weights")
 
-    # The mean last, so that classes have the same colours as in the overlays.
+    # The mean last, above the others; its colour is of no class.
     classes = [name for name in dice if name != "val_dice"] + [name for name in dice if name == "val_dice"]
-    for name, color in zip(classes, _colors(len(classes)), strict=True):
+    for index, name in enumerate(classes):
         there = np.isfinite(dice[name])
         if not there.any():
             continue
         overall = name == "val_dice"
         label = "mean" if overall else name.removeprefix("val_dice_")
-        style = {"color": "black", "linewidth": 2.4} if overall else {"color": color, "linewidth": 1.4}
+        style = {"color": "black", "linewidth": 2.4} if overall else {"linewidth": 1.4, **_line(index)}
         lower.plot(steps[there], dice[name][there], marker="o", markersize=3, label=label, **style)
     for name in [name for name in SHARES if name in columns]:
         there = np.isfinite(columns[name])
@@ -94,7 +93,7 @@ def plot_overlays(
         class_names: background first.
         output: PNG file, written aside and then renamed.
     """
-    colors = ListedColormap(_colors(len(class_names) - 1))
+    colors = ListedColormap(_class_colors(len(class_names) - 1))
     columns = 1 + len(panels[0][2])
     figure = Figure(figsize=(3.2 * columns, 3.35 * len(panels) + 0.5), layout="constrained")
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
@@ -153,15 +152,19 @@ def read_columns(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarr
         rows = list(reader)
         names = [name for name in reader.fieldnames or () if name not in NOT_LOSSES]
     columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-    # Classes stay, with a Dice or without: their places give them the colours that they have in the overlays.
+    # Classes stay, with a Dice or without: their places give them their colours, in every drawing the same.
     columns = {name: v for name, v in columns.items() if np.isfinite(v).any() or _CLASS_DICE.match(name)}
     steps = np.array([int(row["step"]) for row in rows], dtype=np.int64)
     return steps, np.array([row["stage"] for row in rows], dtype=object), columns
 
 
-def _colors(count: int) -> list[Any]:
-    if count <= len(PALETTE):
-        return list(PALETTE[:count])
+def _line(index: int) -> dict[str, Any]:
+    return {"color": line_color(index), "linestyle": (0, dash(index)) if dash(index) else "-"}
+
+
+def _class_colors(count: int) -> list[Any]:
+    if count <= len(CLASSES):
+        return list(CLASSES[:count])
     return [colormaps["hsv"](index / count) for index in range(count)]
 
 

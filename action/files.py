@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -87,6 +88,29 @@ def flush_folder(path: Path) -> None:
     """Wait until the names in a folder are on disk, where the file system can do that."""
     with suppress(OSError):
         flush(path)
+
+
+def check_writable(folder: Path, name: str, target: Path | None = None) -> None:
+    """Refuse a folder in which no file can be made, before there is anything to be lost. It leaves nothing behind.
+
+    Args:
+        folder: to write to; where it is missing, it is to be made in the nearest one above that is there.
+        name: of the argument that it comes from, such as ``--output``.
+        target: what the argument is, where that is not the folder.
+
+    Raises:
+        InputError: names the argument, the folder that stands in the way, and why.
+    """
+    above = (folder.absolute(), *folder.absolute().parents)
+    there = next(part for part in above if part.exists() or part.is_symlink())
+    reason = "is not a folder"
+    if there.is_dir():
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                return
+        except OSError as error:
+            reason = f"cannot be written to ({error.strerror})"
+    raise InputError(f"{name} is {target or folder}, but {there} {reason}: choose another folder")
 
 
 def check_targets(targets: Sequence[Path], inputs: Iterable[Path], *, overwrite: bool) -> None:

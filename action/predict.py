@@ -21,7 +21,7 @@ from action.data.volumes import LoadedCase, check_channels, load_case, native_sl
 from action.ensemble import Ensemble, load_ensemble
 from action.errors import InputError
 from action.figures import plot_overlays
-from action.files import check_targets, remove_abandoned, write_aside
+from action.files import check_targets, check_writable, remove_abandoned, write_aside
 from action.progress import track
 
 
@@ -96,6 +96,7 @@ def predict(
     """
     if options.overwrite and options.go_on:
         raise InputError("--continue and --overwrite exclude each other: give one of them")
+    check_writable(output, "--output")
     ensemble = load_ensemble([run_folder, *options.ensemble], choose_device(device))
     ensemble = ensemble.post_processed(mirror=options.mirror, largest_component=options.largest_component)
     channels = len(ensemble.fingerprint.channels)
@@ -113,10 +114,11 @@ def predict(
     written: list[Path] = []
     lines: list[str] = []
     problems: list[str] = []
+    notes: list[str] = []
     for case, target in track(open_, "predict", "volume"):
         begin = time.perf_counter()
         try:
-            with findings.printed():
+            with findings.collected(notes):
                 loaded = load_case(case, len(ensemble.class_names), ensemble.config.input, ensemble.fingerprint)
         except InputError as error:
             problems.append(str(error))
@@ -125,6 +127,7 @@ def predict(
         seconds = time.perf_counter() - begin
         lines.append(f"{target.label}: {_speed(loaded.shape[0], seconds)}")
         written.append(target.label)
+    findings.say(notes)
     if lines:
         print("\n".join(lines))
     raise_problems(problems, f"the images; the other {len(written)} are segmented")

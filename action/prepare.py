@@ -72,7 +72,7 @@ def check(dataset: Dataset) -> str:
         *_columns([head, *rows]),
         f"{len(dataset.cases)} cases of {len(dataset.patients)} patients; {unlabeled} of the cases without a label",
         "all labelled voxels: " + ", ".join(f"{n} {s}" for n, s in zip(names, _shares(total), strict=True)),
-        *(f"note: {note}" for note in notes),
+        *(f"note: {note}" for note in findings.merged(notes)),
     ]
     table = "\n".join(lines)
     if problems:
@@ -155,7 +155,8 @@ def main(arguments: list[str]) -> None:
         dataset = _opened(chosen.source, chosen.format)
         with findings.printed():
             notes = convert(dataset, Path(chosen.target), chosen.to)
-        print("\n".join([*(f"note: {note}" for note in notes), f"{len(dataset.cases)} cases in {chosen.target}"]))
+        findings.say(notes)
+        print(f"{len(dataset.cases)} cases in {chosen.target}")
     else:
         print(check(_opened(chosen.folder, chosen.format)))
 

@@ -13,27 +13,23 @@ import numpy as np
 
 from action.cli import command_parser, load_config, run
 from action.config import RunConfig
-from action.data import findings
 from action.data.dataset import open_dataset
-from action.data.fingerprint import load_fingerprint
 from action.data.split import load_split
-from action.data.volumes import load_case
 from action.environment import read_starts
 from action.errors import InputError
-from action.figures import PALETTE, is_loss, read_columns, smoothed
-from action.files import check_targets
+from action.figures import is_loss, read_columns, smoothed
+from action.files import check_targets, check_writable
 from action.log import flat
 from action.metrics import MEASURES
 from action.pages.charts import Chart, Line, chart
+from action.pages.chosen import Chosen, chosen_network
 from action.pages.embedding import embeddings
-from action.pages.page import STYLES, number, write_page
+from action.pages.page import number, write_page
 from action.pages.scatter import Scatter
 from action.pages.summary import case_mean, heads, read_summary
-from action.pages.viewer import read_prediction, viewed
+from action.pages.worst import worst_tested, worst_validated
+from action.palette import CLASSES, STYLES
 from action.run_folder import RunFolder
-
-WORST = 6
-"""Cases of which the slices are in the page."""
 
 
 def write_report(folder: RunFolder, data: str | None = None) -> Path:
@@ -58,14 +54,20 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
     steps, stages, columns = read_columns(folder.metrics)
     begins = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     names = list(summary["classes"]) if summary else []
-    viewer: dict[str, Any] = {"cases": [], "classes": ["background", *names], "colors": _colors(len(names))}
-    unseen = ""
-    if summary:
-        try:
-            viewer["cases"] = list(_worst(folder, config, summary, data or config.data))
-        except (InputError, OSError) as error:
-            unseen = f"There are no slices here: {error}."
-            print(f"warning: {folder.report} shows no slices: {error}")
+    viewer: dict[str, Any] = {"cases": []}
+    chosen, unseen = None, ""
+    try:
+        chosen = chosen_network(folder, steps, columns, begins)
+    except InputError as error:
+        print(f"warning: {folder.report} does not say which network predicts: {error}")
+    try:
+        if summary:
+            viewer = _viewer(list(worst_tested(folder, config, summary, data or config.data)), ["background", *names])
+        elif not split.test and chosen:
+            viewer = _viewer(*worst_validated(folder, config, split.validation, data or config.data))
+    except (InputError, OSError) as error:
+        unseen = f"There are no slices here: {error}."
+        print(f"warning: {folder.report} shows no slices: {error}")
     drawings: list[Scatter] = []
     if not unseen and Path(data or config.data).is_dir():
         try:
@@ -77,7 +79,8 @@ def write_report(folder: RunFolder, data: str | None = None) -> Path:
         folder.report,
         title=folder.root.resolve().name,
         subtitle=f"{config.method}, trained on {Path(config.data).name}",
-        facts=_facts(config, split.labeled, split.unlabeled, steps, columns, summary),
+        facts=_facts(config, split.labeled, split.unlabeled, steps, columns, summary, chosen),
+        chosen=chosen,
         stages=" ".join(f"{n}: {str(stages[i]).replace('_', ' ')}." for n, i in enumerate(begins, 1)),
         charts=list(_charts(steps, stages, columns, [int(steps[i]) for i in begins])),
         summary=summary,
@@ -104,6 +107,7 @@ def _facts(
     steps: np.ndarray,
     columns: Mapping[str, np.ndarray],
     summary: dict[str, Any] | None,
+    chosen: Chosen | None,
 ) -> list[tuple[str, str]]:
     unfinished = f" of {config.updates}, unfinished" if len(steps) < (config.updates or 0) else ""
     facts = [
@@ -116,6 +120,9 @@ def _facts(
     validated = validated[np.isfinite(validated)]
     if len(validated):
         facts.insert(0, ("last Dice on the validation patients", number(float(validated[-1]))))
+    if chosen:
+        name = f"Dice on the validation patients at update {chosen.step}, whose network predicts"
+        facts.insert(0, (name, number(chosen.dice)))
     if summary:
         facts.insert(0, ("mean Dice on the test patients", number(summary["mean"]["dice"])))
         facts.append(("test cases", str(len(summary["cases"]))))
@@ -164,8 +171,9 @@ def _style(index: int) -> str:
     return f"s{index % STYLES}"
 
 
-def _colors(count: int) -> list[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
+def _viewer(cases: Sequence[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    colors = [CLASSES[index % len(CLASSES)] for index in range(len(class_names) - 1)]
+    return {"cases": list(cases), "classes": list(class_names), "colors": colors}
 
 
 def _rows(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -178,24 +186,6 @@ def _rows(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for name, values in by_class.items():
             note = "miss" if values["miss"] else "empty" if values["empty"] else ""
             yield {"case": case, "class_name": name, "found": values, "note": note}
-
-
-def _worst(folder: RunFolder, config: RunConfig, summary: dict[str, Any], data: str) -> Iterator[dict[str, Any]]:
-    """The cases of the lowest mean Dice, worst first, as the page's script needs them."""
-    if not Path(data).is_dir():
-        raise InputError(f"the run's data folder {data} does not exist: if it has moved, give --data")
-    dice = {name: case_mean(by_class, "dice") for name, by_class in summary["cases"].items()}
-    ranked = sorted((value, name) for name, value in dice.items() if value is not None)[:WORST]
-    cases = {case.name: case for case in open_dataset(Path(data), config.format).cases}
-    fingerprint = load_fingerprint(folder.fingerprint)
-    class_names = ["background", *summary["classes"]]
-    for value, name in ranked:
-        if name not in cases or cases[name].label is None:
-            raise InputError(f"{data} lacks {name} or its label: give the run's own data with --data")
-        with findings.collected([]):  # the training has said what is odd
-            case = load_case(cases[name], len(class_names), config.input, fingerprint)
-        prediction = read_prediction(folder.predictions / f"{name}.nii.gz", case, len(class_names))
-        yield {"title": f"{name}, Dice {number(value)}", **viewed(case, prediction, class_names)}
 
 
 def _confusion(summary: dict[str, Any]) -> dict[str, Any] | None:
@@ -228,6 +218,7 @@ def main(arguments: list[str]) -> None:
     parsed = parser.parse_args(arguments)
     folder = RunFolder(parsed.run)
     load_config(folder.config)  # or there is no run, and no folder to be made
+    check_writable(folder.root, "RUN")
     with folder.owned():
         print(f"written to {write_report(folder, parsed.data)}")
 

@@ -20,7 +20,7 @@ from action.data.split import load_split, save_split
 from action.environment import add_start, describe_start
 from action.errors import InputError
 from action.evaluate import evaluate
-from action.experiment import choose_output, load_data, make_trainer, resolve
+from action.experiment import check_output, choose_output, load_data, make_trainer, resolve
 from action.overwrite import check_replaceable, clear
 from action.ranks import ALONE, Ranks
 from action.ranks.start import jobs, started
@@ -51,6 +51,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
                 raise InputError(f"device '{config.device}' is one GPU for {ranks.world} processes: use auto")
             torch.cuda.set_device(device)
         log.check_installed(config.loggers)
+        if ranks.first:
+            check_output(config)
         settings = resolve(config)
     folder = RunFolder(settings.output)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from action.data.writing import WRITERS
 from action.data.writing.base import put_json
 from action.data.writing.contents import contents_of
 from action.errors import InputError
-from action.files import aside_of, flush_folder, remove_abandoned
+from action.files import aside_of, check_writable, flush_folder, remove_abandoned
 
 
 def convert(dataset: Dataset, target: Path, to: str) -> list[str]:
@@ -87,3 +87,4 @@ def _check_target(dataset: Dataset, target: Path, to: str) -> None:
     there = target.exists() or target.is_symlink()
     if there and not (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
         raise InputError(f"{target} exists, and nothing is ever overwritten: choose another folder, or remove it")
+    check_writable(target.parent, "the new folder", target)

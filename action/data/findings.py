@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from action.data.volumes import LoadedCase
 
 _CHECKED = 2**15
 """Bytes of a slice that share a checksum."""
+FIRST = 3
+"""Files that a note on several names."""
 
 
 @dataclass(frozen=True)
@@ -206,12 +209,37 @@ def collected(notes: list[str]) -> Iterator[None]:
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Print the warnings that are meant for the user as notes, a line for each; also a decorator."""
+    """Print the warnings that are meant for the user as notes; also a decorator."""
     notes: list[str] = []
     with collected(notes):
         yield
-    for note in notes:
+    say(notes)
+
+
+def say(notes: Iterable[str]) -> None:
+    """Print notes, a line for each, with one for all files of which the same is to be said."""
+    for note in merged(notes):
         print(f"note: {note}")
+
+
+def merged(notes: Iterable[str]) -> list[str]:
+    """The notes with those that say the same of several files as one, which has their number and the first names."""
+    files: dict[str, list[str]] = {}
+    for note in notes:
+        match = _OF_FILE.fullmatch(note)
+        files.setdefault(match["sentence"] if match else note, []).extend([match["file"]] if match else [])
+    return [_of_files(names, sentence) if names else sentence for sentence, names in files.items()]
+
+
+_OF_FILE = re.compile(r"(?P<file>.+?\.(?:nii|nii\.gz|h5|hdf5)): (?P<sentence>.+)", re.DOTALL)
+
+
+def _of_files(names: Sequence[str], sentence: str) -> str:
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) == 1:
+        return f"{distinct[0]}: {sentence}"
+    more = f" and {len(distinct) - FIRST} more" if len(distinct) > FIRST else ""
+    return f"each of {len(distinct)} files ({', '.join(distinct[:FIRST])}{more}): {sentence}"
 
 
 def _counts(label: np.ndarray, classes: int) -> np.ndarray:

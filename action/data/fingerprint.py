@@ -322,8 +322,7 @@ def _unlike_geometry(m: Measures, fingerprint: Fingerprint) -> list[str]:
             notes.append("lies oblique to the training volumes: it is sliced as it is stored")
         elif not turn.is_identity:
             notes.append(
-                f"stored as {axis_codes(m.directions)}, the training volumes as {fingerprint.axis_codes}: it is sliced "
-                "as they are"
+                f"stored with other axes than the training volumes ({fingerprint.axis_codes}), sliced as they are"
             )
     spacing = turn.sizes(m.spacing)
     if _beyond(spacing, fingerprint.spacing_ranges):

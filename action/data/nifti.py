@@ -130,10 +130,10 @@ def read_channel(path: Path | str, image: Volume, *, narrow: bool = False) -> Vo
     """Read another channel of ``image`` on its voxel grid, matched as a label's is; ``narrow`` as in ``read_image``.
 
     Raises:
-        InputError: as ``read_image``; another shape than the image.
+        InputError: as ``read_image``; another shape than the image, or a place more than half its extent away.
     """
     volume = _on_grid(read_image(path, narrow=narrow), image, "channel")
-    _compare_places(volume, image)
+    _compare_places(volume, image, "channel")
     return replace(volume, affine=image.affine, header=image.header, spacing=image.spacing)
 
 
@@ -146,11 +146,12 @@ def read_label(path: Path | str, image: Volume, classes: int) -> Volume:
     difference is warned about and the image's geometry is kept.
 
     Raises:
-        InputError: as ``read_image``; another shape than the image; values that are not whole numbers in [0, classes).
+        InputError: as ``read_image``; another shape than the image, or a place more than half its extent away; values
+            that are not whole numbers in [0, classes).
     """
     volume = _on_grid(_read(Path(path), None), image, "label")
     indices = class_indices(volume.array, classes, Path(path), f"label {path} of image {image.path}")
-    _compare_places(volume, image)
+    _compare_places(volume, image, "label")
     return Volume(indices, image.affine, image.header, image.spacing, volume.path)
 
 
@@ -228,7 +229,7 @@ def read_grid(path: Path | str) -> Grid:
 
 def known_directions(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray | None:
     """Direction matrix [3, 3] of an affine, ``None`` where the header gives neither sform nor qform."""
-    return directions_of(affine) if header["sform_code"] > 0 or header["qform_code"] > 0 else None
+    return directions_of(affine) if _gives_place(header) else None
 
 
 def write_label(path: Path | str, array: np.ndarray, like: Volume) -> None:
@@ -455,9 +456,37 @@ def _on_grid(volume: Volume, image: Volume, what: str) -> Volume:
     return volume
 
 
-def _compare_places(volume: Volume, image: Volume) -> None:
-    if not _same_place(volume.affine, _unit(volume.header), image):
-        note(f"{volume.path}: affine differs from that of {image.path}; matched voxel by voxel")
+def _compare_places(volume: Volume, image: Volume, what: str) -> None:
+    """Say that a label or another channel, of the image's shape, lies elsewhere than the image.
+
+    Raises:
+        InputError: it lies so far away that it is another image's, or has a wrong header.
+    """
+    if _same_place(volume.affine, _unit(volume.header), image):
+        return
+    # Writers who do not know the place put no code, or the origin.
+    if _gives_place(image.header) and _gives_place(volume.header) and volume.affine[:3, 3].any():
+        centre, extents = _box(image)
+        shift = _box(volume)[0] - centre
+        along = np.abs(directions_of(image.affine).T @ shift)  # the image's axes
+        if (along > extents / 2).any():
+            raise InputError(
+                f"{what} {volume.path} lies {np.linalg.norm(shift):.0f} mm from image {image.path} "
+                f"({', '.join(f'{length:+.0f}' for length in shift)}), which is {_triple(extents)} mm large: give the "
+                f"{what} of this image; if it is that, and voxels match, copy the image's affine into its header"
+            )
+    note(f"{volume.path}: affine differs from its image's; matched voxel by voxel")
+
+
+def _gives_place(header: nib.Nifti1Header) -> bool:
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _box(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Centre in the scanner's coordinates, and extent along the stored axes, of a volume in mm."""
+    shape, unit = np.array(volume.array.shape[::-1]), _unit(volume.header)
+    centre = volume.affine[:3] @ [*(shape - 1) / 2, 1] * unit
+    return centre, shape * np.linalg.norm(volume.affine[:3, :3], axis=0) * unit
 
 
 def _in_order(label: Volume, image: Volume) -> Volume:
@@ -472,7 +501,7 @@ def _in_order(label: Volume, image: Volume) -> Volume:
     moved = nib.orientations.apply_orientation(stored, change).transpose(2, 1, 0)
     if moved.shape != image.array.shape or not _same_place(affine, unit, image):
         return label
-    note(f"{label.path}: stored in another order than {image.path}; put into that one")
+    note(f"{label.path}: stored in another order than its image; put into that one")
     return Volume(np.ascontiguousarray(moved), affine, label.header, image.spacing, label.path)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 452, 18, 226
 """Of the axes in a drawing of 460 x 260: so narrow that its text can be read on a phone."""
+NUMBER = 12
+"""Width that the number of a stage needs."""
 POINTS = 240
 """Of a line: means of as many parts show no less on a screen."""
 DECADES = 4
@@ -47,6 +49,14 @@ class Tick(NamedTuple):
     text: str
 
 
+class Stage(NamedTuple):
+    """Where a stage begins: of its line, of its number, and the number."""
+
+    line: float
+    at: float
+    text: str
+
+
 @dataclass(frozen=True)
 class Chart:
     """Lines in the drawing's coordinates.
@@ -55,7 +65,7 @@ class Chart:
         title: what the values are.
         lines: what is drawn.
         x_ticks, y_ticks: marks of the axes.
-        stages: where each stage begins, and its number.
+        stages: where they begin.
         data: what the script shows under a pointer.
     """
 
@@ -63,7 +73,7 @@ class Chart:
     lines: list[Drawn]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    stages: list[Tick]
+    stages: list[Stage]
     data: dict[str, Any] = field(repr=False)
 
 
@@ -107,9 +117,23 @@ def chart(title: str, lines: Sequence[Line], begins: Sequence[int], last: int, *
         paths,
         [Tick(across(x), f"{x:,}".replace(",", " ")) for x in _round_steps(last)],
         [Tick(up(y), text) for y, text in y_ticks],
-        [Tick(across(x), str(i)) for i, x in enumerate(begins, 1)],
+        _stages([across(x) for x in begins]),
         data,
     )
+
+
+def _stages(lines: Sequence[float]) -> list[Stage]:
+    """Numbers right of their lines, and apart where lines are not; so that all of them are inside the drawing."""
+    places = [float(LEFT - NUMBER)]
+    for line in lines:
+        places.append(max(line + 3, places[-1] + NUMBER))
+    last = float(RIGHT)
+    found = []
+    for i, line in reversed(list(enumerate(lines))):
+        last = min(places[i + 1], last)
+        found.append(Stage(line, last, str(i + 1)))
+        last -= NUMBER
+    return found[::-1]
 
 
 def _round_steps(last: int) -> list[int]:

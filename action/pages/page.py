@@ -8,10 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from action import palette
 from action.files import write_aside
 
-STYLES = 10
-"""Colours and dashes of lines that ``page.css`` has; more lines begin again."""
 _TEMPLATES = Environment(
     loader=PackageLoader("action.pages"),
     autoescape=True,  # names of cases and classes come from files
@@ -33,6 +32,6 @@ _TEMPLATES.filters["number"] = number
 
 def write_page(template: str, path: Path, **values: Any) -> None:
     """Fill a template and write it; a page that is there is replaced whole."""
-    text = _TEMPLATES.get_template(template).render(styles=STYLES, **values)
+    text = _TEMPLATES.get_template(template).render(palette=palette, **values)
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

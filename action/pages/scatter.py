@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from action.pages.charts import BOTTOM, LEFT, RIGHT, TOP
-from action.pages.page import STYLES
+from action.palette import STYLES
 
 SHAPES = (
     "m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0z",  # disc

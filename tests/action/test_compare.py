@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from browser import Page
 
 from action import compare
@@ -30,6 +31,24 @@ def make(root: Path, dice: np.ndarray, names: tuple[str, ...] = CLASSES, **more:
     root.mkdir()
     (root / "summary.json").write_text(json.dumps(summary))
     return root
+
+
+def seeded(root: Path, dice: np.ndarray, seed: int, method: str = "action", **more: object) -> Path:
+    """A run of ``make`` with its settings."""
+    make(root, dice, **more)
+    (root / "config.yaml").write_text(yaml.safe_dump({"method": method, "seed": seed, "output": str(root)}))
+    return root
+
+
+@pytest.fixture
+def methods(tmp_path: Path) -> list[Path]:
+    """Three seeds of one method and two of another, which are mixed up."""
+    rng = np.random.default_rng(4)
+    roots = []
+    for seed, method in ((0, "mine"), (0, "other"), (10, "mine"), (1, "other"), (2, "mine")):
+        dice = rng.uniform(0.3, 0.8, (20, 2))
+        roots.append(seeded(tmp_path / f"heart-{method}-seed{seed}", dice, seed, method))
+    return roots
 
 
 @pytest.fixture
@@ -95,8 +114,90 @@ def test_it_is_printed_and_no_file_is_replaced_unasked(pair: list[Path], tmp_pat
     with pytest.raises(InputError, match="--overwrite"):
         compare.main([*map(str, pair), "-o", str(output)])
     compare.main([*map(str, pair), "-o", str(output), "--overwrite"])
+    with pytest.raises(InputError, match=f"--output is {tmp_path}, a folder: name the HTML file"):
+        compare.main([*map(str, pair), "-o", str(tmp_path)])
     with pytest.raises(InputError, match="would be replaced"):
         compare.main([*map(str, pair), "-o", str(pair[0] / "summary.json"), "--overwrite"])
+
+
+def dice_of(root: Path) -> np.ndarray:
+    """[classes, cases]"""
+    cases = json.loads((root / "summary.json").read_text())["cases"].values()
+    return np.array([[case[name]["dice"] for case in cases] for name in CLASSES[1:]], dtype=float)
+
+
+def test_runs_that_differ_in_their_seed_count_as_one(methods: list[Path]) -> None:
+    comparison = compare.compare(methods)
+    assert comparison.names == ["heart-mine", "heart-other"]
+    mine, other = (np.stack([dice_of(root) for root in methods if name in root.name]) for name in ("mine", "other"))
+    rows = {(row.class_name, row.run): row for row in comparison.tables[0][1]}
+    for index, name in enumerate(CLASSES[1:]):
+        row = rows[name, "heart-mine"]
+        assert row.value.mean == pytest.approx(mine[:, index].mean())
+        assert row.spread == pytest.approx(mine[:, index].mean(1).std())
+    assert rows["mean", "heart-other"].spread == pytest.approx(other.mean((1, 2)).std())
+    patients = [f"p{i // 2}" for i in range(20)]
+    by_cases = Resamples(patients).intervals(other.mean(0) - mine.mean(0))
+    assert rows["liver", "heart-other"].difference == pytest.approx(by_cases[0])
+    assert rows["mean", "heart-other"].difference == pytest.approx(by_cases[-1])
+
+
+def test_a_case_that_one_seed_has_no_value_of_has_that_of_the_others(tmp_path: Path) -> None:
+    roots = []
+    for seed, first in enumerate((np.nan, 0.4, 0.6)):
+        roots.append(seeded(tmp_path / f"run{seed}", np.array([[first, np.nan], [0.9, np.nan]]), seed))
+    liver, tumor, _ = compare.compare(roots).tables[0][1]
+    assert liver.run == "run" and liver.value.mean == pytest.approx((0.5 + 0.9) / 2)
+    assert np.isnan(tumor.value.mean) and tumor.spread is None
+
+
+def test_seeds_of_one_method_alone_have_nothing_to_differ_from(methods: list[Path], tmp_path: Path, capsys) -> None:
+    compare.main([*map(str, methods[::2]), "-o", str(tmp_path / "compare.html")])
+    assert "difference from" not in capsys.readouterr().out + (tmp_path / "compare.html").read_text()
+
+
+def test_what_is_no_other_seed_of_the_same_stands_alone(tmp_path: Path) -> None:
+    dice = np.full((4, 2), 0.5)
+    names = ["old-0", "old-1", "new-0", "new-1", "mirrored", "plain", "damaged", "else"]
+    for name in names[:4]:  # one code before a change, one after it
+        seeded(tmp_path / name, dice, int(name[-1]))
+    seeded(tmp_path / "mirrored", dice, 5, mirror=True)
+    make(tmp_path / "plain", dice)
+    (make(tmp_path / "damaged", dice) / "config.yaml").write_text("seed: [")
+    seeded(tmp_path / "else", dice, 0, "supervised")
+    found = compare.compare([tmp_path / name for name in names])
+    assert found.names == ["old", "new", *names[4:]]
+    assert [member.run for member in found.members] == names[:4]
+    assert all(row.spread is None for row in found.tables[0][1] if row.run in names[4:])
+
+
+def test_names_of_several_runs_are_never_those_of_others(tmp_path: Path) -> None:
+    dice = np.full((4, 2), 0.5)
+    first = [seeded(tmp_path / name, dice, seed) for seed, name in enumerate(("a0", "a1"))]
+    second = [seeded(tmp_path / name, dice, seed, "other") for seed, name in enumerate(("a-0", "a-1"))]
+    third = [seeded(tmp_path / name, dice, seed, "third") for seed, name in enumerate(("good", "better"))]
+    assert compare.compare([*first, *second, *third]).names == ["a0, a1", "a-0, a-1", "good, better"]
+    folders = []
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        folders += [seeded(tmp_path / name / f"seed{seed}", dice, seed, name) for seed in (0, 1)]
+    assert compare.compare(folders).names == [str(tmp_path / "x"), str(tmp_path / "y")]
+
+
+def test_every_run_of_several_is_told_and_reached(methods: list[Path], tmp_path: Path, capsys) -> None:
+    (methods[2] / "report.html").write_text("the run's own page")
+    output = tmp_path / "pages" / "compare.html"
+    compare.main([*map(str, methods), "-o", str(output)])
+    printed, page = capsys.readouterr().out, output.read_text()
+    assert "heart-other: heart-other-seed0 (seed 0), heart-other-seed1 (seed 1)" in printed and " ± 0.0" in printed
+    assert all(root.name in page for root in methods)
+    assert page.count('<a href="../heart-mine-seed10/report.html">') == page.count("report.html") == 1
+
+
+def test_runs_without_other_seeds_have_no_deviation(pair: list[Path], tmp_path: Path, capsys) -> None:
+    compare.main([*map(str, pair), "-o", str(tmp_path / "compare.html")])
+    page = (tmp_path / "compare.html").read_text()
+    assert "±" not in capsys.readouterr().out + page and 'id="runs"' not in page
 
 
 def test_what_cannot_be_compared_is_refused(pair: list[Path], tmp_path: Path) -> None:

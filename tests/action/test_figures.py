@@ -8,7 +8,9 @@ import pytest
 from matplotlib import image as images
 from matplotlib.colors import to_rgb
 
-from action.figures import PALETTE, plot_overlays, plot_progress
+from action.figures import plot_overlays, plot_progress
+from action.palette import CLASSES as CLASS_COLORS
+from action.palette import LINES
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 COLUMNS = [
@@ -47,7 +49,7 @@ def pixels_of(path, color, tolerance=0.08):
 
 def test_progress_draws_every_loss_and_the_mean_dice(tmp_path):
     plot_progress(write_csv(tmp_path / "metrics.csv", rows()), tmp_path / "progress.png")
-    for color in PALETTE[:3]:  # three losses, three classes
+    for color in LINES[:3]:  # three losses, three classes
         assert pixels_of(tmp_path / "progress.png", color) > 300
     assert pixels_of(tmp_path / "progress.png", "black") > 300
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "progress.png"]
@@ -76,7 +78,7 @@ def test_progress_survives_losses_that_are_not_finite(tmp_path):
     content = [row | {"loss": "nan" if row["step"] == 5 else row["loss"]} for row in rows()]
     content[7]["loss"] = "inf"
     plot_progress(write_csv(tmp_path / "metrics.csv", content), tmp_path / "progress.png")
-    assert pixels_of(tmp_path / "progress.png", PALETTE[0]) > 300
+    assert pixels_of(tmp_path / "progress.png", LINES[0]) > 300
 
 
 def panels(count=3):
@@ -94,7 +96,7 @@ def test_overlays_show_truth_and_prediction_of_every_case(tmp_path):
     plot_overlays(list(panels(1)), CLASSES, tmp_path / "one.png")
     three, one = (images.imread(tmp_path / f"{name}.png") for name in ("three", "one"))
     assert three.shape[0] > 2 * one.shape[0] and three.shape[1] == one.shape[1]
-    found, missed = (pixels_of(tmp_path / "three.png", PALETTE[i], 0.15) for i in (0, 2))
+    found, missed = (pixels_of(tmp_path / "three.png", CLASS_COLORS[i], 0.15) for i in (0, 2))
     assert found > 1.4 * missed > 0  # class 3 is in no prediction; the legend has every colour
 
 

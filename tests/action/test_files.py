@@ -2,12 +2,14 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
+from action import compare, crossval, predict, prepare, train
 from action.data.phantom import write_phantom
 from action.errors import InputError
-from action.files import ABANDONED, aside_of, check_targets, final_name, remove_abandoned, write_aside
+from action.files import ABANDONED, aside_of, check_targets, check_writable, final_name, remove_abandoned, write_aside
 
 
 def test_content_and_name_are_on_disk_before_the_block_ends(tmp_path, monkeypatch):
@@ -97,6 +99,36 @@ def test_an_input_is_never_a_target(tmp_path, link):
     link(image, target)
     with pytest.raises(InputError, match="would be replaced"):
         check_targets([target], [image], overwrite=True)
+
+
+def test_where_nothing_can_be_written_is_named_with_its_flag(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    for folder in (tmp_path / "file", tmp_path / "file" / "far" / "below", tmp_path / "dangling" / "below"):
+        with pytest.raises(InputError, match=rf"^--output is {folder}, but .*(file|dangling) is not a folder"):
+            check_writable(folder, "--output")
+    with pytest.raises(InputError, match=r"^--cache is /proc/new, but /proc cannot be written to \(.+\): choose"):
+        check_writable(Path("/proc"), "--cache", Path("/proc/new"))
+    check_writable(tmp_path / "new" / "below", "--output")
+    check_writable(tmp_path, "--output")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (lambda folder: predict.main(["no run", "no image", "-o", folder]), "--output"),
+        (lambda folder: compare.main(["no run", "no other", "-o", f"{folder}/page.html"]), "--output"),
+        (lambda folder: train.main(["--data=no data", f"--output={folder}"]), "--output"),
+        (lambda folder: train.main(["--data=no data", f"--cache={folder}"]), "--cache"),
+        (lambda folder: crossval.main(["--data=no data", f"--output={folder}"]), "--output"),
+        (lambda folder: prepare.main(["phantom", folder]), "the phantom's folder"),
+    ],
+)
+def test_commands_look_where_they_will_write_before_they_read(command, said, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=rf"^{said} is .*/file/sub/below.*, but .*/file is not a folder"):
+        command(str(tmp_path / "file" / "sub" / "below"))
 
 
 def test_targets_that_are_there_twice_or_impossible(tmp_path):

@@ -96,6 +96,37 @@ def test_the_same_scan_under_two_names(root, capsys):
     assert any("patient009_frame09 are the same scan, in the sets training and test:" in note for note in trained)
 
 
+def test_volumes_that_are_turned_are_one_note(root, capsys):
+    for patient in ("patient004", "patient006"):
+        for path in (root / patient).glob("*frame*.nii.gz"):
+            nib.save(nib.load(path).as_reoriented([[1, -1], [0, 1], [2, 1]]), path)
+    for path in (root / "patient005").glob("*frame*.nii.gz"):
+        nib.save(nib.load(path).as_reoriented([[0, -1], [1, 1], [2, 1]]), path)
+    for notes in said(capsys, root):
+        (note,) = notes
+        assert note.startswith("note: each of 6 files (") and " and 3 more): stored with other axes" in note
+        assert note.count(".nii.gz") == 3 and "patient004_frame01.nii.gz" in note
+
+
+def test_notes_on_several_files_are_one_and_others_stay():
+    notes = [
+        *("/a b/1.nii: bent", "x has no voxel of liver", "2.nii.gz: bent", "3.h5: bent", "2.nii.gz: cut", "x: bent"),
+        *(
+            "4.nii: bent",
+            "1.nii.gz: cut",
+            "labelled patient x has no foreground: is the label drawn?",
+            "2.nii.gz: bent",
+        ),
+    ]
+    assert findings.merged(notes) == [
+        "each of 4 files (/a b/1.nii, 2.nii.gz, 3.h5 and 1 more): bent",
+        "x has no voxel of liver",
+        "each of 2 files (2.nii.gz, 1.nii.gz): cut",
+        "x: bent",
+        "labelled patient x has no foreground: is the label drawn?",
+    ]
+
+
 def test_an_affine_that_differs_is_a_note_of_training_too(root, capsys):
     path = root / "patient008" / "patient008_frame01_gt.nii.gz"
     save_nifti(path, np.asarray(nib.load(path).dataobj).T, np.eye(4))

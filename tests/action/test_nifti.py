@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from action.data.nifti import read_image, read_label, write_label
+from action.data.nifti import read_channel, read_image, read_label, write_label
 from action.errors import InputError
 
 SHAPE = (3, 5, 7)  # z, y, x: all different, so that a swap of axes shows
@@ -179,6 +179,53 @@ def test_the_warning_about_an_affine_comes_once_per_file(tmp_path, image):
         for path in [*paths, *paths]:
             read_label(path, image, 4)
     assert len(caught) == 2
+
+
+def moved(x, y, z):
+    """The image's affine, shifted by millimetres along its own axes."""
+    affine = OBLIQUE.copy()
+    affine[:3, 3] += OBLIQUE[:3, :3] / np.linalg.norm(OBLIQUE[:3, :3], axis=0) @ (x, y, z)
+    return affine
+
+
+EXTENTS = np.linalg.norm(OBLIQUE[:3, :3], axis=0) * SHAPE[::-1]
+
+
+@pytest.mark.parametrize(
+    "read, what", [(lambda path, image: read_label(path, image, 4), "label"), (read_channel, "channel")]
+)
+@pytest.mark.parametrize("axis", range(3))
+def test_what_lies_outside_the_image_is_refused_and_names_both_files_and_the_shift(tmp_path, image, read, what, axis):
+    array = np.random.default_rng(1).integers(0, 4, SHAPE).astype(np.uint8)
+    shift = np.zeros(3)
+    shift[axis] = 0.45 * EXTENTS[axis]
+    near, far = (save(tmp_path / f"{n}.nii.gz", array, moved(*(n * shift))) for n in (1, 2))
+    with pytest.warns(UserWarning, match="affine differs"):
+        assert np.array_equal(read(near, image).array, array)
+    wanted = (
+        rf"^{what} .*2\.nii\.gz lies {2 * shift.sum():.0f} mm from image .*image\.nii\.gz .* copy the image's affine"
+    )
+    with pytest.raises(InputError, match=wanted):
+        read(far, image)
+
+
+def test_headers_without_a_place_say_nothing_about_the_distance(tmp_path, image):
+    label = np.zeros(SHAPE, np.uint8)
+    far = moved(*(10 * EXTENTS))
+    path = save(tmp_path / "gt.nii.gz", label, far)
+    file = nib.load(path)
+    file.set_sform(far, code=0)
+    file.set_qform(far, code=0)
+    nib.save(file, tmp_path / "open.nii.gz")
+    origin = OBLIQUE.copy()
+    origin[:3, 3] = 0
+    for name, affine in (("open", None), ("origin", origin)):
+        with pytest.warns(UserWarning, match="affine differs"):
+            read_label(
+                tmp_path / "open.nii.gz" if affine is None else save(tmp_path / f"{name}.nii.gz", label, affine),
+                image,
+                4,
+            )
 
 
 @pytest.mark.parametrize("end", [".nii.gz", ".nii"])

@@ -82,7 +82,7 @@ def test_a_volume_stored_otherwise_looks_the_same_and_its_labels_return_to_its_o
     if turn.is_identity:
         same = load_case(changed, 3, config, fingerprint)
     else:
-        with pytest.warns(UserWarning, match=r"c\.nii\.gz: stored as .* it is sliced as they are"):
+        with pytest.warns(UserWarning, match=r"c\.nii\.gz: stored with other axes .*, sliced as they are"):
             same = load_case(changed, 3, config, fingerprint)
     assert np.array_equal(same.image, usual.image) and np.array_equal(same.truth, usual.truth)
     assert np.allclose(same.spacing, usual.spacing) and same.shape == usual.shape

@@ -218,6 +218,7 @@ def test_probabilities_lie_as_the_labels_do_and_decide_them(finished, folder, tm
         chosen = np.take_along_axis(shares, label.T[None].astype(int), axis=0)[0]
         assert (chosen >= shares.max(0) - 1e-3).all()
     printed = capsys.readouterr().out
+    assert "image1.nii.gz: stored with other axes" in printed
     assert all(f"image{number}.nii.gz: 4 slices in " in printed for number in range(3)) and "slices/s" in printed
 
 

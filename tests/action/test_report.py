@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from action.data.volumes import load_case
 from action.errors import InputError
 from action.figures import read_columns
 from action.metrics import confusion
+from action.pages.charts import LEFT, NUMBER, RIGHT, chart
 from action.pages.embedding import embeddings
 from action.pages.summary import case_mean
 from action.pages.viewer import read_prediction, viewed
@@ -101,6 +103,37 @@ def test_a_run_that_nobody_tests_has_a_page_too(copy: Path) -> None:
     assert "No patient tests this run" in text(copy)
 
 
+def test_where_nobody_tests_the_page_shows_validation_patients(copy: Path, acdc_root: Path) -> None:
+    (copy / "summary.json").unlink()
+    split = json.loads((copy / "split.json").read_text())
+    (copy / "split.json").write_text(json.dumps({**split, "test": []}))
+    report.main([str(copy)])
+    shown = seen(copy)
+    cases = [case.name for case in open_dataset(acdc_root, "acdc").cases if case.patient in split["validation"]]
+    titles = [case["title"] for case in shown["cases"]]
+    assert (
+        sorted(title.partition(",")[0] for title in titles) == sorted(cases)[: len(titles)]
+        and len(shown["colors"]) == 3
+    )
+    assert "Worst validation cases" in text(copy) and "by whom its network was chosen" in text(copy)
+    dice = [float(title.rpartition(" ")[2]) for title in titles]
+    assert dice == sorted(dice)
+
+
+def test_the_page_says_which_network_predicts(finished: Path, copy: Path, capsys) -> None:
+    steps, _, columns = read_columns(finished / "metrics.csv")
+    there = np.isfinite(columns["val_dice"])
+    smoothing = load_config(finished / "config.yaml").evaluation.smoothing
+    averages: list[float] = []
+    for dice in columns["val_dice"][there]:
+        averages.append(smoothing * (averages[-1] if averages else dice) + (1 - smoothing) * dice)
+    step = steps[there][int(np.argmax(averages))]
+    assert f"network of update {step}\n" in text(finished) and f"at update {step}, whose" in text(finished)
+    (copy / "checkpoints" / "best.pt").write_bytes(b"damaged")
+    report.main([str(copy)])
+    assert "which network predicts" in capsys.readouterr().out and "network of update" not in text(copy)
+
+
 def test_numbers_without_a_test_and_of_an_unfinished_run(copy: Path) -> None:
     steps, _, columns = read_columns(copy / "metrics.csv")
     last = columns["val_dice"][np.isfinite(columns["val_dice"])][-1]
@@ -125,6 +158,14 @@ def test_the_networks_of_the_stages_differ_and_their_pixels_do_not(finished: Pat
     assert [group.name for group in before.groups] == list(open_dataset(acdc_root, "acdc").class_names)
     for one, other in zip(before.groups, after.groups, strict=True):
         assert one.path.count("z") == other.path.count("z") > 20 and one.path != other.path
+
+
+@pytest.mark.parametrize("begins", [[1, 2, 3], [1, 3950, 3990, 4000], [1, 1000, 1010, 3999]])
+def test_numbers_of_stages_that_are_close_stand_apart_inside_the_drawing(begins: list[int]) -> None:
+    stages = chart("losses", [], begins, 4000).stages
+    assert [stage.text for stage in stages] == [str(i) for i in range(1, len(begins) + 1)]
+    assert all(before.at + NUMBER <= after.at for before, after in pairwise(stages))
+    assert stages[0].at > LEFT and stages[-1].at <= RIGHT
 
 
 def test_names_are_text(copy: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from action.figures import PALETTE
+from action.palette import CLASSES, LINES, LINES_ON_DARK
 from tools.figure_style import COLORS, INK, OURS, save
 
 # What people see without one kind of cones, in linear light (Machado, Oliveira and Fernandes, 2009).
@@ -32,17 +32,25 @@ def lab(color: str, vision: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-@pytest.mark.parametrize("colors", [PALETTE, COLORS["light"], COLORS["dark"]], ids=["classes", "light", "dark"])
+@pytest.mark.parametrize("colors", [CLASSES, COLORS["light"], COLORS["dark"]], ids=["classes", "light", "dark"])
 def test_colours_differ(colors: tuple[str, ...], vision: str) -> None:
     distances = {pair: np.linalg.norm(lab(pair[0], vision) - lab(pair[1], vision)) for pair in combinations(colors, 2)}
     assert min(distances.values()) > 8, min(distances, key=distances.__getitem__)
 
 
 @pytest.mark.parametrize("vision", VISIONS)
+@pytest.mark.parametrize("colors, ground", [(LINES, "#f5f6f8"), (LINES_ON_DARK, "#1d2229")], ids=["light", "dark"])
+def test_lines_of_a_page_differ_and_are_seen(colors: tuple[str, ...], ground: str, vision: str) -> None:
+    for color, other in combinations((*colors, "#1c2128" if colors is LINES else "#e4e8ee"), 2):  # the mean's
+        assert np.linalg.norm(lab(color, vision) - lab(other, vision)) > 11, (color, other)
+    assert min(abs(lab(color, vision)[0] - lab(ground, vision)[0]) for color in colors) > 30
+
+
+@pytest.mark.parametrize("vision", VISIONS)
 def test_the_first_classes_differ_from_each_other_and_from_grey_images(vision: str) -> None:
     greys = [str(level) for level in np.linspace(0.15, 0.85, 8)]
-    for color, other in combinations([*PALETTE[:4], *greys], 2):
-        if color in PALETTE:
+    for color, other in combinations([*CLASSES[:4], *greys], 2):
+        if color in CLASSES:
             assert np.linalg.norm(lab(color, vision) - lab(other, vision)) > 18, (color, other)
 
 

@@ -19,7 +19,7 @@ from action.data.nifti import write_volume
 from action.data.phantom.scene import SIZE, SPACING, Anatomy, Appearance, Scene, acquire
 from action.data.split import SETS
 from action.errors import InputError
-from action.files import aside_of, remove_abandoned
+from action.files import aside_of, check_writable, remove_abandoned
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 MOST_PATIENTS = 10_000
@@ -53,6 +53,7 @@ def write_phantom(root: Path | str, patients: int = 24, seed: int = 0) -> Path:
                 f"{root} exists and is not this phantom ({patients} patients, seed {seed}): choose another folder"
             )
         return root
+    check_writable(root.parent, "the phantom's folder", root)
     rng = np.random.default_rng(seed)
     anatomies, looks = draw(Anatomy, patients, rng), draw(Appearance, patients, rng)
     names = [f"patient{i + 1:03d}" for i in range(patients)]
