@@ -66,7 +66,17 @@ class Parser(ArgumentParser):
             return _no_choice(*found.groups())
         if found := _OWN.fullmatch(message):
             return _no_choice(found[1], found[3], found[2])
+        if found := re.fullmatch("the following arguments are required: (.*)", message):
+            return self._missing([name.rpartition(".")[2] for name in found[1].split(", ")])
         return re.sub(r'Parser key "(.*?)": ', r"\1: ", message)
+
+    def _missing(self, names: list[str]) -> str:
+        """The sentence for arguments without which a command cannot go on, with what may have taken them."""
+        given = " and ".join(f"--{name}" if name in self.flags else name.upper() for name in names)
+        several = [flag for flag, action in self._option_string_actions.items() if action.nargs in ("+", "*")]
+        if not several or all(name in self.flags for name in names):
+            return f"give {given}: --help shows how"
+        return f"give {given}, in front of {' and '.join(several)}, after which all names belong to the flag"
 
     def no_setting(self, name: str) -> str:
         """The sentence for a key of a YAML file that does not exist."""

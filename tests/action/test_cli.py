@@ -200,3 +200,27 @@ def test_tab_completes_options_and_choices(typed, offered, tmp_path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_marked_for_completion(name) -> None:
     assert MODULES[name].__file__ and Path(MODULES[name].__file__).read_text().startswith("# PYTHON_ARGCOMPLETE_OK\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (
+            predict,
+            ["RUN", "--ensemble", "OTHER", "scan.nii.gz", "-o", "new"],
+            "give IMAGES, in front of --ensemble and",
+        ),
+        (
+            predict,
+            ["RUN", "--largest_component", "scan.nii.gz", "-o", "new"],
+            "after which all names belong to the flag",
+        ),
+        (predict, ["RUN", "scan.nii.gz"], "give --output: --help shows how"),
+        (evaluate, ["--largest_component", "RUN"], "give RUN, in front of --largest_component"),
+        (compare, [], "give RUNS: --help shows how"),
+    ],
+)
+def test_a_missing_argument_is_named_with_the_flag_that_may_have_taken_it(command, arguments, said):
+    with pytest.raises(InputError) as raised:
+        command.main(arguments)
+    assert said in str(raised.value)

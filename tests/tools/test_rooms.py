@@ -26,6 +26,7 @@ COMMANDS = {
     "studies.methods": "compare",
     "studies.overlays": "main",
     "tools.docs.pictures": "pictures",
+    "tools.docs.screenshots": "screenshots",
     "tools.docs.settings": "main",
     "tools.estimates.long_bank": "main",
     "tools.estimates.roofline": "main",
