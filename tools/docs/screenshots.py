@@ -1,4 +1,4 @@
-"""Show the page of a finished run in the tutorial: ``python -m tools.docs.screenshots RUN``, by a Chromium.
+"""Take the tutorial's picture of a finished run's page, with a Chromium: ``python -m tools.docs.screenshots``.
 
 Twice, for light pages and for dark ones. The page is written again first, with today's code.
 """
@@ -17,15 +17,16 @@ from action import report
 from ..command import refuse, run
 from .pictures import FOLDER
 
+RUN = Path("runs/phantom-action-2-seed0")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SCHEMES = {"dark": 0, "light": 1}  # as Blink counts them
 
 
-def screenshots(root: Path, output: Path = FOLDER, width: int = 1000, height: int = 900) -> None:
+def screenshots(run_folder: Path = RUN, output: Path = FOLDER, width: int = 1000, height: int = 900) -> None:
     """Save the upper part of the page.
 
     Args:
-        root: folder of the run.
+        run_folder: of the run that ``python -m action.train`` makes.
         output: folder of the pictures.
         width: of the browser's window, pixels.
         height: likewise.
@@ -33,16 +34,15 @@ def screenshots(root: Path, output: Path = FOLDER, width: int = 1000, height: in
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         refuse(f"no browser is installed: install one of {', '.join(BROWSERS)}")
-    report.main([str(root)])
-    page = (root / "report.html").resolve().as_uri()
+    report.main([str(run_folder)])
+    page = (run_folder / "report.html").resolve().as_uri()
     for scheme, number in SCHEMES.items():
         with tempfile.TemporaryDirectory() as folder:
             shot = Path(folder, "shot.png")
             flags = [f"--screenshot={shot}", f"--window-size={width},{height}", "--hide-scrollbars"]
             flags += [f"--blink-settings=preferredColorScheme={number}", f"--user-data-dir={folder}/profile"]
             subprocess.run([browser, "--headless", "--no-sandbox", *flags, page], check=True, capture_output=True)
-            # Few colours: a page has no more, but for its images.
-            Image.open(shot).convert("RGB").quantize(128).save(output / f"report-{scheme}.png", optimize=True)
+            Image.open(shot).convert("RGB").save(output / f"report-{scheme}.png", optimize=True)
 
 
 if __name__ == "__main__":
