@@ -8,13 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor
 
 from action.data.volumes import LoadedCase
 from action.model.heads import Pixels
 from action.model.network import Network
-from action.stages.anatomical_contrast import sample_pixels
 
 
 class Shown(NamedTuple):
@@ -29,6 +27,8 @@ def quarter_slices(cases: Sequence[LoadedCase], size: tuple[int, int], device: t
 
     ``None`` if no case has foreground. A case without any is left out.
     """
+    from monai.transforms import ResizeWithPadOrCrop  # here, for it takes a second to load
+
     fit = ResizeWithPadOrCrop(size)
     images, labels = [], []
     for case in cases:
@@ -62,6 +62,8 @@ def decoder_features(network: Network, shown: Shown, classes: int, count: int) -
         classes: number of classes.
         count: pixels of each in a slice; a class that a slice lacks is given pixels of all its classes.
     """
+    from action.stages.anatomical_contrast import sample_pixels  # here, for stages load MONAI
+
     rows, found = [], []
     rng = np.random.default_rng(0)
     for image, label in zip(shown.image.split(1), shown.label.split(1), strict=True):

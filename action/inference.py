@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -46,6 +46,9 @@ class Segmenter:
     mirror: bool = False
     largest: Collection[int] = ()
 
+    def __post_init__(self) -> None:
+        import_module("monai.inferers")  # a second that belongs neither to --help nor to the first volume's time
+
     def slices(self, image: Voxels) -> Iterator[Tensor]:
         """Class probabilities [C, H, W] of one slice after the other, float32 on the CPU.
 
@@ -62,6 +65,8 @@ class Segmenter:
     @torch.inference_mode()
     def _probabilities(self, member: Member, slices: Tensor) -> Tensor:
         """Those of a window that slides over every slice [N, channels, H, W], averaged where windows overlap."""
+        from monai.inferers import sliding_window_inference
+
         network = member.network
         training = network.training
         network.eval()

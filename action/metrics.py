@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_iou
 from scipy.ndimage import find_objects
 from torch import Tensor
 
@@ -65,12 +64,16 @@ def measure(title: str, digits: int, on_miss: float | None, distance: bool = Fal
 @measure("Dice", digits=3, on_miss=0.0)
 def dice(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     """2 |P and T| / (|P| + |T|)."""
+    from monai.metrics import compute_dice  # here, for it takes a second to load
+
     return float(compute_dice(prediction, truth, include_background=True))
 
 
 @measure("Jaccard", digits=3, on_miss=0.0)
 def jaccard(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     """|P and T| / |P or T|."""
+    from monai.metrics import compute_iou  # here, for it takes a second to load
+
     return float(compute_iou(prediction, truth, include_background=True))
 
 
@@ -81,6 +84,8 @@ def asd(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
     A voxel is of the surface if one of its six neighbours is outside the structure, or outside the volume. All count
     alike, whatever the area that they stand for; surface-distance weights corners of voxels by area.
     """
+    from monai.metrics import compute_average_surface_distance  # here, for it takes a second to load
+
     distance = compute_average_surface_distance(
         prediction, truth, symmetric=True, spacing=spacing, include_background=True
     )
@@ -93,6 +98,8 @@ def hd95(prediction: Tensor, truth: Tensor, spacing: Spacing) -> float:
 
     Surfaces are as in ``asd``: every voxel counts alike.
     """
+    from monai.metrics import compute_hausdorff_distance  # here, for it takes a second to load
+
     distance = compute_hausdorff_distance(prediction, truth, percentile=95, spacing=spacing, include_background=True)
     return float(distance)
 

@@ -53,6 +53,13 @@ def test_commands_are_listed_without_loading_pytorch() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_no_command_loads_monai_before_it_works() -> None:
+    modules = ", ".join(f"action.{name}" for name in COMMANDS)
+    script = f"import sys, {modules}; print('torch' in sys.modules, 'monai' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "False"]
+
+
 def test_every_command_is_listed() -> None:
     entry_points = {path.stem for path in Path(train.__file__).parent.glob("*.py") if "run(main)" in path.read_text()}
     assert entry_points == set(COMMANDS) == set(MODULES)
