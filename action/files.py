@@ -102,9 +102,9 @@ def check_writable(folder: Path, name: str, target: Path | None = None) -> None:
         InputError: names the argument, the folder that stands in the way, and why.
     """
     above = (folder.absolute(), *folder.absolute().parents)
-    there = next(part for part in above if part.exists() or part.is_symlink())
+    there = next(part for part in above if os.path.lexists(part))  # never raises, as Path.exists may
     reason = "is not a folder"
-    if there.is_dir():
+    if os.path.isdir(there):
         try:
             with tempfile.TemporaryFile(dir=there):
                 return
