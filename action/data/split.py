@@ -75,7 +75,10 @@ def make_split(
     for name, members in (("validation", validation), ("test", test)):
         missing = natural_sort(incomplete & set(members))
         if missing:
-            raise InputError(f"{name} patients without labels: {', '.join(missing)}; add their labels or move them")
+            source = prescribed.source if file is None else file
+            raise InputError(
+                f"{source}: {name} patients without labels: {', '.join(missing)}; add their labels or move them"
+            )
 
     candidates = [patient for patient in train if patient not in incomplete]
     if isinstance(labeled, int):

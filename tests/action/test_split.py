@@ -162,7 +162,7 @@ def test_a_list_of_the_labelled_that_is_none(tmp_path, ten):
 @pytest.mark.parametrize(("case", "name"), [("p4_0", "validation"), ("p6_1", "test")])
 def test_validation_and_test_patients_need_labels(tmp_path, case, name):
     given = [c for c in cases(10, unlabeled=(case,)) if c.patient not in ("p7", "p8", "p9")]
-    with pytest.raises(InputError, match=f"{name} patients without labels: {case[:2]}"):
+    with pytest.raises(InputError, match=rf"split\.json: {name} patients without labels: {case[:2]}"):
         make_split(given, labeled=1, seed=0, file=file(tmp_path))
 
 
