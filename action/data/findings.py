@@ -29,7 +29,7 @@ class Facts:
     Args:
         name, patient: as in ``Case``.
         blank: whether all voxels are the same, in every channel.
-        digest: of the channels' shapes and the checksums of their voxels; the same scan has the same.
+        digest: of the channels' shapes and their voxels, or checksums of these; the same scan has the same.
         voxels: number of voxels of each class [C], ``None`` without a label.
     """
 
@@ -46,18 +46,21 @@ def facts_of(name: str, patient: str, channels: Iterable[np.ndarray], label: np.
     for image in channels:
         digest.update(f"{image.shape}".encode())
         for slice_ in image:
-            digest.update(_checksums(slice_))
+            digest.update(_condensed(slice_))
         first = image.flat[0]
         blank = blank and all(bool((slice_ == first).all()) for slice_ in image)  # as a rule one is enough
     return Facts(name, patient, blank, digest.digest(), None if label is None else _counts(label, classes))
 
 
-def _checksums(slice_: np.ndarray) -> bytes:
+def _condensed(slice_: np.ndarray) -> bytes | memoryview:
     """CRC-32 of every ``_CHECKED`` bytes of a slice [Y, X]: chance finds no two scans in which all of them agree.
 
-    Nobody forges a copy, so that a cryptographic digest of the voxels would be work for nothing.
+    Nobody forges a copy, so that a cryptographic digest of all voxels would be work for nothing. A slice of so few
+    bytes that one checksum were all stays as it is: of many scans that are one such slice, two would share it.
     """
     content = np.ascontiguousarray(slice_).data.cast("B")
+    if len(content) <= _CHECKED:
+        return content
     checksums = [library.crc32(content[place : place + _CHECKED]) for place in range(0, len(content), _CHECKED)]
     return struct.pack(f"<{len(checksums)}I", *checksums)
 

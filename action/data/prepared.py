@@ -38,7 +38,7 @@ from action.data.volumes import LoadedCase, read_case
 from action.errors import InputError
 from action.files import remove_abandoned, write_aside
 
-VERSION = 2
+VERSION = 3
 """Of the preparation: raised with every change of what it computes or stores."""
 END, END_OF_MEASURES = ".slices", ".measures.json"
 _ARRAYS = ("image", "label", "truth")
