@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ def worst_tested(folder: RunFolder, config: RunConfig, summary: dict[str, Any], 
     dice = {name: case_mean(by_class, "dice") for name, by_class in summary["cases"].items()}
     ranked = sorted((value, name) for name, value in dice.items() if value is not None)[:WORST]
     class_names = ["background", *summary["classes"]]
+    load = _loader(folder, config, len(class_names))
     for value, name in ranked:
         if name not in cases or cases[name].label is None:
             raise InputError(f"{data} lacks {name} or its label: give the run's own data with --data")
-        case = _loaded(cases[name], folder, config, len(class_names))
+        case = load(cases[name])
         prediction = read_prediction(folder.predictions / f"{name}.nii.gz", case, len(class_names))
         yield _shown(case, value, prediction, class_names)
 
@@ -61,15 +62,14 @@ def worst_validated(
     device = choose_device("cpu" if config.device == "cpu" else "auto")
     network, class_names = load_network(config, folder.best, device)
     segmenter = Segmenter([Member(network, config.input.size)], config.evaluation.batch)
-    found = []
-    for plain in cases:
-        case = _loaded(plain, folder, config, len(class_names))
+    worst: list[tuple[float, LoadedCase, np.ndarray]] = []
+    for case in map(_loader(folder, config, len(class_names)), cases):
         prediction = segmenter.segment(case)
         scores = dice_scores(prediction, case.required_truth, len(class_names))
         if np.isfinite(scores).any():
-            dice = float(np.nanmean(scores))
-            found.append((dice, plain.name, _shown(case, dice, prediction, class_names)))
-    return [shown for _, _, shown in sorted(found, key=lambda entry: entry[:2])[:WORST]], class_names
+            worst.append((float(np.nanmean(scores)), case, prediction))
+            worst = sorted(worst, key=lambda found: (found[0], found[1].name))[:WORST]
+    return [_shown(case, dice, prediction, class_names) for dice, case, prediction in worst], class_names
 
 
 def _cases(config: RunConfig, data: str) -> dict[str, Case]:
@@ -78,9 +78,14 @@ def _cases(config: RunConfig, data: str) -> dict[str, Case]:
     return {case.name: case for case in open_dataset(Path(data), config.format).cases}
 
 
-def _loaded(case: Case, folder: RunFolder, config: RunConfig, classes: int) -> LoadedCase:
-    with findings.collected([]):  # the training has said what is odd
-        return load_case(case, classes, config.input, load_fingerprint(folder.fingerprint))
+def _loader(folder: RunFolder, config: RunConfig, classes: int) -> Callable[[Case], LoadedCase]:
+    fingerprint = load_fingerprint(folder.fingerprint)
+
+    def load(case: Case) -> LoadedCase:
+        with findings.collected([]):  # the training has said what is odd
+            return load_case(case, classes, config.input, fingerprint)
+
+    return load
 
 
 def _shown(case: LoadedCase, dice: float, prediction: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def spread(module: nn.Module, ranks: Ranks) -> None:
         elif type(layer) in _DROPOUTS:
             layer.drop, layer.ranks = _DROPOUTS[type(layer)], ranks
             layer.__class__ = _SharedDropout
-        elif isinstance(layer, _OTHERS) and not isinstance(layer, _SharedBatchNorm | _SharedDropout):
+        elif isinstance(layer, _OTHERS) and not isinstance(layer, _SharedBatchNorm):
             known = ", ".join(kind.__name__ for kind in (*_BATCH_NORMS, *_DROPOUTS))
             raise InputError(
                 f"model.network: the layer '{name}' is of the kind {type(layer).__name__}, which several processes "

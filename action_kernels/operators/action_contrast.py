@@ -181,7 +181,8 @@ def _backward(
                 "action_contrast",
                 *(student, teacher, bank, 0, student_temp, teacher_temp, None, None, normalize, *lacking),
             )
-        statistics, student_grad = (again[1] if lacking[1] else statistics), (again[2] if lacking[0] else student_grad)
+        statistics = again[1] if statistics is None else statistics
+        student_grad = again[2] if student_grad is None else student_grad
     if grad_kl is not None and to_student:
         student_terms.append(grad_kl.unsqueeze(-1) * student_grad)
     if grad_kl is not None and to_bank:

@@ -44,10 +44,12 @@ class Loop:
 
     It is the smallest loop with both a product and what is made of it: exponentials, maxima, verdicts, or a call of the
     selection.
-    A compiler at fault may have left it out, which is a ValueError.
     ``branch`` are its lines that are jumped over where a tile has no candidate for the selection: ``clear`` those that
     are jumped over also where the buffer has room, ``append`` the others. ``inner`` are the loops inside of it, over
     the features.
+
+    Raises:
+        ValueError: there is none.
     """
 
     def __init__(self, sass: list[str]) -> None:

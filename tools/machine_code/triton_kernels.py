@@ -40,7 +40,7 @@ class KernelReport:
     tile: str
     registers: int
     shared: int
-    spills: tuple[int, int]  # instructions in the loop, in the selection's branch of it
+    spills: tuple[int, int] | None  # see ``spills_of``
     programs: int
     occupancy: float
     faults: tuple[str, ...]
@@ -50,7 +50,7 @@ class KernelReport:
     )
 
     def __str__(self) -> str:
-        hot, cold = self.spills
+        hot, cold = self.spills or ("?", 0)
         cells = (
             self.chip,
             self.kernel,
@@ -71,17 +71,19 @@ def check(chip: Chip, call: Call | Gather) -> list[KernelReport]:
     reports = []
     for launch in launches(chip, call):
         try:
-            reports.append(examine(launch.compile(), call))
-        except (RuntimeError, ValueError) as error:  # Triton's own, or a kernel without its loop
+            compiled = launch.compile()
+        except Exception as error:  # the compiler's own, of any type
             about = chip.name, title(launch), call.kind, call.features, launch.tile
-            reports.append(KernelReport(*about, 0, 0, (0, 0), 0, 0.0, (str(error),)))
+            reports.append(KernelReport(*about, 0, 0, None, 0, 0.0, (str(error),)))
+        else:
+            reports.append(examine(compiled, call))
     return reports
 
 
 def examine(compiled: Compiled, call: Call | Gather) -> KernelReport:
     launch, chip = compiled.launch, compiled.launch.chip
-    spills = Loop(compiled.sass).spills() if launch.streams else (spilled(compiled.sass, range(len(compiled.sass))), 0)
-    faults = faults_of(compiled, call.tensor_cores, spills[0])
+    spills = spills_of(compiled)
+    faults = faults_of(compiled, call.tensor_cores, spills)
     return KernelReport(
         chip.name,
         title(launch),
@@ -97,10 +99,25 @@ def examine(compiled: Compiled, call: Call | Gather) -> KernelReport:
     )
 
 
-def faults_of(compiled: Compiled, tensor_cores: bool, spills: int) -> tuple[str, ...]:
-    """Why the kernel should not run in this configuration."""
+def spills_of(compiled: Compiled) -> tuple[int, int] | None:
+    """Instructions that touch spilled registers: in the loop, and in the selection's branch of it.
+
+    ``None``: a kernel that should have a loop over the rows has none, which only a faulty compiler makes of it.
+    """
+    if not compiled.launch.streams:
+        return spilled(compiled.sass, range(len(compiled.sass))), 0
+    try:
+        return Loop(compiled.sass).spills()
+    except ValueError:
+        return None
+
+
+def faults_of(compiled: Compiled, tensor_cores: bool, spills: tuple[int, int] | None) -> tuple[str, ...]:
+    """Why the kernel should not run in this configuration; ``spills``: its ``spills_of``."""
     faults = []
-    if spills:
+    if spills is None:
+        faults.append("there is no loop over the rows")
+    elif spills[0]:
         faults.append("spills in the loop")
     if compiled.shared > compiled.launch.chip.shared - 1024 or compiled.programs == 0:
         faults.append("too much shared memory")

@@ -24,8 +24,7 @@ from ..command import refuse, run
 from ..machine_code.calls import Call
 from ..machine_code.chips import Chip
 from ..machine_code.launches import launches
-from ..machine_code.sass import Loop
-from ..machine_code.triton_kernels import faults_of
+from ..machine_code.triton_kernels import faults_of, spills_of
 
 KINDS = {  # dtype, and how float32 products are taken
     "bfloat16": (torch.bfloat16, "ieee"),
@@ -120,7 +119,7 @@ def compiles(key: Key, chip: Chip, candidate: dict[str, int]) -> bool:
             made = next(x for x in launches(chip, key.call) if x.name == KERNELS[key.kernel].launch).compile()
         except Exception:  # the compiler's own, of any type
             return False
-        return not faults_of(made, key.call.tensor_cores, Loop(made.sass).spills()[0])
+        return not faults_of(made, key.call.tensor_cores, spills_of(made))
 
 
 def fastest(key: Key, chosen: list[dict[str, int]]) -> dict[str, float] | None:
